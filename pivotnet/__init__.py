@@ -1,0 +1,3 @@
+"""PivotNet for Ascend NPUs: six camera images in, a vectorised HD map out."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""nuScenes tables and maps -> one annotated sample file per sample."""

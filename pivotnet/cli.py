@@ -1,0 +1,57 @@
+"""The command ``pivotnet``: one word for each station of the data.
+
+Every subcommand is a module with ``configure(parser)`` and ``run(args) -> int``; it is imported only when asked for,
+so that ``pivotnet --help`` and the stations that need no torch start at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Optional
+
+from pivotnet import __version__
+from pivotnet.errors import PivotNetError
+
+COMMANDS = {
+    "synth": ("pivotnet.synthetic.command", "make a small synthetic data set in nuScenes' format"),
+    "annotate": ("pivotnet.annotation.command", "turn nuScenes tables and maps into annotated sample files"),
+    "train": ("pivotnet.training.command", "train a preset, on one device or on many through torchrun"),
+    "evaluate": ("pivotnet.evaluation.command_evaluate", "predict a split and print the AP table"),
+    "predict": ("pivotnet.evaluation.command_predict", "write vector maps (JSON, metres in the ego frame)"),
+    "render": ("pivotnet.evaluation.command_render", "draw ground truth and prediction into PNGs"),
+    "doctor": ("pivotnet.doctor.command", "say what this machine has and what is wrong with it"),
+    "audit": ("pivotnet.audit.command", "count kernel launches and host waits of a training step"),
+}
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run one subcommand; returns the exit status (2 for anything that the user can mend)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    chosen = arguments[0] if arguments and arguments[0] in COMMANDS else None
+    parser = argparse.ArgumentParser(prog="pivotnet", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"pivotnet {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    run = None
+    for name, (module_name, summary) in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary)
+        if name == chosen:
+            module = importlib.import_module(module_name)
+            module.configure(subparser)
+            run = module.run
+    args = parser.parse_args(arguments)
+    assert run is not None  # argparse has left already when no command was chosen
+    try:
+        return int(run(args) or 0)
+    except PivotNetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

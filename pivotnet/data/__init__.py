@@ -1,0 +1,1 @@
+"""Annotated sample and JPEGs -> batch."""

@@ -1,0 +1,1 @@
+"""Predictions -> polylines -> AP table and pictures."""

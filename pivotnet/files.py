@@ -1,0 +1,46 @@
+"""Atomic writes: a file appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Union
+
+from pivotnet.errors import PivotNetError
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+@contextlib.contextmanager
+def atomic_write(path: PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary neighbour of ``path`` for writing; rename it to ``path`` when the block ends without an error.
+
+    On any error (a full disk, an interrupt) the temporary file is removed and an older ``path`` stays as it was.
+
+    Raises:
+        PivotNetError: the folder is missing, not writable, or its disk is full.
+    """
+    target = Path(path)
+    temporary = ""
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        with os.fdopen(descriptor, mode) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes files private; give the usual permissions instead
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise PivotNetError(
+            f"cannot write {target}: {error.strerror or error}; free some space or choose another folder"
+        ) from error
+    finally:
+        if temporary:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)

@@ -1,0 +1,1 @@
+"""Operators with a kernel of their own per device."""

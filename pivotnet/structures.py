@@ -1,0 +1,87 @@
+"""What travels between the stations: Targets, Batch and Predictions.
+
+Letters in shapes: B samples, C=3 classes, G instances of the class that has most of them (at least 1, padded),
+Q=60 instance queries (20 dividers, 25 crossings, 15 boundaries, in this order), T=700 point queries (20x10, 25x2,
+15x30), D line decoder layers, E BEV decoder layers, N=2048 BEV cells, H x W mask pixels (400x200).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Targets:
+    """Padded ground truth of a batch. ``host`` is the copy that stays in host memory for matching."""
+
+    points: Tensor  # float32 [B, C, G, 30, 2] (row, column) in [0, 1], zero-padded
+    lengths: Tensor  # int32 [B, C, G] points of each instance, 0 where padded
+    counts: Tensor  # int32 [B, C] instances of each class
+    masks: Tensor  # uint8 [B, C, G, H, W] 0/1, instance masks
+    semantic: Tensor  # uint8 [B, C, H, W] 0/1
+    host: Optional[Targets] = None
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Targets:
+        """A copy on ``device`` that remembers this one as ``host``."""
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=non_blocking)
+            for name in ("points", "lengths", "counts", "masks", "semantic")
+        }
+        return Targets(**moved, host=self.host or self)
+
+    def pin_memory(self) -> Targets:
+        """Page-locked copy (called by torch's DataLoader)."""
+        return Targets(
+            self.points.pin_memory(),
+            self.lengths.pin_memory(),
+            self.counts.pin_memory(),
+            self.masks.pin_memory(),
+            self.semantic.pin_memory(),
+        )
+
+
+@dataclass
+class Batch:
+    """Input of the network, and its targets if there are any."""
+
+    images: Tensor  # uint8 [B, 6, H, W, 3] RGB, cameras in config.CAMERAS' order; normalised on the device
+    reference_points: Tensor  # float32 [B, N, 2] (x, y) of each BEV cell in the side-by-side image, in [0, 1]
+    reference_valid: Tensor  # bool [B, N] whether a camera sees the cell
+    tokens: list[str]  # B sample tokens
+    targets: Optional[Targets] = None
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
+        """A copy on ``device``."""
+        return Batch(
+            self.images.to(device, non_blocking=non_blocking),
+            self.reference_points.to(device, non_blocking=non_blocking),
+            self.reference_valid.to(device, non_blocking=non_blocking),
+            self.tokens,
+            None if self.targets is None else self.targets.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> Batch:
+        """Page-locked copy (called by torch's DataLoader)."""
+        return Batch(
+            self.images.pin_memory(),
+            self.reference_points.pin_memory(),
+            self.reference_valid.pin_memory(),
+            self.tokens,
+            None if self.targets is None else self.targets.pin_memory(),
+        )
+
+
+@dataclass
+class Predictions:
+    """Output of the network, all decoders and classes joined; classes lie side by side along Q and T."""
+
+    object_logits: Tensor  # [D, B, Q, 2], class 0 is "object"
+    points: Tensor  # [D, B, T, 2] (row, column) in [0, 1]
+    point_logits: Tensor  # [D, B, T, 2], class 1 is "pivot"
+    masks: Optional[Tensor] = None  # [D, B, Q, H, W] instance mask logits
+    semantic_logits: Optional[Tensor] = None  # [E, B, C, 2, H, W], channel 0 is never supervised
+    extras: Optional[dict[str, Any]] = None  # features kept on request, for tests

@@ -1,0 +1,1 @@
+"""Makes a small, valid data set in nuScenes' format."""

@@ -1,0 +1,1 @@
+"""Loop, optimiser, schedule, checkpoints, distributed start, timing."""

@@ -1,0 +1,168 @@
+"""The annotated sample file: what is known about one sample, as plain arrays.
+
+A file ROOT/customer/pivot-bezier/<token>.npz has upstream's keys. The arrays image_paths, trans, rots, intrins,
+semantic_mask, instance_mask and instance_mask8 are stored as upstream stores them. The keys under which upstream
+pickles lists of dicts (ego_vectors, map_vectors, ctr_points, pivot_pts) are stored without pickle, each as three
+arrays: ``KEY.points`` float64 [sum of n, 2] (all lines one after the other), ``KEY.offsets`` int64 [lines + 1] (line i
+is points[offsets[i]:offsets[i + 1]]) and ``KEY.types`` int64 [lines] (class index). Lengths follow from the offsets,
+so there is no pivot_length; padding is added by the reader.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pivotnet.annotation.npz import read_npz
+from pivotnet.config import CLASSES, MapConfig
+from pivotnet.errors import PivotNetError
+from pivotnet.files import PathLike, atomic_write
+
+FOLDER = Path("customer") / "pivot-bezier"  # below the nuScenes root, where upstream's configs look
+MAX_POINTS = MapConfig().max_points  # pivot points of an instance, by class
+PLAIN_KEYS = ("image_paths", "trans", "rots", "intrins", "semantic_mask", "instance_mask", "instance_mask8")
+LINE_KEYS = ("ego_vectors", "map_vectors", "ctr_points", "pivot_pts")
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
+
+
+@dataclass
+class Line:
+    """A polyline of one class."""
+
+    points: np.ndarray  # float64 [n, 2]
+    kind: int  # index into config.CLASSES
+
+
+@dataclass
+class Annotation:
+    """One sample. Cameras are in config.CAMERAS' order; C = 3 classes in config.CLASSES' order."""
+
+    image_paths: list[str]  # 6, relative to the nuScenes root
+    trans: np.ndarray  # float64 [6, 3] camera to ego translation, metres
+    rots: np.ndarray  # float64 [6, 3, 3] camera to ego rotation
+    intrins: np.ndarray  # float64 [6, 3, 3] pixels of the original image
+    semantic_mask: np.ndarray  # uint8 [C, 400, 200], 1 where instance_mask has a line
+    instance_mask: np.ndarray  # uint8 [C, 400, 200] instance ids, lines 1 pixel thick (evaluation)
+    instance_mask8: np.ndarray  # uint8 [C, 400, 200] instance ids, lines 8 pixels thick (training)
+    ego_vectors: list[Line]  # (x, y) metres around the lidar's ego pose, turned by its yaw: x forward, y left
+    map_vectors: list[Line]  # (column, row) pixels of the map, not rounded
+    ctr_points: list[Line]  # bezier control points, (column, row) metres from the map's corner; see bezier.py
+    pivot_points: dict[int, np.ndarray]  # float64 [n, P, 2] by class: (row, column) in [0, 1], zero-padded
+    pivot_lengths: dict[int, np.ndarray]  # int64 [n] by class: points of each instance before padding
+
+
+def _lines_from_objects(value: np.ndarray) -> list[Line]:
+    """Lines out of upstream's array of dicts (an empty list became a float array of shape (0,))."""
+    return [Line(np.asarray(entry["pts"], np.float64).reshape(-1, 2), int(entry["type"])) for entry in value.tolist()]
+
+
+def _lines_from_arrays(data: Mapping[str, Any], key: str) -> list[Line]:
+    points, offsets, types = (data[f"{key}.{part}"] for part in ("points", "offsets", "types"))
+    if points.ndim != 2 or points.shape[1] != 2 or len(offsets) != len(types) + 1:
+        raise ValueError(f"{key} has points {points.shape}, {len(offsets)} offsets and {len(types)} types")
+    if offsets[0] != 0 or offsets[-1] != len(points) or (np.diff(offsets) < 0).any():
+        raise ValueError(f"the offsets of {key} do not cover its points")
+    return [Line(points[a:b], int(kind)) for a, b, kind in zip(offsets[:-1], offsets[1:], types)]
+
+
+def lines_to_arrays(key: str, lines: Sequence[Line]) -> dict[str, np.ndarray]:
+    """The three arrays under which ``lines`` are stored."""
+    counts = [len(line.points) for line in lines]
+    return {
+        f"{key}.points": np.concatenate([line.points for line in lines] or [np.zeros((0, 2))]).astype(np.float64),
+        f"{key}.offsets": np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64),
+        f"{key}.types": np.array([line.kind for line in lines], np.int64),
+    }
+
+
+def pad_pivots(lines: Sequence[Line]) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+    """Pivot points by class, zero-padded to MAX_POINTS ([n, P, 2]), and their lengths ([n])."""
+    points: dict[int, np.ndarray] = {}
+    lengths: dict[int, np.ndarray] = {}
+    for kind, limit in enumerate(MAX_POINTS):
+        chosen = [line.points for line in lines if line.kind == kind]
+        points[kind] = np.zeros((len(chosen), limit, 2))
+        lengths[kind] = np.array([len(line) for line in chosen], np.int64)
+        for row, line in zip(points[kind], chosen):
+            row[: len(line)] = line
+    return points, lengths
+
+
+def _pivot_lines(annotation: Annotation) -> list[Line]:
+    return [
+        Line(row[:length], kind)
+        for kind in range(len(CLASSES))
+        for row, length in zip(annotation.pivot_points[kind], annotation.pivot_lengths[kind])
+    ]
+
+
+def load_annotation(path: PathLike) -> Annotation:
+    """Read an annotated sample file, ours or one that upstream's converter wrote.
+
+    Raises:
+        PivotNetError: the file is missing, truncated, or of another kind.
+    """
+    data = read_npz(path)
+    try:
+        if "pivot_pts" in data:  # upstream's pickled form
+            lines: dict[str, Any] = {key: _lines_from_objects(data[key]) for key in LINE_KEYS[:3]}
+            pivots, counts = data["pivot_pts"].item(), data["pivot_length"].item()
+            points = {k: np.asarray(pivots[k], np.float64).reshape(-1, p, 2) for k, p in enumerate(MAX_POINTS)}
+            lengths = {k: np.asarray(counts[k], np.int64) for k in range(len(MAX_POINTS))}
+        else:
+            lines = {key: _lines_from_arrays(data, key) for key in LINE_KEYS}
+            points, lengths = pad_pivots(lines.pop("pivot_pts"))
+        return Annotation(
+            image_paths=[str(name) for name in data["image_paths"]],
+            **{key: data[key] for key in PLAIN_KEYS[1:]},
+            **lines,
+            pivot_points=points,
+            pivot_lengths=lengths,
+        )
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise PivotNetError(
+            f"{path} is no annotated sample ({type(error).__name__}: {error}): "
+            "delete it and run pivotnet annotate again"
+        ) from error
+
+
+def save_annotation(path: PathLike, annotation: Annotation) -> None:
+    """Write an annotated sample file; it appears whole or not at all, and equal content gives equal bytes.
+
+    Raises:
+        PivotNetError: the folder is missing, not writable, or its disk is full.
+    """
+    arrays: dict[str, np.ndarray] = {key: np.asarray(getattr(annotation, key)) for key in PLAIN_KEYS}
+    for key in LINE_KEYS[:3]:
+        arrays.update(lines_to_arrays(key, getattr(annotation, key)))
+    arrays.update(lines_to_arrays("pivot_pts", _pivot_lines(annotation)))
+    with atomic_write(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for key, array in arrays.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, array, allow_pickle=False)
+            info = zipfile.ZipInfo(f"{key}.npy", _EPOCH)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, member.getvalue())
+
+
+def to_upstream(annotation: Annotation) -> dict[str, Any]:
+    """The sample as the dict that upstream's code reads from its own files, pickled objects unpacked.
+
+    pivot_pts and pivot_length are dicts by class (upstream calls ``.item()`` on them); a class without instances has
+    arrays of shape (0,), as upstream's.
+    """
+
+    def entries(lines: Sequence[Line]) -> list[dict[str, Any]]:
+        return [{"pts": line.points, "pts_num": len(line.points), "type": line.kind} for line in lines]
+
+    item: dict[str, Any] = {key: np.asarray(getattr(annotation, key)) for key in PLAIN_KEYS}
+    item.update({key: entries(getattr(annotation, key)) for key in LINE_KEYS[:3]})
+    item["pivot_pts"] = {k: v if len(v) else np.zeros(0) for k, v in annotation.pivot_points.items()}
+    item["pivot_length"] = {k: v if len(v) else np.zeros(0) for k, v in annotation.pivot_lengths.items()}
+    return item

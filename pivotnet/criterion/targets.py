@@ -1,0 +1,119 @@
+"""Annotated samples -> padded training targets, on the host.
+
+The rules are upstream's (PivotMapPostProcessor.refactor_targets), for any batch size:
+
+- The instances of a class and the ids in its mask belong together in ascending order of the id.
+- If an id was overdrawn completely, so that ids and instances differ in number, the masks of *all* instances of that
+  class are drawn anew from their points. Upstream draws the zero padding too: such a line runs on to pixel (0, 0).
+- The semantic mask is every pixel with an id; it is never redrawn.
+
+One rule is ours: an instance of fewer than two points is no line. Upstream fails on it ("cost matrix is infeasible");
+here it is left out, together with its mask. Its pixels stay in the semantic mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from pivotnet.config import CLASSES, Config, MapConfig
+from pivotnet.errors import PivotNetError
+from pivotnet.structures import Targets
+
+
+class Sample(NamedTuple):
+    """What one sample's targets are made of; any tuple of the same three will do."""
+
+    instance_mask: np.ndarray  # unsigned int [C, 400, 200], instance ids, 0 is background (instance_mask8)
+    pivot_points: Mapping[int, np.ndarray]  # class -> float64 [n, P, 2] (row, column) in [0, 1], zero-padded
+    pivot_lengths: Mapping[int, np.ndarray]  # class -> int [n], points in use
+
+
+class _Instances(NamedTuple):
+    points: np.ndarray  # float64 [n, P, 2]
+    lengths: np.ndarray  # int [n]
+    masks: np.ndarray  # uint8 [n, H, W]
+
+
+def build_targets(samples: Sequence[tuple], config: Config) -> Targets:
+    """Collate annotated samples into padded targets.
+
+    Args:
+        samples: B tuples (instance_mask, pivot_points, pivot_lengths) as in ``Sample``. A class without instances may
+            be an empty array of any shape.
+        config: class sizes, map size and ``mask_stride`` (masks keep every stride-th row and column).
+
+    Returns:
+        Targets in host memory, G = instances of the fullest class, at least 1.
+
+    Raises:
+        PivotNetError: no samples; a mask of another size; points and lengths that do not fit each other or the class.
+    """
+    if not samples:
+        raise PivotNetError("cannot build targets of an empty batch: give at least one sample")
+    stride = config.model.mask_stride
+    classes = range(len(CLASSES))
+    batch = [[_instances(sample, c, config.map) for c in classes] for sample in samples]
+    most = max(1, max(len(instances.lengths) for sample in batch for instances in sample))
+
+    rows, columns = config.mask_size
+    shape = (len(samples), len(CLASSES), most)
+    points = np.zeros((*shape, max(config.map.max_points), 2), np.float32)
+    lengths = np.zeros(shape, np.int32)
+    counts = np.zeros(shape[:2], np.int32)
+    masks = np.zeros((*shape, rows, columns), np.uint8)
+    semantic = np.zeros((*shape[:2], rows, columns), np.uint8)
+    for b, sample in enumerate(batch):
+        semantic[b] = samples[b][0][:, ::stride, ::stride] > 0
+        for c, instances in enumerate(sample):
+            n = len(instances.lengths)
+            counts[b, c] = n
+            lengths[b, c, :n] = instances.lengths
+            points[b, c, :n, : config.map.max_points[c]] = instances.points
+            masks[b, c, :n] = instances.masks[:, ::stride, ::stride]
+    return Targets(*(torch.from_numpy(array) for array in (points, lengths, counts, masks, semantic)))
+
+
+def _instances(sample: tuple, c: int, map_config: MapConfig) -> _Instances:
+    """Points, lengths and masks of class ``c``, lines of fewer than two points left out."""
+    mask, points, lengths = _checked(sample, c, map_config)
+    ids = np.flatnonzero(np.bincount(mask.ravel()))
+    ids = ids[ids > 0]
+    if len(ids) == len(lengths):
+        masks = (mask == ids[:, None, None]).astype(np.uint8)
+    else:
+        masks = _draw(points, map_config)
+    lines = lengths >= 2
+    return _Instances(points[lines], lengths[lines], masks[lines])
+
+
+def _draw(points: np.ndarray, map_config: MapConfig) -> np.ndarray:
+    """Masks uint8 [n, H, W] of polylines float64 [n, P, 2], padding included, coordinates truncated to pixels."""
+    pixels = (points * map_config.map_size).astype(np.int32)[..., ::-1]  # cv2 takes (column, row)
+    masks = np.zeros((len(points), *map_config.map_size), np.uint8)
+    for mask, line in zip(masks, pixels):
+        cv2.polylines(mask, [np.ascontiguousarray(line)], False, (1,), thickness=map_config.mask_thickness)
+    return masks
+
+
+def _checked(sample: tuple, c: int, map_config: MapConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mask [H, W], points [n, P, 2] and lengths [n] of class ``c``, or an error that says what does not fit."""
+    all_masks, all_points, all_lengths = sample
+    if np.shape(all_masks) != (len(CLASSES), *map_config.map_size):
+        wanted = (len(CLASSES), *map_config.map_size)
+        raise PivotNetError(f"instance mask has shape {np.shape(all_masks)}, not {wanted}: annotate the sample anew")
+    limit = map_config.max_points[c]
+    points = np.asarray(all_points[c], np.float64)
+    lengths = np.asarray(all_lengths[c]).astype(np.int64)
+    if points.size == 0 and lengths.size == 0:
+        points, lengths = np.zeros((0, limit, 2)), np.zeros(0, np.int64)
+    if points.shape != (len(lengths), limit, 2) or lengths.max(initial=0) > limit:
+        raise PivotNetError(
+            f"class {CLASSES[c]} has points of shape {points.shape} for {len(lengths)} lengths up to "
+            f"{lengths.max(initial=0)}, but its instances have {limit} points: annotate the sample anew"
+        )
+    return all_masks[c], points, lengths

@@ -1,0 +1,95 @@
+"""From the network's output to polylines: what a sample's map consists of, and the mask that evaluation compares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from pivotnet.config import MapConfig
+from pivotnet.errors import PivotNetError
+from pivotnet.structures import Predictions
+
+
+@dataclass
+class MapInstances:
+    """The predicted polylines of one sample, class after class; n instances."""
+
+    points: list[np.ndarray]  # n times float32 [p, 2] (row, column), pixels of the map, not rounded
+    scores: np.ndarray  # float32 [n] probability of "object"
+    labels: np.ndarray  # int64 [n] index into config.CLASSES
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+def postprocess(predictions: Predictions, map_config: MapConfig) -> list[MapInstances]:
+    """Polylines of the last decoder's predictions, one MapInstances a sample.
+
+    An instance counts when "object" is its likelier class. Of its points, those count that are pivots with a
+    probability above one half, and the first and the last in any case.
+
+    Args:
+        predictions: object_logits [D, B, Q, 2], points [D, B, T, 2] in [0, 1], point_logits [D, B, T, 2].
+        map_config: sizes of the map and of the query grid.
+
+    Raises:
+        PivotNetError: the predictions are not finite.
+    """
+    # One packed copy to the host, in float32 also under autocast.
+    last = [t[-1].float() for t in (predictions.object_logits, predictions.points, predictions.point_logits)]
+    packed = torch.cat([t.flatten(1) for t in last], dim=1).cpu()  # [B, 2Q + 2T + 2T]
+    if not torch.isfinite(packed).all():
+        raise PivotNetError("the network predicts NaN or infinity: its training diverged; take an earlier checkpoint")
+    queries, points = map_config.total_queries, map_config.total_points
+    object_logits, coordinates, point_logits = packed.split([2 * queries, 2 * points, 2 * points], dim=1)
+    scores, winners = object_logits.unflatten(1, (queries, 2)).softmax(-1).max(-1)  # [B, Q]; a tie goes to "object"
+    kept = (winners == 0).numpy()
+    pivots = (point_logits.unflatten(1, (points, 2)).softmax(-1)[..., 1] > 0.5).numpy()  # [B, T]
+    scale = np.array(map_config.map_size, np.float32)
+    pixels = coordinates.unflatten(1, (points, 2)).numpy() * scale  # [B, T, 2]
+    return [
+        _sample_instances(kept[b], scores[b].numpy(), pixels[b], pivots[b], map_config) for b in range(len(packed))
+    ]
+
+
+def _sample_instances(
+    kept: np.ndarray, scores: np.ndarray, pixels: np.ndarray, pivots: np.ndarray, map_config: MapConfig
+) -> MapInstances:
+    """Cuts one sample's queries ([Q], [Q], [T, 2], [T]) into instances."""
+    lines, chosen, labels = [], [], []
+    first_query = first_point = 0
+    for label, (queries, length) in enumerate(zip(map_config.num_queries, map_config.max_points)):
+        for query in range(queries):
+            if not kept[first_query + query]:
+                continue
+            span = slice(first_point + query * length, first_point + (query + 1) * length)
+            valid = pivots[span].copy()
+            valid[[0, -1]] = True
+            lines.append(pixels[span][valid])
+            chosen.append(first_query + query)
+            labels.append(label)
+        first_query += queries
+        first_point += queries * length
+    return MapInstances(lines, scores[chosen].astype(np.float32), np.array(labels, np.int64))
+
+
+def draw_mask(instances: MapInstances, map_config: MapConfig) -> np.ndarray:
+    """Instance ids drawn as lines, [C, rows, columns]: instance k has id k + 1, later ones overdraw earlier ones.
+
+    The mask is uint8 as upstream's, and uint16 where there are more than 255 instances (upstream's ids saturate).
+    """
+    kind: type = np.uint8 if len(instances) <= np.iinfo(np.uint8).max else np.uint16
+    mask = np.zeros((len(map_config.num_queries), *map_config.map_size), kind)
+    for index, (points, label) in enumerate(zip(instances.points, instances.labels)):
+        draw_line(mask[label], points, index + 1, map_config.result_thickness)
+    return mask
+
+
+def draw_line(canvas: np.ndarray, points: Sequence, value: int, thickness: int) -> None:
+    """Draws (row, column) ``points`` [p, 2], truncated to whole pixels, into ``canvas`` [rows, columns]."""
+    corners = np.ascontiguousarray(np.asarray(points).astype(np.int32)[:, ::-1])  # OpenCV wants (x, y)
+    cv2.polylines(canvas, [corners], isClosed=False, color=int(value), thickness=thickness)

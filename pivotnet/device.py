@@ -1,0 +1,308 @@
+"""The only file that knows an NPU from a GPU from a CPU.
+
+Everything else asks here: which device, which collective backend, which optimiser kernel, how to wait, how to measure.
+The NPU is looked for before CUDA, because torch_npu's transfer_to_npu (which mx_driving imports) makes
+``torch.cuda.is_available()`` true on an NPU. torch_npu is optional; it is imported late, and only when it is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import random
+import resource
+import sys
+from collections.abc import Iterator
+from typing import Any, Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pivotnet.errors import PivotNetError
+
+DEVICE_TYPES = ("npu", "cuda", "cpu")
+# Distributions whose versions a report names.
+REPORTED_PACKAGES = (
+    "torch",
+    "torch_npu",
+    "mx_driving",
+    "numpy",
+    "scipy",
+    "opencv-python-headless",
+    "opencv-python",
+    "pillow",
+    "shapely",
+)
+
+
+def npu_problem() -> Optional[str]:
+    """Why no NPU can be used here, in a few words; None when one can."""
+    if importlib.util.find_spec("torch_npu") is None:
+        return "torch_npu is not installed (pip install --no-deps torch-npu, of torch's own version)"
+    try:
+        importlib.import_module("torch_npu")
+    except Exception as error:  # without CANN the import dies of OSError, ImportError or RuntimeError
+        reason = " ".join(str(error).split())
+        return f"torch_npu does not import ({reason}): install CANN, source its set_env.sh, and fit torch's version"
+    if not torch.npu.is_available():
+        return "torch_npu finds no device: is the driver loaded (npu-smi info), ASCEND_RT_VISIBLE_DEVICES set too small?"
+    return None
+
+
+def _cuda_problem() -> Optional[str]:
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"this torch ({torch.__version__}) is built without CUDA"
+    if not torch.cuda.is_available():
+        return "torch finds no GPU: is the driver loaded (nvidia-smi), CUDA_VISIBLE_DEVICES set too small?"
+    return None
+
+
+def select_device(name: Optional[str] = None, local_rank: int = 0) -> torch.device:
+    """The device of this process, made the current one.
+
+    Args:
+        name: npu, cuda or cpu, also with an index as in ``npu:3``; None or ``auto`` takes the first of them that works.
+        local_rank: index among this machine's processes; chooses the card when ``name`` has no index.
+
+    Raises:
+        PivotNetError: the device asked for cannot be used, or there are fewer cards than processes.
+    """
+    kind, _, index_text = (name or "auto").partition(":")
+    if kind not in (*DEVICE_TYPES, "auto") or (index_text and not index_text.isdigit()):
+        raise PivotNetError(f"unknown device {name!r}: choose npu, cuda or cpu (npu:1 for the second card), or auto")
+    if kind == "auto":
+        kind = _first_working()
+    elif kind != "cpu":
+        problem = npu_problem() if kind == "npu" else _cuda_problem()
+        if problem:
+            raise PivotNetError(f"--device {name} cannot be used: {problem}; --device cpu works everywhere")
+    if kind == "cpu":
+        return torch.device("cpu")
+    index = int(index_text) if index_text else local_rank
+    module = _module(kind)
+    count = module.device_count()
+    if index >= count:
+        raise PivotNetError(f"{kind}:{index} does not exist: {count} {kind} device(s) are visible; start fewer processes")
+    device = torch.device(kind, index)
+    module.set_device(device)
+    if kind == "npu":
+        # Both are defaults of newer releases; older ones compile each operator and use private tensor formats.
+        module.set_compile_mode(jit_compile=False)
+        module.config.allow_internal_format = False
+    return device
+
+
+def _first_working() -> str:
+    # find_spec first: a machine without the wheel must not pay for, or fail in, an import
+    if importlib.util.find_spec("torch_npu") is not None and npu_problem() is None:
+        return "npu"
+    return "cuda" if _cuda_problem() is None else "cpu"
+
+
+def _module(kind: str) -> Any:
+    """torch.npu or torch.cuda."""
+    return getattr(torch, kind)
+
+
+def device_count(kind: str) -> int:
+    """Visible cards of a kind that ``select_device`` has accepted; for the CPU the number of its cores."""
+    return (os.cpu_count() or 1) if kind == "cpu" else _module(kind).device_count()
+
+
+def device_name(device: torch.device) -> str:
+    """What the vendor calls the device."""
+    if device.type == "cpu":
+        return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return str(_module(device.type).get_device_name(device))
+
+
+def distributed_backend(device: torch.device) -> str:
+    """The collective library of the device, as ``torch.distributed.init_process_group`` names it."""
+    return {"npu": "hccl", "cuda": "nccl"}.get(device.type, "gloo")
+
+
+def ddp_device_ids(device: torch.device) -> Optional[list[torch.device]]:
+    """DistributedDataParallel's ``device_ids``: the card, or None on the CPU."""
+    return None if device.type == "cpu" else [device]
+
+
+def autocast(device: torch.device, dtype: Optional[torch.dtype]) -> contextlib.AbstractContextManager:
+    """Mixed precision in ``dtype`` on the device; None leaves everything in float32."""
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def fused_adamw(groups: list[dict[str, Any]], device: torch.device, **options: Any) -> torch.optim.Optimizer:
+    """AdamW with the fewest launches that the device offers: NpuFusedAdamW, torch's fused kernel, or the plain loop.
+
+    Args:
+        groups: parameter groups.
+        device: where the parameters live.
+        options: AdamW's (lr, betas, eps, weight_decay).
+    """
+    if device.type == "npu":
+        optim = importlib.import_module("torch_npu.optim")
+        return optim.NpuFusedAdamW(groups, **options)
+    try:
+        return torch.optim.AdamW(groups, fused=True, **options)
+    except RuntimeError:  # torch < 2.4 has the fused kernel for GPUs only
+        return torch.optim.AdamW(groups, **options)
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """``optimizer.load_state_dict`` across the kinds of AdamW.
+
+    torch keeps the step count of a parameter as a tensor, NpuFusedAdamW as an int, which it also computes with on the
+    host; the count is converted to what this optimiser expects.
+    """
+    integers = type(optimizer).__name__.startswith("NpuFused")
+    entries = {
+        key: {
+            **entry,
+            "step": int(entry["step"]) if integers else torch.tensor(float(entry["step"]), dtype=torch.float32),
+        }
+        for key, entry in state["state"].items()
+    }
+    own = optimizer.state_dict()["param_groups"]
+    # Which kernel runs is this machine's choice, not the checkpoint's.
+    kernel = ("fused", "foreach", "capturable", "differentiable", "maximize", "decoupled_weight_decay")
+    groups = [
+        {**{key: value for key, value in group.items() if key not in kernel}, **{k: mine[k] for k in kernel if k in mine}}
+        for group, mine in zip(state["param_groups"], own)
+    ]
+    optimizer.load_state_dict({"state": entries, "param_groups": groups})
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all it was given."""
+    if device.type != "cpu":
+        _module(device.type).synchronize(device)
+
+
+def empty_cache(device: torch.device) -> None:
+    """Give the allocator's unused blocks back to the device."""
+    if device.type != "cpu":
+        _module(device.type).empty_cache()
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start a new measurement of ``peak_memory``."""
+    if device.type != "cpu":
+        _module(device.type).reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as stream:
+        stream.write("5")  # resets VmHWM
+
+
+def peak_memory(device: torch.device) -> int:
+    """Largest number of bytes in use since ``reset_peak_memory``: the allocator's on a card, resident set on a CPU."""
+    if device.type != "cpu":
+        return int(_module(device.type).max_memory_allocated(device))
+    with contextlib.suppress(OSError), open("/proc/self/status") as stream:
+        for line in stream:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def pin_memory(device: torch.device) -> bool:
+    """Whether copies to the device want page-locked host memory."""
+    return device.type != "cpu"
+
+
+def set_reduced_precision(allowed: bool) -> str:
+    """Switch TF32 (CUDA) and HF32 (NPU) of matrix products and convolutions; returns a line for the log.
+
+    Off is what upstream's numbers are compared with; torch_npu switches HF32 convolutions on by default.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+    if "torch_npu" in sys.modules:
+        torch.npu.matmul.allow_hf32 = allowed
+        torch.npu.conv.allow_hf32 = allowed
+    return f"TF32/HF32 {'on' if allowed else 'off'}"
+
+
+def set_deterministic() -> None:
+    """Ask for the same bits in every run; operators that have no such kernel warn once."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("HCCL_DETERMINISTIC", "true")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's generators, the device's included."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """State of all generators of this process, of types that ``torch.load(weights_only=True)`` reads."""
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "device": None if device.type == "cpu" else _module(device.type).get_rng_state(device),
+        "numpy": {
+            "name": str(name),
+            "keys": torch.from_numpy(keys.astype(np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "cached": float(cached),
+        },
+        "python": {"version": version, "internal": torch.tensor(internal, dtype=torch.int64), "gauss": gauss},
+    }
+
+
+def set_rng_state(device: torch.device, state: dict[str, Any]) -> None:
+    """Restore what ``rng_state`` gave; a device state of another kind of device is left aside."""
+    torch.set_rng_state(state["torch"])
+    if device.type != "cpu" and state["device"] is not None:
+        _module(device.type).set_rng_state(state["device"], device)
+    saved = state["numpy"]
+    keys = saved["keys"].numpy().astype(np.uint32)
+    np.random.set_state((saved["name"], keys, saved["position"], saved["has_gauss"], saved["cached"]))
+    saved = state["python"]
+    random.setstate((saved["version"], tuple(saved["internal"].tolist()), saved["gauss"]))
+
+
+@contextlib.contextmanager
+def profile(device: torch.device, folder: str) -> Iterator[Any]:
+    """Profile the block and write a trace that TensorBoard opens into ``folder``."""
+    if device.type == "npu":
+        profiler = importlib.import_module("torch_npu.profiler")
+        activities = [profiler.ProfilerActivity.CPU, profiler.ProfilerActivity.NPU]
+    else:
+        profiler = torch.profiler
+        activities = [profiler.ProfilerActivity.CPU]
+        if device.type == "cuda":
+            activities.append(profiler.ProfilerActivity.CUDA)
+    handler = profiler.tensorboard_trace_handler(folder)
+    with profiler.profile(activities=activities, on_trace_ready=handler) as running:
+        yield running
+
+
+def versions() -> dict[str, str]:
+    """Versions for reports: Python, the packages that are installed, the libraries that torch was built with."""
+    found = {"python": platform.python_version()}
+    for package in REPORTED_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    found["torch"] = torch.__version__
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A detached copy in host memory that shares its storage with nothing."""
+    return tensor.detach().to("cpu", copy=True)

@@ -1,0 +1,115 @@
+"""Inputs of the recordings, made from a seed: cameras, map targets, random network outputs."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import Any
+
+import cv2
+import numpy as np
+
+MAP_SIZE = (400, 200)
+MAX_POINTS = (10, 2, 30)
+QUERIES = (20, 25, 15)
+DECODERS = 6
+BEV_DECODERS = 4
+THICKNESS = 8
+# instances by class of each target
+CASES = {
+    "typical": (6, 3, 4),
+    "empty_class": (5, 0, 3),
+    "all_empty": (0, 0, 0),
+    "max_points": (4, 3, 3),
+    "dense": (20, 25, 15),
+    "overdrawn": (5, 2, 3),
+}
+
+
+def generator(*parts: Any) -> np.random.Generator:
+    """Random numbers of a named stream: the CRC of the parts joined by slashes seeds a PCG64."""
+    return np.random.Generator(np.random.PCG64(zlib.crc32("/".join(map(str, parts)).encode())))
+
+
+def cameras(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A jittered nuScenes-like rig: extrinsic (camera to ego) float64 [1, 6, 4, 4], intrinsic float64 [1, 6, 3, 3]."""
+    rng = generator(seed, "cameras")
+    extrinsic = np.tile(np.eye(4), (1, 6, 1, 1))
+    intrinsic = np.tile(np.eye(3), (1, 6, 1, 1))
+    optical = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # camera axes in an ego-like frame
+    for index, degrees in enumerate((55, 0, -55, 110, 180, -110)):
+        yaw, pitch, roll = np.radians([degrees, 0.0, 0.0]) + rng.normal(0, 0.01, 3)
+        turn = _rotation(2, yaw) @ _rotation(1, pitch) @ _rotation(0, roll)
+        position = [1.0 * math.cos(yaw) + 0.5, 0.6 * math.sin(yaw), 1.5]
+        extrinsic[0, index, :3, :3] = turn @ optical
+        extrinsic[0, index, :3, 3] = position + rng.normal(0, 0.02, 3)
+        focal = (800.0 if degrees == 180 else 1260.0) + rng.normal(0, 5)
+        intrinsic[0, index, :2] = [[focal, 0, 800 + rng.normal(0, 15)], [0, focal, 450 + rng.normal(0, 15)]]
+    return extrinsic, intrinsic
+
+
+def _rotation(axis: int, angle: float) -> np.ndarray:
+    """Rotation by ``angle`` (radians) about a coordinate axis, [3, 3]."""
+    first, second = [i for i in range(3) if i != axis]
+    matrix = np.eye(3)
+    sign = -1.0 if axis == 1 else 1.0
+    matrix[[first, second], [first, second]] = math.cos(angle)
+    matrix[second, first] = sign * math.sin(angle)
+    matrix[first, second] = -sign * math.sin(angle)
+    return matrix
+
+
+def target(seed: int, case: str) -> dict[str, Any]:
+    """A drawn map: ``masks`` uint8 [3, 400, 200], and by class ``points`` float64 [n, P, 2] and ``valid_len`` int64
+    [n]; a class without instances has float64 arrays of shape (0,), as annotation files have."""
+    rng = generator(seed, "target", case)
+    masks = np.zeros((3, *MAP_SIZE), dtype=np.uint8)
+    points: dict[int, np.ndarray] = {}
+    lengths: dict[int, np.ndarray] = {}
+    identifier = 2
+    for cls, count in enumerate(CASES[case]):
+        if count == 0:
+            points[cls] = lengths[cls] = np.zeros(0)
+            continue
+        points[cls] = np.zeros((count, MAX_POINTS[cls], 2))
+        lengths[cls] = np.zeros(count, dtype=np.int64)
+        for instance in range(count):
+            most = MAX_POINTS[cls]
+            number = most if case == "max_points" else int(rng.integers(2, most + 1))
+            line = _polyline(rng, number)
+            points[cls][instance, :number] = line
+            lengths[cls][instance] = number
+            if not (case == "overdrawn" and cls == 0 and instance == 1):
+                pixels = (line * MAP_SIZE).astype(np.int32)[:, ::-1]
+                cv2.polylines(masks[cls], [np.ascontiguousarray(pixels)], False, color=identifier, thickness=THICKNESS)
+            identifier += 2
+    return {"masks": masks, "points": points, "valid_len": lengths}
+
+
+def _polyline(rng: np.random.Generator, number: int) -> np.ndarray:
+    """A gently bending line through the map, (row, column) in [0, 1), [number, 2]."""
+    start, heading = rng.uniform(0.05, 0.95, 2), rng.uniform(0, 2 * math.pi)
+    headings = heading + np.cumsum(rng.normal(0, 0.15, number))
+    steps = rng.uniform(0.3, 1.0, number) * 0.6 / number
+    offsets = np.cumsum(np.stack([np.cos(headings), np.sin(headings)], -1) * steps[:, None], axis=0)
+    return np.clip(start + offsets - offsets[0], 0.0, 0.999)
+
+
+def outputs(seed: int, case: str) -> dict[str, list[list[np.ndarray]]]:
+    """Random network outputs by the rule of the recordings: name -> [decoder][class] -> float32 [1, ...]."""
+    shapes = {
+        "obj_logits": lambda j: (1, QUERIES[j], 2),
+        "ins_masks": lambda j: (1, QUERIES[j], *MAP_SIZE),
+        "ctr_im": lambda j: (1, QUERIES[j], MAX_POINTS[j], 2),
+        "pts_logits": lambda j: (1, QUERIES[j], MAX_POINTS[j], 2),
+        "sem_masks": lambda j: (1, 2, *MAP_SIZE),
+    }
+    result: dict[str, list[list[np.ndarray]]] = {}
+    for name, shape in shapes.items():
+        decoders = BEV_DECODERS if name == "sem_masks" else DECODERS
+        result[name] = []
+        for i in range(decoders):
+            streams = [generator(seed, case, name, i, j) for j in range(3)]
+            draw = [rng.random if name == "ctr_im" else rng.standard_normal for rng in streams]
+            result[name].append([draw[j](shape(j)).astype(np.float32) for j in range(3)])
+    return result

@@ -1,0 +1,230 @@
+"""Import a checkout of upstream, unmodified, on a machine without CUDA.
+
+Upstream asks for a GPU in places where none is needed to compute. What asks for one is replaced from outside, before
+upstream is imported; no file of the checkout is changed, not even by byte code:
+
+- ``.cuda()`` of tensors and modules is the identity, a default argument ``device="cuda"`` becomes ``"cpu"``;
+- ``numpy.bool`` and ``numpy.float``, gone from numpy, are the built-in types again;
+- clearml, detectron2, torchvision and the compiled deformable attention are stand-ins that fail when they are used;
+- the deformable attention operator runs upstream's own plain-PyTorch core, with the level shapes as Python integers.
+
+Besides this project's requirements it needs mmcv 1.7.2 (pure Python), addict, yapf, tabulate, loguru, tensorboardX.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import importlib
+import importlib.util
+import inspect
+import io
+import logging
+import sys
+import tempfile
+import types
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+COMMIT_FILES = ("mapmaster/models/network.py", "configs/pivotnet_nuscenes_swint.py", "tools/evaluation/eval.py")
+NEEDED = ("mmcv", "addict", "yapf", "tabulate", "loguru", "tensorboardX")
+PRESETS = ("swint", "res50", "effb0")
+
+
+class ShimError(RuntimeError):
+    """The checkout cannot be imported; the message says why and what to do."""
+
+
+def import_upstream(checkout: Path) -> Path:
+    """Make ``mapmaster``, ``tools`` and the modules of configs/ of that checkout importable. Idempotent.
+
+    Raises:
+        ShimError: no checkout of upstream is there, or a package that upstream imports is missing.
+    """
+    checkout = checkout.resolve()
+    missing = [name for name in COMMIT_FILES if not (checkout / name).is_file()]
+    if missing:
+        raise ShimError(f"{checkout} is no checkout of upstream PivotNet: it lacks {missing[0]}")
+    absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if absent:
+        raise ShimError(
+            f"upstream imports {', '.join(absent)}: pip install 'setuptools<81' wheel && MMCV_WITH_OPS=0 "
+            f"pip install --no-build-isolation mmcv==1.7.2 && pip install {' '.join(absent)}"
+        )
+    if str(checkout) in sys.path:
+        return checkout
+    sys.dont_write_bytecode = True
+    logging.getLogger("mmcv").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=UserWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    _replace_cuda()
+    _add_stand_ins()
+    sys.path[:0] = [str(checkout), str(checkout / "configs")]
+    _replace_deformable_attention()
+    _replace_device_defaults()
+    return checkout
+
+
+def _replace_cuda() -> None:
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign,assignment]
+    nn.Module.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign,assignment]
+    for name, kind in (("bool", bool), ("float", float)):
+        if name not in np.__dict__:
+            setattr(np, name, kind)
+
+
+def _stand_in(name: str, **members: Any) -> None:
+    """Register an empty module (and its parents) under that name unless the real one is installed."""
+    parts = name.split(".")
+    if importlib.util.find_spec(parts[0]) is not None and parts[0] not in sys.modules:
+        return
+    for depth in range(1, len(parts) + 1):
+        full = ".".join(parts[:depth])
+        if full not in sys.modules:
+            module = types.ModuleType(full)
+            module.__path__ = []  # type: ignore[attr-defined]
+            module.__spec__ = importlib.util.spec_from_loader(full, loader=None)
+            sys.modules[full] = module
+            if depth > 1:
+                setattr(sys.modules[".".join(parts[: depth - 1])], parts[depth - 1], module)
+    for key, value in members.items():
+        setattr(sys.modules[name], key, value)
+
+
+def _unavailable(name: str) -> Any:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise ShimError(f"{name} was called: it is only a stand-in here")
+
+    return fail
+
+
+class _Compose:
+    """Apply transforms one after the other."""
+
+    def __init__(self, transforms: list[Any]) -> None:
+        self.transforms = transforms
+
+    def __call__(self, item: Any) -> Any:
+        return functools.reduce(lambda value, transform: transform(value), self.transforms, item)
+
+
+def _add_stand_ins() -> None:
+    _stand_in("clearml", Task=_unavailable("clearml.Task"))
+    _stand_in("torchvision.transforms", Compose=_Compose)
+    _stand_in("torchvision", _is_tracing=lambda: False)
+    points = "detectron2.projects.point_rend.point_features"
+    names = ("point_sample", "get_uncertain_point_coords_with_randomness")
+    _stand_in(points, **{name: _unavailable(f"{points}.{name}") for name in names})
+    _stand_in("MultiScaleDeformableAttention")
+
+
+def _replace_deformable_attention() -> None:
+    operators = importlib.import_module("mapmaster.models.bev_decoder.deform_transformer.ops.functions")
+    function = operators.MSDeformAttnFunction
+    core = importlib.import_module(function.__module__).ms_deform_attn_core_pytorch
+
+    def apply(value, shapes, level_start, locations, weights, im2col_step):  # type: ignore[no-untyped-def]
+        return core(value, [(int(h), int(w)) for h, w in shapes], locations, weights)
+
+    function.apply = staticmethod(apply)
+
+
+def _replace_device_defaults() -> None:
+    """Give functions whose callers or defaults name the device "cuda" the CPU instead."""
+    heads = importlib.import_module("mapmaster.models.output_head")
+    for name in ("PivotMapOutputHead", "PiecewiseBezierMapOutputHead"):
+        head = getattr(heads, name)
+        compute = head.compute_locations
+        signature = inspect.signature(compute)
+
+        def on_cpu(*args: Any, _compute: Any = compute, _signature: Any = signature, **kwargs: Any) -> Any:
+            bound = _signature.bind(*args, **kwargs)
+            bound.arguments["device"] = "cpu"
+            return _compute(*bound.args, **bound.kwargs)
+
+        head.compute_locations = on_cpu
+
+
+def model_setup(preset: str, family: str = "pivotnet") -> dict[str, Any]:
+    """Upstream's own model configuration of a preset.
+
+    Args:
+        preset: swint, res50 or effb0.
+        family: pivotnet or bemapnet.
+    """
+    for name in [name for name in sys.modules if name.startswith(("pivotnet_nuscenes_", "bemapnet_nuscenes_"))]:
+        del sys.modules[name]  # the res50 and effb0 files edit the dictionaries of the swint file in place
+    setup = copy.deepcopy(importlib.import_module(f"{family}_nuscenes_{preset}").EXPConfig.model_setup)
+    setup["im_backbone"]["bkb_kwargs"].pop("init_cfg", None)
+    return setup
+
+
+@contextlib.contextmanager
+def _without_pretrained_files(setup: dict[str, Any]) -> Iterator[None]:
+    """Let the backbones be built although their pretrained files are not there: they keep their initial values."""
+    efficientnet = importlib.import_module("mapmaster.models.backbone.efficientnet.model")
+    original = efficientnet.load_pretrained_weights
+    with tempfile.TemporaryDirectory() as folder:
+        if "pretrained" in setup["im_backbone"]["bkb_kwargs"]:
+            empty = Path(folder) / "empty.pth"
+            torch.save({"state_dict": {}}, empty)
+            setup["im_backbone"]["bkb_kwargs"]["pretrained"] = str(empty)
+        efficientnet.load_pretrained_weights = lambda *args, **kwargs: None
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                yield
+        finally:
+            efficientnet.load_pretrained_weights = original
+
+
+def build(preset: str, family: str = "pivotnet", deterministic: bool = True) -> nn.Module:
+    """Upstream's network of a preset, batch norms as for one process, in training mode.
+
+    Args:
+        deterministic: switch dropout, drop path and drop connect off, as the recordings do.
+    """
+    setup = model_setup(preset, family)
+    with _without_pretrained_files(setup):
+        network = importlib.import_module("mapmaster.models.network").MapMaster(setup)
+    network = _plain_batch_norm(network)
+    if deterministic:
+        switch_randomness_off(network)
+    return network
+
+
+def switch_randomness_off(network: nn.Module) -> None:
+    """Dropout, attention dropout, drop path and drop connect at rate 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+        if hasattr(module, "drop_prob"):
+            module.drop_prob = 0.0
+        parameters = getattr(module, "_global_params", None)
+        if parameters is not None and hasattr(parameters, "_replace"):
+            module._global_params = parameters._replace(drop_connect_rate=0.0)
+
+
+def _plain_batch_norm(module: nn.Module) -> nn.Module:
+    """SyncBatchNorm -> BatchNorm2d under the same names: torch's refuses the CPU, and one process needs none."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.SyncBatchNorm):
+            plain = nn.BatchNorm2d(
+                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+            )
+            plain.load_state_dict(child.state_dict())
+            plain.train(child.training)
+            for key, parameter in child.named_parameters(recurse=False):
+                getattr(plain, key).requires_grad_(parameter.requires_grad)
+            setattr(module, name, plain)
+        else:
+            _plain_batch_norm(child)
+    return module

@@ -1,0 +1,59 @@
+"""One sample: from its pose and its location's map to its annotation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import shapely
+
+from pivotnet.annotation.expansion import LocationMap
+from pivotnet.annotation.format import Annotation, pad_pivots
+from pivotnet.annotation.pivots import pivot_lines
+from pivotnet.annotation.rasterize import rasterize
+from pivotnet.annotation.tables import Sample
+from pivotnet.annotation.vectors import ego_vectors
+from pivotnet.config import MapConfig
+from pivotnet.errors import PivotNetError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What changes the content of annotation files."""
+
+    bezier: bool = False  # fit bezier curves too (ctr_points)
+    distinct_ids: bool = False  # number instances by class where a sample has more than 127
+
+
+def convert_sample(sample: Sample, location: LocationMap, options: Options, config: MapConfig) -> Annotation:
+    """Annotate one sample.
+
+    Raises:
+        PivotNetError: the map's geometry around the sample cannot be clipped or joined.
+    """
+    try:
+        lines = ego_vectors(location, *sample.translation, sample.yaw, config)
+        raster = rasterize(lines, config, options.distinct_ids)
+    except shapely.errors.GEOSException as error:
+        raise PivotNetError(
+            f"the map {sample.location} around sample {sample.token} has broken geometry ({error}): mend the map"
+        ) from error
+    points, lengths = pad_pivots(pivot_lines(raster.map_vectors, config))
+    control_points = []
+    if options.bezier:
+        from pivotnet.annotation.bezier import control_lines  # needs torch, which is slow to load
+
+        control_points = control_lines(raster.metric_vectors)
+    return Annotation(
+        image_paths=sample.image_paths,
+        trans=sample.trans,
+        rots=sample.rots,
+        intrins=sample.intrins,
+        semantic_mask=(raster.masks[0] != 0).astype(raster.masks.dtype),
+        instance_mask=raster.masks[0],
+        instance_mask8=raster.masks[1],
+        ego_vectors=lines,
+        map_vectors=raster.map_vectors,
+        ctr_points=control_points,
+        pivot_points=points,
+        pivot_lengths=lengths,
+    )

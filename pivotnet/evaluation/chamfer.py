@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 
 @dataclass
@@ -42,11 +43,7 @@ def pixel_sets(mask: np.ndarray, resolution: float) -> PixelSets:
 
 def chamfer_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Mean of the two directed means of nearest distances between point sets [n, 2] and [m, 2], in float64."""
-    squared = np.subtract.outer(first[:, 0], second[:, 0])  # [n, m]
-    squared *= squared
-    across = np.subtract.outer(first[:, 1], second[:, 1])
-    across *= across
-    squared += across
+    squared = cdist(first, second, "sqeuclidean")  # [n, m]
     # The root grows with its argument, so it can wait until the minima are known.
     return float(np.sqrt(squared.min(1)).mean() + np.sqrt(squared.min(0)).mean()) / 2
 
@@ -65,11 +62,10 @@ def chamfer_matrix(first: PixelSets, second: PixelSets, limit: float) -> np.ndar
 
 def _box_distances(lines: PixelSets, boxed: PixelSets) -> np.ndarray:
     """Mean distance of each line's pixels to the rectangle around each line of ``boxed``, [len(lines), len(boxed)]."""
-    low = np.minimum.reduceat(boxed.coordinates, boxed.starts)  # [m, 2]
-    high = np.maximum.reduceat(boxed.coordinates, boxed.starts)
-    squared = np.zeros((len(lines.coordinates), len(boxed)))
-    for axis in range(2):
-        values = lines.coordinates[:, axis, None]
-        gap = values - np.clip(values, low[:, axis], high[:, axis])
-        squared += gap * gap
-    return np.add.reduceat(np.sqrt(squared), lines.starts) / lines.counts[:, None]
+    low = np.minimum.reduceat(boxed.coordinates, boxed.starts).T[:, :, None]  # [2, m, 1]
+    high = np.maximum.reduceat(boxed.coordinates, boxed.starts).T[:, :, None]
+    pixels = np.ascontiguousarray(lines.coordinates.T)[:, None]  # [2, 1, pixels]
+    gaps = np.maximum(low - pixels, pixels - high)
+    np.maximum(gaps, 0, out=gaps)
+    distances = np.sqrt((gaps * gaps).sum(0))  # [m, pixels]
+    return np.add.reduceat(distances, lines.starts, axis=1).T / lines.counts[:, None]

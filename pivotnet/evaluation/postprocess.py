@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -11,19 +10,8 @@ import torch
 
 from pivotnet.config import MapConfig
 from pivotnet.errors import PivotNetError
+from pivotnet.evaluation.instances import MapInstances
 from pivotnet.structures import Predictions
-
-
-@dataclass
-class MapInstances:
-    """The predicted polylines of one sample, class after class; n instances."""
-
-    points: list[np.ndarray]  # n times float32 [p, 2] (row, column), pixels of the map, not rounded
-    scores: np.ndarray  # float32 [n] probability of "object"
-    labels: np.ndarray  # int64 [n] index into config.CLASSES
-
-    def __len__(self) -> int:
-        return len(self.points)
 
 
 def postprocess(predictions: Predictions, map_config: MapConfig) -> list[MapInstances]:

@@ -1,1 +1,47 @@
-"""Image backbones."""
+"""Image backbones: Swin-T, ResNet-50 and EfficientNet-B0, with upstream's parameter names."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pivotnet.config import ModelConfig
+from pivotnet.errors import PivotNetError
+from pivotnet.model.backbone.efficientnet import EfficientNet
+from pivotnet.model.backbone.resnet import ResNet
+from pivotnet.model.backbone.swin import SwinTransformer
+
+__all__ = ["Backbone", "build_backbone"]
+
+
+class Backbone(nn.Module):
+    """Camera images -> features of strides 16 and 32. The network itself is ``bkb``, as in upstream's checkpoints."""
+
+    def __init__(self, bkb: nn.Module) -> None:
+        super().__init__()
+        self.bkb = bkb
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """float32 [B*6, 3, height, width] -> [B*6, C16, height/16, width/16], [B*6, C32, height/32, width/32]."""
+        stride16, stride32 = self.bkb(images)
+        return stride16, stride32
+
+
+def build_backbone(model: ModelConfig) -> Backbone:
+    """The backbone that ``model.backbone`` names, with torch's default initialisation (weight files: pretrained.py).
+
+    Raises:
+        PivotNetError: unknown name, or channels that are not those of this backbone.
+    """
+    if model.backbone == "swint":
+        bkb, channels = SwinTransformer(model.drop_path, model.checkpointing), (384, 768)
+    elif model.backbone == "res50":
+        bkb, channels = ResNet(model.checkpointing), (1024, 2048)
+    elif model.backbone == "effb0":
+        bkb, channels = EfficientNet(model.drop_connect, model.checkpointing), (112, 320)
+    else:
+        raise PivotNetError(f"unknown backbone {model.backbone!r}: choose one of swint, res50, effb0")
+    if tuple(model.backbone_channels) != channels:
+        raise PivotNetError(
+            f"backbone_channels is {tuple(model.backbone_channels)}, but {model.backbone} gives {channels}: correct it"
+        )
+    return Backbone(bkb)

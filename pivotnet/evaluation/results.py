@@ -141,8 +141,13 @@ def checkpoint_fingerprint(path: PathLike) -> str:
     return digest.hexdigest()
 
 
+def describe_run(checkpoint: PathLike, preset: str) -> dict[str, Any]:
+    """What run.json says about results of ``checkpoint``."""
+    return {"checkpoint": str(checkpoint), "fingerprint": checkpoint_fingerprint(checkpoint), "preset": preset}
+
+
 def open_folder(folder: PathLike, run: dict[str, Any]) -> None:
-    """Make or reuse a folder of results for the run that ``run["fingerprint"]`` tells.
+    """Make a folder of results, or reuse one of the same run (see ``describe_run``).
 
     Raises:
         PivotNetError: the folder has results of another run, or cannot be made.

@@ -1,0 +1,102 @@
+"""``pivotnet evaluate``: predict a split, or take results that are there, and print the AP table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, Optional
+
+from pivotnet.config import MapConfig
+from pivotnet.errors import PivotNetError
+from pivotnet.evaluation.ap import ApResult
+from pivotnet.evaluation.network import add_network_arguments
+from pivotnet.evaluation.results import describe_run, has_result, read_run
+from pivotnet.evaluation.score import require_annotations, score_results
+from pivotnet.evaluation.table import format_table, table_dict, write_table
+from pivotnet.evaluation.tokens import add_sample_arguments, chosen_tokens
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Options of ``pivotnet evaluate``."""
+    parser.description = (
+        "Predict a split and print AP at .2 .5 1 1.5 m, or score the result files of --results if there is no --ckpt. "
+        "Result files of the same checkpoint are kept, so an interrupted run goes on where it stopped. "
+        "Under torchrun every rank predicts its share."
+    )
+    add_network_arguments(parser)
+    add_sample_arguments(parser)
+    parser.add_argument(
+        "--results", metavar="DIR", help="folder of result files (default: results_<checkpoint> beside the checkpoint)"
+    )
+    parser.add_argument("--output", metavar="JSON", help="the table as JSON (default: ap_<split>.json in --results)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table and write it as JSON."""
+    if args.ckpt is None and args.results is None:
+        raise PivotNetError("nothing to evaluate: give --ckpt to predict, or --results with result files")
+    tokens = chosen_tokens(args.data_root, args.split, args.tokens)
+    require_annotations(args.data_root, tokens)
+    if args.ckpt is None:
+        folder = Path(args.results)
+        result: Optional[ApResult] = score_results(
+            folder, args.data_root, tokens, MapConfig().resolution, args.workers
+        )
+    else:
+        folder = Path(args.results or Path(args.ckpt).parent / f"results_{Path(args.ckpt).stem}")
+        result = _predict_and_score(args, tokens, folder)
+    if result is not None:  # the main rank
+        name = "tokens" if args.tokens else args.split
+        _report(result, Path(args.output or folder / f"ap_{name}.json"), {"split": name, **read_run(folder)})
+    return 0
+
+
+def _predict_and_score(args: argparse.Namespace, tokens: list[str], folder: Path) -> Optional[ApResult]:
+    # Imported here: training comes after evaluation, and scoring alone needs neither it nor torch's start-up.
+    from pivotnet.data.dataset import build_loader
+    from pivotnet.data.sampler import EvaluationSampler
+    from pivotnet.evaluation.inference import evaluate_model
+    from pivotnet.evaluation.network import load_network
+    from pivotnet.training.distributed import agree, gather_objects, process_group
+
+    ranks, device, model, config = load_network(args)
+    with process_group(ranks, device):
+        # One rank looks, before any of them writes.
+        left = [token for token in tokens if not has_result(folder, token)] if ranks.main else None
+        left = gather_objects(left, ranks)[0]
+        if ranks.main and len(left) < len(tokens):
+            print(f"{len(tokens) - len(left)} of {len(tokens)} samples have results in {folder}; predicting the rest")
+        sampler = EvaluationSampler(len(left), args.batch_size, rank=ranks.rank, world_size=ranks.world_size)
+        loader = build_loader(
+            config,
+            args.data_root,
+            left,
+            sampler=sampler,
+            with_targets=False,
+            workers=args.workers,
+            device=device,
+            local_ranks=ranks.local_world_size,
+        )
+        return evaluate_model(
+            model,
+            loader,
+            config=config,
+            device=device,
+            data_root=args.data_root,
+            tokens=tokens,
+            folder=folder,
+            run=describe_run(args.ckpt, config.name),
+            main=ranks.main,
+            agree=lambda error: agree(error, ranks),
+            workers=args.workers,
+        )
+
+
+def _report(result: ApResult, output: Path, more: dict[str, Any]) -> None:
+    write_table(output, result, **more)
+    print(format_table(result.ap))
+    average = table_dict(result)["average"]["percent"]
+    print(
+        f"mAP_hard {average['mAP_hard']}, mAP_easy {average['mAP_easy']} (percent) "
+        f"over {result.samples} samples -> {output}"
+    )

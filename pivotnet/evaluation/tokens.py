@@ -1,0 +1,74 @@
+"""Which samples a command is about."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from pivotnet.data.dataset import DEFAULT_DATA_ROOT, read_split
+from pivotnet.errors import PivotNetError
+from pivotnet.files import PathLike
+
+SPLITS = ("train", "val")
+
+
+def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options --data-root, --split and --tokens."""
+    parser.add_argument(
+        "--data-root",
+        default=os.environ.get("DATA_ROOT", DEFAULT_DATA_ROOT),
+        metavar="ROOT",
+        help="annotated nuScenes tree (default: DATA_ROOT, else %(default)s)",
+    )
+    parser.add_argument("--split", choices=SPLITS, default="val", help="samples of this split (default: %(default)s)")
+    parser.add_argument(
+        "--tokens",
+        nargs="+",
+        metavar="TOKEN",
+        help="these samples of either split instead; a file that lists them, one a line, will do too",
+    )
+
+
+def chosen_tokens(data_root: PathLike, split: str, tokens: Optional[Sequence[str]] = None) -> list[str]:
+    """The samples that the options name.
+
+    Args:
+        data_root: annotated nuScenes tree.
+        split: whose samples, if ``tokens`` is None.
+        tokens: sample tokens, or one path of a list in a file (lines may end in ``.npz``, as upstream's do).
+
+    Raises:
+        PivotNetError: the tree is not annotated, the split is empty, or a token belongs to no split.
+    """
+    if tokens is None:
+        return read_split(data_root, split)
+    if len(tokens) == 1 and os.path.isfile(tokens[0]):
+        return _listed_tokens(Path(tokens[0]))
+    known = set()
+    for name in SPLITS:
+        try:
+            known.update(read_split(data_root, name))
+        except PivotNetError:
+            if name == SPLITS[-1] and not known:
+                raise
+    unknown = [token for token in tokens if token not in known]
+    if unknown:
+        raise PivotNetError(
+            f"{len(unknown)} of {len(tokens)} tokens are in no split of {data_root} (the first is {unknown[0]}): "
+            "check them against customer/pivot-bezier/splits, or run pivotnet annotate"
+        )
+    return list(tokens)
+
+
+def _listed_tokens(path: Path) -> list[str]:
+    try:
+        tokens = [line.strip().split(".")[0] for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise PivotNetError(f"cannot read the list of tokens {path}: {error}; give a text file") from error
+    tokens = [token for token in tokens if token]
+    if not tokens:
+        raise PivotNetError(f"{path} lists no tokens: give a file with one token a line")
+    return tokens

@@ -1,0 +1,38 @@
+"""The simulated CANN itself: the real torch_npu runs on it, and it fails where hardware or torch_npu would."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+def test_the_real_torch_npu_sees_eight_devices():
+    import torch_npu
+
+    assert torch_npu.__version__.startswith("2.8.0")
+    assert torch.npu.is_available()
+    assert torch.npu.device_count() == 8
+
+
+def test_copies_between_host_and_devices_keep_every_bit():
+    values = torch.randn(7, 5)
+    first = values.to("npu:0")
+    second = first.to("npu:1")
+    assert second.device == torch.device("npu:1")
+    assert torch.equal(second.cpu(), values)
+    assert torch.equal(first.t().contiguous().cpu(), values.t())
+
+
+def test_a_tensor_on_the_host_does_not_meet_one_on_a_device():
+    with pytest.raises(RuntimeError, match="same device|NPU tensor"):
+        torch.ones(3, device="npu") + torch.ones(3)
+
+
+def test_tensors_of_two_devices_do_not_meet():
+    with pytest.raises(RuntimeError):
+        torch.ones(3, device="npu:0") + torch.ones(3, device="npu:1")
+
+
+def test_an_operator_that_is_not_simulated_fails_with_its_name():
+    with pytest.raises(RuntimeError, match="aclnnFmodTensor is not simulated"):
+        torch.fmod(torch.ones(3, device="npu"), torch.ones(3, device="npu"))

@@ -1,0 +1,51 @@
+// What the parts of the simulator share: settings, the trace, the last error, counters and the map of device memory.
+//
+// "Device memory" is host memory that came from aclrtMalloc; a registry remembers which device it belongs to, so that
+// mixed-up pointers are found as they would be on real hardware. Every stream runs synchronously.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace cannsim {
+
+// Integer value of an environment variable, or the given default.
+int setting(const char *name, int otherwise);
+
+// Prints one line to stderr when CANNSIM_TRACE is 1 or more.
+void trace(const char *name);
+
+// Keeps the message that aclGetRecentErrMsg returns on this thread; torch_npu appends it to its exceptions.
+void set_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+// Where an address lies.
+constexpr int HOST = -1;
+int device_of(const void *address);  // device number, or HOST when aclrtMalloc did not give it
+
+// The calling thread's device; HOST before the first aclrtSetDevice.
+int current_device();
+
+// Counts since the process began. The layout is read through ctypes by pivotnet.audit: append only.
+struct Statistics {
+    std::atomic<uint64_t> launches;            // aclnn and aclop operators executed
+    std::atomic<uint64_t> to_device_copies;
+    std::atomic<uint64_t> to_device_bytes;
+    std::atomic<uint64_t> to_host_copies;
+    std::atomic<uint64_t> to_host_bytes;
+    std::atomic<uint64_t> stream_waits;        // the host waited for a stream
+    std::atomic<uint64_t> device_waits;        // ... for a whole device
+    std::atomic<uint64_t> event_waits;         // ... for an event
+    std::atomic<uint64_t> collectives;         // HCCL calls
+    std::atomic<uint64_t> float64_operators;   // operators that computed in float64
+};
+extern Statistics statistics;
+
+// Counts an operator that computed in float64; it is named on stderr when the process ends.
+void note_float64(const char *name);
+
+// Called whenever the host waits for a device ("stream", "device", "event") or copies ("to_host", "to_device").
+using WaitHook = void (*)(const char *kind, uint64_t bytes);
+extern std::atomic<WaitHook> wait_hook;
+
+}  // namespace cannsim

@@ -1,0 +1,209 @@
+"""Camera features -> BEV features, by deformable attention (upstream: bev_decoder.bev_encoder).
+
+Letters in shapes: B samples, V cameras, S cells of both feature levels with the cameras side by side, N BEV cells,
+C channels, E decoder layers.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pivotnet.config import CAMERAS, ModelConfig
+from pivotnet.model.ops.deformable_attention import multi_scale_deformable_attention
+from pivotnet.model.ops.sync_batch_norm import SyncBatchNorm
+
+Size = tuple[int, int]
+
+
+class BevEncoder(nn.Module):
+    """Deformable encoder over the camera features, and decoder that fills the BEV grid from them."""
+
+    image_order: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        channels = config.hidden
+        self.cameras = len(CAMERAS)
+        source_sizes = tuple((height, width * self.cameras) for height, width in config.feature_sizes)
+        # Upstream mirrors the cameras with it where images are flipped, which no configuration does.
+        self.register_buffer("image_order", torch.tensor([2, 1, 0, 5, 4, 3]))
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, channels, kernel_size=1, bias=False), SyncBatchNorm(channels))
+            for width in config.backbone_channels
+        )
+        self.encoder = _Layers(EncoderLayer(config, source_sizes), config.bev_encoder_layers)
+        self.decoder = _Layers(DecoderLayer(config, source_sizes), config.bev_decoder_layers)
+        self.t2s_reference_points = nn.Linear(channels, 2)
+        self._reset_parameters()
+        # After that pass: embeddings keep their N(0, 1).
+        self.src_pos_embed = nn.ModuleList(GridEmbedding(size, channels) for size in source_sizes)
+        self.tgt_pos_embed = GridEmbedding(config.bev_size, channels)
+        self.tgt_embed = GridEmbedding(config.bev_size, channels)
+        source_centres = torch.cat([cell_centres(size) for size in source_sizes])
+        self.register_buffer("source_centres", source_centres[None], persistent=False)  # [1, S, 2]
+        self.register_buffer("bev_centres", cell_centres(config.bev_size)[None], persistent=False)  # [1, N, 2]
+
+    def _reset_parameters(self) -> None:
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        for module in self.modules():
+            if isinstance(module, DeformableAttention):
+                module.reset_parameters()
+        nn.init.zeros_(self.t2s_reference_points.bias)
+
+    def forward(self, features: list[Tensor], reference_points: Tensor, reference_valid: Tensor) -> Tensor:
+        """Encode the cameras, then decode the BEV grid.
+
+        Args:
+            features: of each level [B*V, width, h, w].
+            reference_points: [B, N, 2] (x, y) of each BEV cell in the side-by-side image.
+            reference_valid: bool [B, N]; where False the cell looks at a learned place.
+
+        Returns:
+            [E, B, N, C] BEV features of every decoder layer.
+        """
+        tokens, positions = [], []
+        for level, projection, embedding in zip(features, self.input_proj, self.src_pos_embed):
+            # A 1x1 convolution and a batch norm do not see where the cameras lie: project first, then rearrange.
+            projected = projection(level)  # [B*V, C, h, w]
+            _, channels, height, width = projected.shape
+            side_by_side = projected.view(-1, self.cameras, channels, height, width).permute(0, 3, 1, 4, 2)
+            tokens.append(side_by_side.reshape(-1, height * self.cameras * width, channels))
+            positions.append(embedding.pos_embed.weight)
+        position = torch.cat(positions)  # [S, C]
+        # The position goes into the source itself and, in every layer, into the queries once more.
+        source = torch.cat(tokens, dim=1) + position  # [B, S, C]
+        for layer in self.encoder.layers:
+            source = layer(source, position, self.source_centres)
+
+        bev_position = self.tgt_pos_embed.pos_embed.weight  # [N, C]
+        with torch.autocast(device_type=source.device.type, enabled=False):
+            learned = self.t2s_reference_points(bev_position).sigmoid()  # [N, 2]
+            reference = torch.where(reference_valid[..., None], reference_points, learned)  # [B, N, 2]
+        bev = self.tgt_embed.pos_embed.weight.expand(len(source), -1, -1)  # [B, N, C]
+        outputs = []
+        for layer in self.decoder.layers:
+            bev = layer(bev, bev_position, self.bev_centres, source, reference)
+            outputs.append(bev)
+        return torch.stack(outputs)
+
+
+class GridEmbedding(nn.Module):
+    """A learned vector for each cell of a grid, row by row: pos_embed.weight [rows * columns, C]."""
+
+    def __init__(self, size: Size, channels: int) -> None:
+        super().__init__()
+        self.pos_embed = nn.Embedding(size[0] * size[1], channels)
+
+
+class EncoderLayer(nn.Module):
+    """Deformable self-attention over the camera features, then a feed-forward network; both post-norm."""
+
+    def __init__(self, config: ModelConfig, source_sizes: tuple[Size, ...]) -> None:
+        super().__init__()
+        channels = config.hidden
+        self.self_attn = DeformableAttention(channels, config.heads, config.deformable_points, source_sizes)
+        self.norm1 = nn.LayerNorm(channels)
+        self.linear1 = nn.Linear(channels, config.bev_feedforward)
+        self.linear2 = nn.Linear(config.bev_feedforward, channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, source: Tensor, position: Tensor, centres: Tensor) -> Tensor:
+        """[B, S, C] -> [B, S, C]; position [S, C], centres [1, S, 2]."""
+        attended = self.self_attn(source + position, centres, source)
+        source = self.norm1(source + self.dropout(attended))
+        widened = self.dropout(F.relu(self.linear1(source)))
+        return self.norm2(source + self.dropout(self.linear2(widened)))
+
+
+class DecoderLayer(nn.Module):
+    """Deformable self-attention over the BEV grid, deformable cross-attention into the cameras, feed-forward network."""
+
+    def __init__(self, config: ModelConfig, source_sizes: tuple[Size, ...]) -> None:
+        super().__init__()
+        channels, heads, points = config.hidden, config.heads, config.deformable_points
+        self.cross_attn = DeformableAttention(channels, heads, points, source_sizes)
+        self.norm1 = nn.LayerNorm(channels)
+        self.self_attn = DeformableAttention(channels, heads, points, (config.bev_size,))
+        self.norm2 = nn.LayerNorm(channels)
+        self.linear1 = nn.Linear(channels, config.bev_feedforward)
+        self.linear2 = nn.Linear(config.bev_feedforward, channels)
+        self.norm3 = nn.LayerNorm(channels)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, bev: Tensor, position: Tensor, centres: Tensor, source: Tensor, reference: Tensor) -> Tensor:
+        """[B, N, C] -> [B, N, C]; position [N, C], centres [1, N, 2], source [B, S, C], reference [B, N, 2]."""
+        bev = self.norm2(bev + self.dropout(self.self_attn(bev + position, centres, bev)))
+        bev = self.norm1(bev + self.dropout(self.cross_attn(bev + position, reference, source)))
+        widened = self.dropout(F.relu(self.linear1(bev)))
+        return self.norm3(bev + self.dropout(self.linear2(widened)))
+
+
+class DeformableAttention(nn.Module):
+    """Projections around multi-scale deformable attention."""
+
+    level_sizes: Tensor
+
+    def __init__(self, channels: int, heads: int, points: int, sizes: tuple[Size, ...]) -> None:
+        super().__init__()
+        self.heads, self.points, self.sizes = heads, points, sizes
+        samples = heads * len(sizes) * points
+        self.sampling_offsets = nn.Linear(channels, samples * 2)
+        self.attention_weights = nn.Linear(channels, samples)
+        self.value_proj = nn.Linear(channels, channels)
+        self.output_proj = nn.Linear(channels, channels)
+        # (w, h) of the levels, [levels, 1, 2]
+        widths_first = torch.tensor([(width, height) for height, width in sizes], dtype=torch.float32)
+        self.register_buffer("level_sizes", widths_first[:, None], persistent=False)
+
+    def reset_parameters(self) -> None:
+        """Each head looks along its own direction, its points 1, 2, ... cells away; all samples weigh the same."""
+        angles = torch.arange(self.heads, dtype=torch.float32) * (2.0 * math.pi / self.heads)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=-1)  # [heads, 2]
+        directions = directions / directions.abs().amax(dim=-1, keepdim=True)
+        distances = torch.arange(1, self.points + 1, dtype=torch.float32)
+        offsets = directions[:, None, None] * distances[:, None]  # [heads, 1, points, 2]
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(offsets.expand(-1, len(self.sizes), -1, -1).reshape(-1))
+        nn.init.zeros_(self.sampling_offsets.weight)
+        for tensor in (*self.attention_weights.parameters(), self.value_proj.bias, self.output_proj.bias):
+            nn.init.zeros_(tensor)
+        nn.init.xavier_uniform_(self.value_proj.weight)
+        nn.init.xavier_uniform_(self.output_proj.weight)
+
+    def forward(self, query: Tensor, reference: Tensor, source: Tensor) -> Tensor:
+        """Sample ``source`` [B, S, C] around ``reference`` [B or 1, L, 2] as ``query`` [B, L, C] asks: [B, L, C]."""
+        batch, length, channels = query.shape
+        samples = (batch, length, self.heads, len(self.sizes), self.points)
+        value = self.value_proj(source).view(batch, -1, self.heads, channels // self.heads)
+        with torch.autocast(device_type=query.device.type, enabled=False):
+            # Places and weights in float32: bfloat16 has 3 digits, a row of cameras 336 cells.
+            query = query.float()
+            offsets = self.sampling_offsets(query).view(*samples, 2)
+            locations = torch.addcdiv(reference[:, :, None, None, None], offsets, self.level_sizes)
+            weights = self.attention_weights(query).view(batch, length, self.heads, -1).softmax(-1).view(samples)
+        attended = multi_scale_deformable_attention(value, self.sizes, locations, weights)
+        return self.output_proj(attended)
+
+
+class _Layers(nn.Module):
+    """Copies of one layer, as upstream makes them: the copies share their initial biases."""
+
+    def __init__(self, layer: nn.Module, count: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(count))
+
+
+def cell_centres(size: Size) -> Tensor:
+    """(x, y) in [0, 1] of the cell centres of a grid of (rows, columns), row by row: float32 [rows * columns, 2]."""
+    rows, columns = size
+    y = (torch.arange(rows, dtype=torch.float32) + 0.5) / rows
+    x = (torch.arange(columns, dtype=torch.float32) + 0.5) / columns
+    return torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).reshape(-1, 2)

@@ -1,0 +1,228 @@
+"""BEV features -> point queries, by masked attention (upstream: ins_decoder.bev_decoder).
+
+The queries are the points of all instances. An instance's points, joined, predict its class and its mask; the mask
+says where all its points may look in the next layer.
+
+Letters in shapes: B samples, D layers, Q instances, T points, P points of an instance, N BEV cells, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pivotnet.config import MapConfig, ModelConfig
+from pivotnet.model.mlp import Mlp
+
+
+@dataclass
+class LineFeatures:
+    """What the decoder hands to the heads; D is 1 when only the last layer was asked for."""
+
+    points: list[Tensor]  # of each class [D, B, instances * P, C], normalised
+    object_logits: Tensor  # [D, B, Q, 2]
+    mask_logits: Optional[Tensor]  # [D, B, Q, N] float32; None when only the last layer was asked for
+
+
+class LineDecoder(nn.Module):
+    """Line-aware point decoder: masked cross-attention, self-attention and feed-forward layers, all post-norm."""
+
+    instance_of_point: Tensor
+    position: Tensor
+
+    def __init__(self, model: ModelConfig, map_config: MapConfig) -> None:
+        super().__init__()
+        channels, layers = model.hidden, model.line_decoder_layers
+        self.instances, self.points = map_config.num_queries, map_config.max_points
+        self.query_feat = nn.Parameter(torch.randn(map_config.total_points, channels))
+        self.query_embed = nn.Parameter(torch.randn(map_config.total_points, channels))
+        self.transformer_self_attention_layers = nn.ModuleList(
+            SelfAttentionLayer(channels, model.heads) for _ in range(layers)
+        )
+        self.transformer_cross_attention_layers = nn.ModuleList(
+            CrossAttentionLayer(channels, model.heads) for _ in range(layers)
+        )
+        self.transformer_ffn_layers = nn.ModuleList(
+            FeedForwardLayer(channels, model.line_feedforward) for _ in range(layers)
+        )
+        self.decoder_norm = nn.LayerNorm(channels)
+        self.level_embed = nn.Embedding(1, channels)
+        self.class_embed = nn.ModuleList(nn.Linear(channels * points, 2) for points in self.points)
+        self.mask_embed = nn.ModuleList(
+            Mlp((channels * points, channels, channels, channels)) for points in self.points
+        )
+        instance_points = torch.tensor([p for p, q in zip(self.points, self.instances) for _ in range(q)])
+        instance_of_point = torch.arange(map_config.total_queries).repeat_interleave(instance_points).int()
+        self.register_buffer("instance_of_point", instance_of_point, persistent=False)  # [T]
+        self.register_buffer("position", sine_position(model.bev_size, channels), persistent=False)  # [N, C]
+
+    def forward(self, bev: Tensor, final_only: bool = False) -> LineFeatures:
+        """Decode the last BEV output.
+
+        Args:
+            bev: [B, N, C].
+            final_only: predict from the last layer alone, and no masks.
+        """
+        memory = bev + self.level_embed.weight  # [B, N, C]; masks are read off the features without it
+        keys, values = self._keys_and_values(memory)
+        query_embed = self.query_embed
+        points = self.query_feat.expand(len(bev), -1, -1)  # [B, T, C]
+        outputs = []
+        for index, (cross_attention, self_attention, feed_forward) in enumerate(
+            zip(
+                self.transformer_cross_attention_layers,
+                self.transformer_self_attention_layers,
+                self.transformer_ffn_layers,
+            )
+        ):
+            allowed = self._attention_mask(points, bev)
+            points = cross_attention(points, query_embed, keys[index], values[index], allowed)
+            points = self_attention(points, query_embed)
+            points = feed_forward(points)
+            outputs.append(points)
+        # Predictions do not feed back other than through the masks, so all layers are predicted from at once.
+        features = self.decoder_norm(torch.stack(outputs[-1:] if final_only else outputs))  # [D, B, T, C]
+        classes = self._split(features)
+        joined = [self._join(part, index) for index, part in enumerate(classes)]
+        logits = torch.cat([head(part) for head, part in zip(self.class_embed, joined)], dim=2)
+        masks = None if final_only else self._mask_logits(joined, bev)
+        return LineFeatures(classes, logits, masks)
+
+    def _split(self, features: Tensor) -> list[Tensor]:
+        """[..., T, C] -> of each class a contiguous [..., instances * P, C]."""
+        sizes = [q * p for q, p in zip(self.instances, self.points)]
+        return [part.contiguous() for part in features.split(sizes, dim=-2)]
+
+    def _join(self, part: Tensor, index: int) -> Tensor:
+        """Points of a class [..., instances * P, C] -> its instances [..., instances, P * C]."""
+        return part.view(*part.shape[:-2], self.instances[index], -1)
+
+    def _mask_logits(self, joined: list[Tensor], bev: Tensor) -> Tensor:
+        """Instances of each class [D, B, instances, P * C] and BEV features [B, N, C] -> float32 [D, B, Q, N]."""
+        embedding = torch.cat([mlp(part) for mlp, part in zip(self.mask_embed, joined)], dim=2)
+        with torch.autocast(device_type=bev.device.type, enabled=False):
+            return torch.einsum("dbqc,bnc->dbqn", embedding.float(), bev.float())
+
+    @torch.no_grad()
+    def _attention_mask(self, points: Tensor, bev: Tensor) -> Tensor:
+        """Which BEV cells each point query [B, T, C] may look at: bool [B, 1, T, N].
+
+        No gradient passes through it, so it costs no backward pass; the masks that are trained are made once for all
+        layers.
+        """
+        parts = self._split(self.decoder_norm(points)[None])
+        logits = self._mask_logits([self._join(part, index) for index, part in enumerate(parts)], bev)[0]
+        # Upstream compares the probability, not the logit: in float32 the two differ just below zero.
+        hidden = logits.sigmoid() < 0.5  # [B, Q, N]
+        allowed = ~hidden | hidden.all(dim=-1, keepdim=True)  # an instance that sees nothing may look everywhere
+        return allowed.index_select(1, self.instance_of_point)[:, None]
+
+    def _keys_and_values(self, memory: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values of all layers from one product each: every layer looks at the same [B, N, C]."""
+        projections = [layer.multihead_attn.projections() for layer in self.transformer_cross_attention_layers]
+        layers = []
+        for source, part in ((memory + self.position, 1), (memory, 2)):
+            weight = torch.cat([weights[part] for weights, _ in projections])
+            bias = torch.cat([biases[part] for _, biases in projections])
+            layers.append(list(F.linear(source, weight, bias).chunk(len(projections), dim=-1)))
+        return layers[0], layers[1]
+
+
+class Attention(nn.Module):
+    """Multi-head attention, its parameters named as in nn.MultiheadAttention."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * channels, channels))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * channels))
+        self.out_proj = nn.Linear(channels, channels)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def projections(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Weights and biases of query, key and value."""
+        return self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Optional[Tensor] = None) -> Tensor:
+        """Attend with projected [B, T, C], [B, N, C], [B, N, C]; allowed: bool [B, 1, T, N]. Returns [B, T, C]."""
+        query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)  # [B, heads, T, c]
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+class CrossAttentionLayer(nn.Module):
+    """The point queries look at the BEV cells that their instance's mask leaves open."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.multihead_attn = Attention(channels, heads)
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, points: Tensor, query_embed: Tensor, keys: Tensor, values: Tensor, allowed: Tensor) -> Tensor:
+        """Points [B, T, C] look at projected keys and values [B, N, C]."""
+        weights, biases = self.multihead_attn.projections()
+        query = F.linear(points + query_embed, weights[0], biases[0])
+        return self.norm(points + self.multihead_attn(query, keys, values, allowed))
+
+
+class SelfAttentionLayer(nn.Module):
+    """The point queries look at each other."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(channels, heads)
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, points: Tensor, query_embed: Tensor) -> Tensor:
+        """[B, T, C] -> [B, T, C]; query_embed goes into queries and keys, not into values."""
+        channels = points.shape[-1]
+        weights = self.self_attn.in_proj_weight.split([2 * channels, channels])
+        biases = self.self_attn.in_proj_bias.split([2 * channels, channels])
+        query, key = F.linear(points + query_embed, weights[0], biases[0]).chunk(2, dim=-1)
+        value = F.linear(points, weights[1], biases[1])
+        return self.norm(points + self.self_attn(query, key, value))
+
+
+class FeedForwardLayer(nn.Module):
+    """Two linear layers with ReLU between, and a residual."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(channels, width)
+        self.linear2 = nn.Linear(width, channels)
+        self.norm = nn.LayerNorm(channels)
+        nn.init.xavier_uniform_(self.linear1.weight)
+        nn.init.xavier_uniform_(self.linear2.weight)
+
+    def forward(self, points: Tensor) -> Tensor:
+        """[B, T, C] -> [B, T, C]."""
+        return self.norm(points + self.linear2(F.relu(self.linear1(points))))
+
+
+def sine_position(size: tuple[int, int], channels: int) -> Tensor:
+    """Sine position embedding of a grid, row by row (Carion et al., DETR, arXiv:2005.12872, appendix A.4).
+
+    The first half of the channels encodes the row, the second the column; counted from 1 and scaled to 2 pi at the
+    last one, without the half-cell shift that later papers added.
+
+    Returns:
+        float32 [rows * columns, channels].
+    """
+    half = channels // 2
+    frequency = 10000 ** (2 * (torch.arange(half, dtype=torch.float32) // 2) / half)
+    encoded = []
+    for cells in size:
+        angle = torch.arange(1, cells + 1, dtype=torch.float32) / (cells + 1e-6) * (2 * math.pi)
+        angle = angle[:, None] / frequency  # [cells, half]
+        encoded.append(torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], dim=2).flatten(1))
+    rows, columns = size
+    by_row = encoded[0][:, None].expand(-1, columns, -1)
+    by_column = encoded[1][None].expand(rows, -1, -1)
+    return torch.cat([by_row, by_column], dim=2).reshape(rows * columns, channels)

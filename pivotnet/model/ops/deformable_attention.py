@@ -1,0 +1,73 @@
+"""Multi-scale deformable attention (Zhu et al., Deformable DETR, arXiv:2010.04159, equation 3).
+
+Every query samples each level of a feature map bilinearly at a few places and adds the samples up with its own
+weights. On an NPU mx_driving's kernel does it; elsewhere plain PyTorch.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Shapes = tuple[tuple[int, int], ...]
+
+
+def multi_scale_deformable_attention(
+    value: Tensor, spatial_shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """Weighted sum of bilinear samples, computed in float32 whatever the inputs are.
+
+    Args:
+        value: [B, S, heads, c] features of all levels, one level's rows after the other; S is the sum of h * w.
+        spatial_shapes: (h, w) of each level.
+        sampling_locations: [B, L, heads, levels, points, 2] as (x, y); (0, 0) is the upper left corner of the first
+            cell, (1, 1) the lower right corner of the last. Outside the map features are zero.
+        attention_weights: [B, L, heads, levels, points].
+
+    Returns:
+        [B, L, heads * c] float32.
+    """
+    with torch.autocast(device_type=value.device.type, enabled=False):
+        value, sampling_locations = value.float(), sampling_locations.float()
+        attention_weights = attention_weights.float()
+        if value.device.type == "npu":
+            import mx_driving  # imported late: importing it re-routes torch.cuda
+
+            shapes, starts = _level_tensors(spatial_shapes, value.device)
+            return mx_driving.multi_scale_deformable_attn(value, shapes, starts, sampling_locations, attention_weights)
+        return _sample_levels(value, spatial_shapes, sampling_locations, attention_weights)
+
+
+@lru_cache(maxsize=32)
+def _level_tensors(spatial_shapes: Shapes, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The kernel's int32 description of the levels: sizes [levels, 2] and first rows [levels]."""
+    starts, start = [], 0
+    for height, width in spatial_shapes:
+        starts.append(start)
+        start += height * width
+    return (
+        torch.tensor(spatial_shapes, dtype=torch.int32, device=device),
+        torch.tensor(starts, dtype=torch.int32, device=device),
+    )
+
+
+def _sample_levels(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """The same by grid_sample, level by level."""
+    batch, _, heads, channels = value.shape
+    queries, points = locations.shape[1], locations.shape[4]
+    grid = locations.mul(2).sub(1).permute(0, 2, 3, 1, 4, 5)  # [B, heads, levels, L, points, 2] in [-1, 1]
+    weights = weights.permute(0, 2, 3, 1, 4)  # [B, heads, levels, L, points]
+    total = None
+    sizes = [height * width for height, width in spatial_shapes]
+    for level, (features, (height, width)) in enumerate(zip(value.split(sizes, dim=1), spatial_shapes)):
+        image = features.permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
+        level_grid = grid[:, :, level].reshape(batch * heads, queries, points, 2)
+        samples = F.grid_sample(image, level_grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        level_weights = weights[:, :, level].reshape(batch * heads, 1, queries, points)
+        level_sum = (samples * level_weights).sum(-1)  # [B * heads, c, L]
+        total = level_sum if total is None else total + level_sum
+    assert total is not None
+    return total.view(batch, heads * channels, queries).transpose(1, 2)

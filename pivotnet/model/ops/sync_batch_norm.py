@@ -1,0 +1,126 @@
+"""Batch norm over the batches of all ranks, with one all-reduce each way and no value read on the host."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """BatchNorm2d whose training statistics are those of the joined batch of all ranks.
+
+    In eval mode, and when a single process runs, it is BatchNorm2d. Every rank has to run every forward and backward.
+    """
+
+    def __init__(self, *args: Any, process_group: Optional[dist.ProcessGroup] = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.process_group = process_group
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise [B, C, H, W] per channel."""
+        if not self.training or not _several_ranks(self.process_group):
+            return super().forward(input)
+        # The sums are taken around the running mean, which all ranks share: around zero, E[x^2] - E[x]^2 would lose
+        # the variance of features far from zero.
+        shift = torch.zeros(self.num_features, device=input.device) if self.running_mean is None else self.running_mean
+        output, mean, variance, count = _Normalise.apply(
+            input, self.weight, self.bias, shift, self.eps, self.process_group
+        )
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                momentum = self.momentum if self.momentum is not None else 1.0 / self.num_batches_tracked.float()
+                self.running_mean.lerp_(mean, momentum)
+                self.running_var.lerp_(variance * (count / (count - 1)), momentum)
+        return output
+
+
+class _Normalise(torch.autograd.Function):
+    """Normalise by the statistics of all ranks; the batch norm kernels of the device do the heavy part."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        weight: Optional[Tensor],
+        bias: Optional[Tensor],
+        shift: Tensor,
+        eps: float,
+        group: Optional[dist.ProcessGroup],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        channels = input.shape[1]
+        variance, mean = torch.var_mean(input.float(), dim=(0, 2, 3), unbiased=False)
+        local_count = input.numel() // channels
+        offset = mean - shift
+        packed = torch.empty(2 * channels + 1, device=input.device)
+        torch.mul(offset, local_count, out=packed[:channels])
+        torch.mul(variance + offset * offset, local_count, out=packed[channels:-1])
+        packed[-1:].fill_(local_count)
+        dist.all_reduce(packed, group=group)
+        count = packed[-1:]
+        offset = packed[:channels] / count
+        mean = shift + offset
+        variance = (packed[channels:-1] / count - offset * offset).clamp_min_(0)
+        output = torch.batch_norm(input, weight, bias, mean, variance, False, 0.0, eps, False)
+        ctx.save_for_backward(input, weight, mean, variance, count)
+        ctx.eps, ctx.group = eps, group
+        ctx.mark_non_differentiable(mean, variance, count)
+        return output, mean, variance, count
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor, *unused: Tensor) -> tuple[Optional[Tensor], ...]:  # type: ignore[override]
+        input, weight, mean, variance, count = ctx.saved_tensors
+        # With the statistics held fixed: scale * g, sum(g * normalised input), sum(g).
+        grad_input, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            grad_output, input, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        if ctx.needs_input_grad[0]:
+            sums = torch.cat([grad_weight, grad_bias]).float()
+            dist.all_reduce(sums, group=ctx.group)
+            sum_weight, sum_bias = (sums / count).chunk(2)
+            inverse_std = (variance + ctx.eps).rsqrt()
+            scale = inverse_std if weight is None else inverse_std * weight
+            # What moves through the statistics: scale * (mean(g) + normalised input * mean(g * normalised input))
+            slope = (scale * inverse_std * sum_weight).view(-1, 1, 1)
+            constant = (scale * sum_bias).view(-1, 1, 1) - slope * mean.view(-1, 1, 1)
+            grad_input = (grad_input - constant - input * slope).to(input.dtype)
+        return (
+            grad_input if ctx.needs_input_grad[0] else None,
+            grad_weight if ctx.needs_input_grad[1] else None,
+            grad_bias if ctx.needs_input_grad[2] else None,
+            None,
+            None,
+            None,
+        )
+
+
+def convert_sync_batch_norm(module: nn.Module, process_group: Optional[dist.ProcessGroup] = None) -> nn.Module:
+    """Replace every BatchNorm2d in ``module`` by a SyncBatchNorm that holds the same tensors, options and mode.
+
+    Returns:
+        ``module``, or its replacement where it is a batch norm itself.
+    """
+    for name, child in module.named_children():
+        replacement = convert_sync_batch_norm(child, process_group)
+        if replacement is not child:
+            setattr(module, name, replacement)
+    if not isinstance(module, nn.BatchNorm2d) or isinstance(module, SyncBatchNorm):
+        return module
+    synchronised = SyncBatchNorm(
+        module.num_features,
+        eps=module.eps,
+        momentum=module.momentum,
+        affine=module.affine,
+        track_running_stats=module.track_running_stats,
+        process_group=process_group,
+    )
+    synchronised._parameters.update(module._parameters)
+    synchronised._buffers.update(module._buffers)
+    return synchronised.train(module.training)
+
+
+def _several_ranks(group: Optional[dist.ProcessGroup]) -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1

@@ -1,0 +1,78 @@
+"""The complete network: six camera images -> Predictions.
+
+Modules are named as in upstream's checkpoints, whose state_dict loads here and the other way round.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pivotnet.config import CriterionConfig, MapConfig, ModelConfig
+from pivotnet.model.backbone import build_backbone
+from pivotnet.model.bev_encoder import BevEncoder
+from pivotnet.model.line_decoder import LineDecoder
+from pivotnet.model.point_head import PointHead
+from pivotnet.structures import Predictions
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+class PivotNet(nn.Module):
+    """Backbone, BEV encoder, line-aware point decoder and point head."""
+
+    image_mean: Tensor
+    image_scale: Tensor
+
+    def __init__(self, model: ModelConfig, map_config: MapConfig) -> None:
+        super().__init__()
+        self.im_backbone = build_backbone(model)
+        self.bev_decoder = nn.ModuleDict({"bev_encoder": BevEncoder(model)})
+        self.ins_decoder = nn.ModuleDict({"bev_decoder": LineDecoder(model, map_config)})
+        self.output_head = PointHead(model, map_config)
+        self.post_processor = nn.ModuleDict({"criterion": _ClassWeights()})
+        self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN), persistent=False)
+        self.register_buffer("image_scale", (1 / torch.tensor(IMAGE_STD).double()).float(), persistent=False)
+
+    def forward(
+        self, images: Tensor, reference_points: Tensor, reference_valid: Tensor, final_only: bool = False
+    ) -> Predictions:
+        """Predict the map.
+
+        Args:
+            images: uint8 [B, 6, H, W, 3] RGB, or float [B, 6, 3, H, W] already normalised.
+            reference_points: float32 [B, N, 2] (x, y) of each BEV cell in the side-by-side image.
+            reference_valid: bool [B, N] whether a camera sees the cell.
+            final_only: only what post-processing needs: the last decoder's objects and points (D = 1), no masks.
+        """
+        if images.dtype == torch.uint8:
+            images = self.normalise(images)
+        features = self.im_backbone(images.flatten(0, 1))
+        bev = self.bev_decoder["bev_encoder"](features, reference_points, reference_valid)  # [E, B, N, hidden]
+        lines = self.ins_decoder["bev_decoder"](bev[-1], final_only)
+        points, point_logits = self.output_head(lines.points)
+        predictions = Predictions(lines.object_logits.float(), points, point_logits.float())
+        if lines.mask_logits is not None:
+            predictions.masks = self.output_head.upsample(lines.mask_logits)
+            predictions.semantic_logits = self.output_head.semantic(bev)
+        return predictions
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 [B, V, H, W, 3] RGB -> float32 [B, V, 3, H, W].
+
+        Upstream takes its RGB images for BGR and swaps them, so that blue is normalised with the statistics of red.
+        The published weights are trained that way.
+        """
+        unit = images.flip(-1).permute(0, 1, 4, 2, 3) / 255.0
+        return (unit - self.image_mean.view(-1, 1, 1)) * self.image_scale.view(-1, 1, 1)
+
+
+class _ClassWeights(nn.Module):
+    """Class weights of upstream's criterion, which its checkpoints carry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = CriterionConfig()
+        self.register_buffer("empty_weight", torch.tensor([1.0, config.no_object_weight]))
+        self.register_buffer("collinear_pt_weight", torch.tensor([config.collinear_weight, 1.0]))

@@ -1,0 +1,91 @@
+"""Point queries -> coordinates and validity; BEV features -> semantic masks (upstream: output_head).
+
+Letters in shapes: B samples, D line decoder layers, E BEV decoder layers, C=3 classes, T points, N BEV cells, H x W
+mask pixels, F point features.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pivotnet.config import CLASSES, MapConfig, ModelConfig
+from pivotnet.model.mlp import Mlp
+
+
+class PointHead(nn.Module):
+    """One multi-layer perceptron per class for coordinates, one for validity, and the semantic heads."""
+
+    coordinates: Tensor
+
+    def __init__(self, model: ModelConfig, map_config: MapConfig) -> None:
+        super().__init__()
+        features, hidden = model.point_features, model.head_hidden
+        self.bev_size = model.bev_size
+        rows, columns = (size // model.mask_stride for size in map_config.map_size)
+        self.mask_size = (rows, columns)
+        self.semantic_heads = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(model.hidden, 2, kernel_size=1)) for _ in CLASSES
+        )
+        self.im_ctr_heads = nn.ModuleList(Mlp((model.hidden, hidden, hidden, 2 * features)) for _ in CLASSES)
+        self.pts_cls_heads = nn.ModuleList(
+            Mlp((2 * features, 2 * features, 2 * features, 2)) for _ in CLASSES
+        )
+        self.coords_head = _PixelMlp((2, hidden, hidden, features))
+        y, x = torch.meshgrid(torch.arange(rows).float() / rows, torch.arange(columns).float() / columns, indexing="ij")
+        # (column, row) of every mask pixel in [0, 1), [H * W, 2]
+        self.register_buffer("coordinates", torch.stack([x, y], dim=-1).reshape(-1, 2), persistent=False)
+
+    def forward(self, points: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Predict the points.
+
+        Args:
+            points: of each class [D, B, points of the class, hidden].
+
+        Returns:
+            coordinates (row, column) in [0, 1], float32 [D, B, T, 2]; validity logits [D, B, T, 2].
+        """
+        features = [head(part) for head, part in zip(self.im_ctr_heads, points)]  # [D, B, points, 2F]
+        logits = torch.cat([head(part) for head, part in zip(self.pts_cls_heads, features)], dim=2)
+        with torch.autocast(device_type=logits.device.type, enabled=False):
+            halves = torch.cat(features, dim=2).float().unflatten(-1, (2, -1))  # [D, B, T, 2, F]
+            coordinates = (halves @ self.mean_coordinate_features()).sigmoid()
+        return coordinates, logits
+
+    def mean_coordinate_features(self) -> Tensor:
+        """Coordinate features averaged over the map, [F].
+
+        Upstream multiplies the features of every pixel with those of every point and averages the products. The
+        average of a product with a constant is the product with the average, and the last layer is linear too.
+        """
+        return self.coords_head.mean(self.coordinates)
+
+    def upsample(self, logits: Tensor) -> Tensor:
+        """Logits on the BEV grid [..., N] -> on the mask [..., H, W]."""
+        grid = logits.reshape(-1, 1, *self.bev_size)
+        if self.mask_size != self.bev_size:
+            grid = F.interpolate(grid, size=self.mask_size, mode="bilinear", align_corners=True)
+        return grid.view(*logits.shape[:-1], *self.mask_size)
+
+    def semantic(self, bev: Tensor) -> Tensor:
+        """BEV features [E, B, N, hidden] -> semantic logits [E, B, C, 2, H, W]."""
+        weight = torch.cat([head[0].weight for head in self.semantic_heads]).flatten(1)  # [2C, hidden]
+        bias = torch.cat([head[0].bias for head in self.semantic_heads])
+        logits = F.linear(bev, weight, bias).float().transpose(2, 3)  # [E, B, 2C, N]
+        return self.upsample(logits).unflatten(2, (-1, 2))
+
+
+class _PixelMlp(nn.Module):
+    """1x1 convolutions with ReLU between them, the mean of whose output over all pixels is wanted."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(narrow, wide, 1) for narrow, wide in zip(widths, widths[1:]))
+
+    def mean(self, pixels: Tensor) -> Tensor:
+        """[pixels, widths[0]] -> [widths[-1]]."""
+        for layer in self.layers[:-1]:
+            pixels = F.relu(F.linear(pixels, layer.weight.flatten(1), layer.bias))
+        last = self.layers[-1]
+        return F.linear(pixels.mean(dim=0), last.weight.flatten(1), last.bias)

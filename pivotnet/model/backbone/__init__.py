@@ -32,6 +32,7 @@ def build_backbone(model: ModelConfig) -> Backbone:
     Raises:
         PivotNetError: unknown name, or channels that are not those of this backbone.
     """
+    bkb: nn.Module
     if model.backbone == "swint":
         bkb, channels = SwinTransformer(model.drop_path, model.checkpointing), (384, 768)
     elif model.backbone == "res50":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,12 @@ STAGES = (
     (1, 3, 1, 6, 320),
 )
 SQUEEZE = 4  # input channels of a block over the channels of its squeeze and excitation
-BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}
+MOMENTUM = 0.01
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Batch norm with EfficientNet's epsilon and momentum."""
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=MOMENTUM)
 
 
 class SamePadConv2d(nn.Conv2d):
@@ -56,19 +61,15 @@ class MBConvBlock(nn.Module):
         self.expands = expansion > 1
         if self.expands:
             self._expand_conv = nn.Conv2d(inputs, hidden, 1, bias=False)
-            self._bn0 = nn.BatchNorm2d(hidden, **BATCH_NORM)
+            self._bn0 = batch_norm(hidden)
         self._depthwise_conv = SamePadConv2d(hidden, hidden, kernel, stride, groups=hidden)
-        self._bn1 = nn.BatchNorm2d(hidden, **BATCH_NORM)
+        self._bn1 = batch_norm(hidden)
         self._se_reduce = nn.Conv2d(hidden, inputs // SQUEEZE, 1)
         self._se_expand = nn.Conv2d(inputs // SQUEEZE, hidden, 1)
         self._project_conv = nn.Conv2d(hidden, outputs, 1, bias=False)
-        self._bn2 = nn.BatchNorm2d(outputs, **BATCH_NORM)
+        self._bn2 = batch_norm(outputs)
 
-    def batch_norms(self) -> list[nn.Module]:
-        """The batch norms of the block as they are now (synchronised ones may have taken their places)."""
-        return [*([self._bn0] if self.expands else []), self._bn1, self._bn2]
-
-    def forward(self, x: Tensor, scale: Optional[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, scale: Tensor | None) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H/stride, W/stride]; ``scale``: of stochastic depth."""
         shortcut = x
         if self.expands:
@@ -91,48 +92,46 @@ class EfficientNet(nn.Module):
         super().__init__()
         self.checkpointing = checkpointing
         self._conv_stem = SamePadConv2d(3, STEM_CHANNELS, 3, stride=2)
-        self._bn0 = nn.BatchNorm2d(STEM_CHANNELS, **BATCH_NORM)
+        self._bn0 = batch_norm(STEM_CHANNELS)
         self._blocks = nn.ModuleList()
-        self.feature_blocks = []  # the last block of strides 16 and 32
+        last = []  # last block of each stride
         inputs = STEM_CHANNELS
         for depth, kernel, stride, expansion, outputs in STAGES:
             if stride > 1:
-                self.feature_blocks = [*self.feature_blocks[-1:], len(self._blocks) - 1]
+                last.append(len(self._blocks) - 1)
             for index in range(depth):
                 self._blocks.append(MBConvBlock(inputs, outputs, kernel, 1 if index else stride, expansion))
                 inputs = outputs
-        self.feature_blocks = [self.feature_blocks[-1], len(self._blocks) - 1]
-        self.stochastic_depth = StochasticDepth(
-            [drop_connect * i / len(self._blocks) for i, block in enumerate(self._blocks) if block.has_shortcut]
-        )
+        self.feature_blocks = (last[-1], len(self._blocks) - 1)  # of strides 16 and 32
+        self.shortcuts = [number for number, block in enumerate(self._blocks) if block.has_shortcut]
+        self.stochastic_depth = StochasticDepth([drop_connect * i / len(self._blocks) for i in self.shortcuts])
 
     def _follow_recomputation(self) -> bool:
         """Let running statistics move as upstream's, whose checkpointed blocks see each batch twice.
 
-        Two updates with momentum m and the same batch are one with 2m - m^2. Returns whether blocks are checkpointed.
+        Two updates with momentum m and the same batch are one with 2m - m^2. Returns whether to checkpoint the blocks.
         """
-        recorded = self.training and torch.is_grad_enabled()
-        checkpointed = recorded and self.checkpointing
-        once = BATCH_NORM["momentum"]
-        norms = [norm for block in self._blocks for norm in block.batch_norms()]
+        learning = self.training and torch.is_grad_enabled()
+        once = learning and not self.checkpointing
+        # looked up at every call: synchronised batch norms may have taken their places
+        norms: list[Any] = [module for module in self._blocks.modules() if hasattr(module, "num_batches_tracked")]
         for norm in norms:
-            norm.momentum = 2 * once - once**2 if recorded and not checkpointed else once
-        if recorded and not checkpointed:
-            torch._foreach_add_([norm.num_batches_tracked for norm in norms if norm.training], 1)
-        return checkpointed
+            norm.momentum = 2 * MOMENTUM - MOMENTUM**2 if once else MOMENTUM
+        if once:
+            torch._foreach_add_([norm.num_batches_tracked for norm in norms], 1)
+        return learning and self.checkpointing
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """[B, 3, height, width] -> features of strides 16 and 32, [B, 112, ., .] and [B, 320, ., .]."""
         checkpointed = self._follow_recomputation()
         x = F.silu(self._bn0(self._conv_stem(images)))
-        scales = iter(self.stochastic_depth(images.shape[0]))
+        scales = dict(zip(self.shortcuts, self.stochastic_depth(images.shape[0])))
         features = []
         for number, block in enumerate(self._blocks):
-            scale = next(scales) if block.has_shortcut else None
             if checkpointed:
-                x = checkpoint(block, x, scale, use_reentrant=False, preserve_rng_state=False)
+                x = checkpoint(block, x, scales.get(number), use_reentrant=False, preserve_rng_state=False)
             else:
-                x = block(x, scale)
+                x = block(x, scales.get(number))
             if number in self.feature_blocks:
                 features.append(x)
         return tuple(features)

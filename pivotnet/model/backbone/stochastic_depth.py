@@ -4,7 +4,6 @@ of single images are left out at random, the others are scaled up so that the ex
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +24,8 @@ class StochasticDepth(nn.Module):
         keep = [1 - rate for rate in self.rates if rate]
         self.register_buffer("keep", torch.tensor(keep).view(-1, 1), persistent=False)  # [branches, 1]
 
-    def forward(self, batch: int) -> list[Optional[Tensor]]:
-        """Scales of each branch, [batch, 1, 1, 1] of 0 or 1/(1 - rate); None (scale 1) outside training or at rate 0."""
+    def forward(self, batch: int) -> list[Tensor | None]:
+        """Scales of each branch, [batch, 1, 1, 1] of 0 or 1/(1 - rate); None (scale 1) if not training or at rate 0."""
         if not self.training or not self.keep.numel():
             return [None] * len(self.rates)
         draw = torch.rand(self.keep.shape[0], batch, dtype=self.keep.dtype, device=self.keep.device)
@@ -34,6 +33,6 @@ class StochasticDepth(nn.Module):
         return [next(scales) if rate else None for rate in self.rates]
 
 
-def add_branch(shortcut: Tensor, branch: Tensor, scale: Optional[Tensor]) -> Tensor:
+def add_branch(shortcut: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
     """shortcut + scale * branch, [B, ., ., .], in one launch."""
     return shortcut + branch if scale is None else torch.addcmul(shortcut, branch, scale)

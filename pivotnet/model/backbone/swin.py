@@ -8,7 +8,7 @@ L windows an image.
 from __future__ import annotations
 
 import functools
-from typing import Optional
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -68,7 +68,7 @@ def relative_position_index() -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def shift_mask(height: int, width: int, device: torch.device) -> Tensor:
-    """What the shifted windows of a padded map of ``height`` x ``width`` tokens add to the scores: float32 [L, 1, N, N].
+    """What shifted windows of a padded map of ``height`` x ``width`` tokens add to the scores: float32 [L, 1, N, N].
 
     The cyclic shift joins strips of opposite edges in one window; their tokens must not see each other.
     """
@@ -86,6 +86,8 @@ def shift_mask(height: int, width: int, device: torch.device) -> Tensor:
 
 class WindowAttention(nn.Module):
     """Multi-head self-attention within windows, with a learned bias for each relative position."""
+
+    relative_position_index: Tensor
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -141,9 +143,7 @@ class SwinBlock(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = Mlp(channels)
 
-    def forward(
-        self, x: Tensor, bias: Tensor, attention_scale: Optional[Tensor], mlp_scale: Optional[Tensor]
-    ) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor, attention_scale: Tensor | None, mlp_scale: Tensor | None) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]; ``bias``: of relative positions [h, N, N]; scales: of stochastic depth."""
         bias = bias.unsqueeze(0)
         if self.shift:
@@ -177,6 +177,19 @@ class SwinStage(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(SwinBlock(channels, heads, SHIFT * (index % 2)) for index in range(depth))
         self.downsample = PatchMerging(channels) if merge else None
+
+    def forward(
+        self, x: Tensor, biases: Iterator[Tensor], scales: Iterator[Tensor | None], checkpointing: bool
+    ) -> tuple[Tensor, Tensor]:
+        """[B, H, W, C] -> the same shape, and its merging; takes a bias and two scales a block from the iterators."""
+        for block in self.blocks:
+            arguments = (x, next(biases), next(scales), next(scales))
+            if checkpointing and torch.is_grad_enabled():
+                # nothing random is left inside a block
+                x = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(*arguments)
+        return x, x if self.downsample is None else self.downsample(x)
 
 
 class PatchEmbed(nn.Module):
@@ -218,9 +231,9 @@ class SwinTransformer(nn.Module):
 
     def position_biases(self) -> list[Tensor]:
         """Bias of each block's scores, [h, N, N] each; looked up for all blocks at once."""
-        attentions = [block.attn for stage in self.layers for block in stage.blocks]
+        attentions = [module for module in self.modules() if isinstance(module, WindowAttention)]
         tables = torch.cat([attention.relative_position_bias_table for attention in attentions], dim=1)
-        index = attentions[0].relative_position_index  # the same in all
+        index = attentions[0].relative_position_index  # [N, N], the same in all
         biases = F.embedding(index, tables).permute(2, 0, 1).contiguous()
         return list(biases.split([attention.heads for attention in attentions]))
 
@@ -231,15 +244,7 @@ class SwinTransformer(nn.Module):
         scales = iter(self.stochastic_depth(images.shape[0]))
         features = []
         for number, stage in enumerate(self.layers):
-            for block in stage.blocks:
-                arguments = (x, next(biases), next(scales), next(scales))
-                if self.checkpointing and torch.is_grad_enabled():
-                    # nothing random is left inside a block
-                    x = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
-                else:
-                    x = block(*arguments)
+            output, x = stage(x, biases, scales, self.checkpointing)
             if number in FEATURE_STAGES:
-                features.append(getattr(self, f"norm{number}")(x).permute(0, 3, 1, 2).contiguous())
-            if stage.downsample is not None:
-                x = stage.downsample(x)
+                features.append(self.get_submodule(f"norm{number}")(output).permute(0, 3, 1, 2).contiguous())
         return tuple(features)

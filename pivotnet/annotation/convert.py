@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import shapely
 
+from pivotnet.annotation.bezier import control_lines
 from pivotnet.annotation.expansion import LocationMap
 from pivotnet.annotation.format import Annotation, pad_pivots
 from pivotnet.annotation.pivots import pivot_lines
@@ -38,11 +39,6 @@ def convert_sample(sample: Sample, location: LocationMap, options: Options, conf
             f"the map {sample.location} around sample {sample.token} has broken geometry ({error}): mend the map"
         ) from error
     points, lengths = pad_pivots(pivot_lines(raster.map_vectors, config))
-    control_points = []
-    if options.bezier:
-        from pivotnet.annotation.bezier import control_lines  # needs torch, which is slow to load
-
-        control_points = control_lines(raster.metric_vectors)
     return Annotation(
         image_paths=sample.image_paths,
         trans=sample.trans,
@@ -53,7 +49,7 @@ def convert_sample(sample: Sample, location: LocationMap, options: Options, conf
         instance_mask8=raster.masks[1],
         ego_vectors=lines,
         map_vectors=raster.map_vectors,
-        ctr_points=control_points,
+        ctr_points=control_lines(raster.metric_vectors) if options.bezier else [],
         pivot_points=points,
         pivot_lengths=lengths,
     )

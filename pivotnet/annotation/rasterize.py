@@ -65,7 +65,7 @@ def rasterize(lines: Sequence[Line], config: MapConfig, distinct_ids: bool = Fal
         ids = (drawn[piece.kind],) * 2 if renumber else (2 * number - 1, 2 * number)
         corners = pixels.astype(np.int32)  # truncated, as upstream does
         for mask, instance, thickness in zip(canvas, ids, (config.result_thickness, config.mask_thickness)):
-            cv2.polylines(mask[piece.kind], [corners], False, color=min(instance, _LARGEST_ID), thickness=thickness)
+            cv2.polylines(mask[piece.kind], [corners], False, (min(instance, _LARGEST_ID),), thickness)
         raster.map_vectors.append(Line(np.array([columns, rows]) - pixels[:, ::-1], piece.kind))
         raster.metric_vectors.append(Line(np.array(config.ego_size)[::-1] - metres[:, ::-1], piece.kind))
     raster.masks = np.ascontiguousarray(canvas[:, :, ::-1, ::-1].transpose(0, 1, 3, 2))

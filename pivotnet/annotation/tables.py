@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Sample:
     intrins: np.ndarray  # float64 [6, 3, 3]
 
 
-def read_json(path: Path, object_hook: Optional[Callable[[dict], Any]] = None) -> Any:
+def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> Any:
     """A JSON file's content.
 
     Raises:
@@ -91,7 +91,7 @@ class _Tables:
         self.frames = self._key_frames()
         self.poses = self._ego_poses()
 
-    def _rows(self, name: str, object_hook: Optional[Callable[[dict], Any]] = None) -> list:
+    def _rows(self, name: str, object_hook: Callable[[dict], Any] | None = None) -> list:
         path = self.folder / f"{name}.json"
         rows = read_json(path, object_hook)
         if not isinstance(rows, list):
@@ -108,7 +108,7 @@ class _Tables:
         """
         wanted = {*CAMERAS, _LIDAR}
 
-        def keep(row: dict) -> Optional[tuple]:
+        def keep(row: dict) -> tuple | None:
             channel = self.channels[self.mounts[row["calibrated_sensor_token"]]["sensor_token"]]
             if not row["is_key_frame"] or channel not in wanted:
                 return None

@@ -54,9 +54,9 @@ def _rotate(xy: np.ndarray, degrees: float, origin: tuple[float, float]) -> np.n
 
 
 def parts_of_type(geometries: np.ndarray, type_id: int) -> np.ndarray:
-    """All parts of that type in order; others (points where a line only touches the window) are dropped."""
+    """All parts of that type in order; empty ones and others (points where a line only touches) are dropped."""
     parts = shapely.get_parts(geometries)
-    return parts[shapely.get_type_id(parts) == type_id]
+    return parts[(shapely.get_type_id(parts) == type_id) & ~shapely.is_empty(parts)]
 
 
 def line_parts(geometries: np.ndarray) -> np.ndarray:

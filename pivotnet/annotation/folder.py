@@ -1,0 +1,114 @@
+"""The annotation folder ROOT/customer/pivot-bezier: its options file, its finished samples and its split lists."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pivotnet.annotation.convert import Options
+from pivotnet.annotation.format import FOLDER
+from pivotnet.annotation.tables import read_json
+from pivotnet.config import MapConfig
+from pivotnet.errors import PivotNetError
+from pivotnet.files import PathLike, atomic_write
+
+OPTIONS_FILE = "annotation.json"
+_FORMAT = 1  # raised when files of an older program may not be mixed with new ones
+_DRAWING = ("ego_size", "resolution", "map_size", "max_points", "mask_thickness", "result_thickness")
+
+
+def annotation_folder(root: PathLike) -> Path:
+    """Where the annotations of a nuScenes root lie."""
+    return Path(root) / FOLDER
+
+
+def sample_path(folder: Path, token: str) -> Path:
+    """The file of one sample."""
+    return folder / f"{token}.npz"
+
+
+def _recipe(options: Options, config: MapConfig) -> dict[str, Any]:
+    """Everything besides the maps that the content of a file depends on, as it reads back from JSON."""
+    drawing = {name: getattr(config, name) for name in _DRAWING}
+    return json.loads(json.dumps({"format": _FORMAT, **dataclasses.asdict(options), **drawing}))
+
+
+def _write_options(folder: Path, content: Mapping[str, Any]) -> None:
+    with atomic_write(folder / OPTIONS_FILE, "w") as stream:
+        json.dump(content, stream, indent=1)
+        stream.write("\n")
+
+
+def _refuse_other(kind: str, folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise if ``old`` and ``new`` differ in a key that both have."""
+    changed = [name for name in new if name in old and old[name] != new[name]]
+    if changed:
+        was = ", ".join(f"{name}={str(old[name])[:12]}" for name in changed)
+        now = ", ".join(f"{name}={str(new[name])[:12]}" for name in changed)
+        raise PivotNetError(
+            f"{folder} was made with {kind} {was}, this run has {now}: samples of both may not be mixed; "
+            "use the old ones, or --overwrite to annotate everything again"
+        )
+
+
+def open_folder(
+    root: PathLike, options: Options, config: MapConfig, maps: Mapping[str, str], overwrite: bool = False
+) -> Path:
+    """Make or check the annotation folder, so that it holds samples of one recipe only.
+
+    Args:
+        maps: fingerprint of each location's map.
+        overwrite: remove what another recipe has left, instead of refusing to go on.
+
+    Raises:
+        PivotNetError: the folder holds samples of other options, other maps or unknown origin, or cannot be written.
+    """
+    folder = annotation_folder(root)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            for path in folder.glob("*.npz"):
+                path.unlink()
+            (folder / OPTIONS_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise PivotNetError(
+            f"cannot write {folder}: {error.strerror or error}; make it writable or link it to another disk"
+        ) from error
+    recipe, known_maps = _recipe(options, config), dict(maps)
+    if (folder / OPTIONS_FILE).is_file():
+        content = read_json(folder / OPTIONS_FILE)
+        if not isinstance(content, dict) or not isinstance(content.get("maps"), dict):
+            raise PivotNetError(f"{folder / OPTIONS_FILE} is no options file: use --overwrite to annotate again")
+        _refuse_other("the map(s) of SHA-256", folder, content["maps"], known_maps)
+        known_maps = {**content["maps"], **known_maps}
+        _refuse_other("the option(s)", folder, content, recipe)
+    elif any(folder.glob("*.npz")):
+        raise PivotNetError(
+            f"{folder} holds samples but no {OPTIONS_FILE} (upstream's converter made them?): "
+            "train on them as they are, move them away, or use --overwrite to annotate everything again"
+        )
+    _write_options(folder, {**recipe, "maps": known_maps})
+    return folder
+
+
+def split_path(root: PathLike, split: str) -> Path:
+    """The token list of a split (train, val or test)."""
+    return annotation_folder(root) / "splits" / f"{split}.txt"
+
+
+def write_split(root: PathLike, split: str, tokens: Iterable[str]) -> None:
+    """Write a split's tokens, one a line.
+
+    Raises:
+        PivotNetError: the folder is not writable or its disk is full.
+    """
+    path = split_path(root, split)
+    try:
+        path.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise PivotNetError(f"cannot write {path.parent}: {error.strerror or error}; make it writable") from error
+    with atomic_write(path, "w") as stream:
+        stream.writelines(f"{token}\n" for token in tokens)

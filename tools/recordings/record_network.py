@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import time
 from typing import Any
 
@@ -111,7 +112,6 @@ def record_trajectory(seed: int) -> tuple[dict[str, Any], dict[str, float], dict
     target = inputs.target(seed, TRAJECTORY_COUNTS)
     network = shim.build("effb0").train()
     rule.fill(network.state_dict())
-    importlib.import_module("mapmaster.utils.misc")
     setup = importlib.import_module("pivotnet_nuscenes_swint").EXPConfig.optimizer_setup
     groups = importlib.import_module("mapmaster.utils.misc").get_param_groups(network, setup)
     optimiser = torch.optim.AdamW(groups)
@@ -123,18 +123,18 @@ def record_trajectory(seed: int) -> tuple[dict[str, Any], dict[str, float], dict
         result = network(network_inputs(seed, extrinsic, intrinsic))
         total, terms = network.post_processor(result["outputs"], as_targets(target))
         total.backward()
-        gradients = {key: p.grad for key, p in network.named_parameters()}
-        if step == 0:
-            norms = {key: float(g.double().norm()) for key, g in gradients.items() if g is not None}
+        gradients = {key: p.grad for key, p in network.named_parameters() if p.grad is not None}
+        step_norms = {key: float(gradient.double().norm()) for key, gradient in gradients.items()}
+        norms = norms or step_norms
         steps.append(
             {
                 "step": step,
                 "total": total.item(),
                 **{name: float(value) for name, value in terms.items()},
-                "grad_norm": float(torch.stack([g.double().norm() for g in gradients.values() if g is not None]).norm()),
-                "param_norm": float(torch.stack([p.detach().double().norm() for p in network.parameters()]).norm()),
+                "grad_norm": math.hypot(*step_norms.values()),
+                "param_norm": math.hypot(*(float(p.detach().double().norm()) for p in network.parameters())),
                 "seconds": round(time.perf_counter() - began, 1),
-                "params_without_grad": [key for key, g in gradients.items() if g is None],
+                "params_without_grad": [key for key, _ in network.named_parameters() if key not in gradients],
             }
         )
         optimiser.step()

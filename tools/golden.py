@@ -1,0 +1,42 @@
+#!/usr/bin/env python3
+"""Equal to upstream? Compare this project with recordings of upstream, or make new recordings.
+
+    python tools/golden.py check DIR                                 compare; exit 1 when anything differs or is missing
+    python tools/golden.py record --upstream CHECKOUT --out DIR      run the pinned upstream on this CPU and record it
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+
+from recordings import record, shim  # noqa: E402
+
+from pivotnet.errors import PivotNetError  # noqa: E402
+
+
+def main() -> int:
+    """Parse the command line and run one of the two commands; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    recorder = commands.add_parser("record", help="record upstream")
+    recorder.add_argument("--upstream", type=Path, required=True, help="checkout of upstream at the pinned commit")
+    recorder.add_argument("--out", type=Path, required=True, help="folder for the recordings")
+    recorder.add_argument("--seed", type=int, default=1234, help="seed of images, cameras, targets (default 1234)")
+    recorder.add_argument("--parts", nargs="+", choices=record.PARTS, default=record.PARTS, help="default: all")
+    recorder.add_argument("--presets", nargs="+", choices=shim.PRESETS, default=shim.PRESETS, help="default: all")
+    recorder.add_argument("--converter-python", help="Python that can run upstream's converter (shapely 1)")
+    args = parser.parse_args()
+    try:
+        record.record(args.upstream, args.out, args.seed, tuple(args.parts), tuple(args.presets), args.converter_python)
+    except (PivotNetError, shim.ShimError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""Record upstream's image transform, average precision and annotation converter."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from recordings import inputs
+
+IMAGE_SHAPE = (900, 1600, 3)
+AP_SAMPLES = 12
+RESULT_LINES = 100  # upstream pads the scores of a sample to this number
+THRESHOLDS = [0.2, 0.5, 1.0, 1.5]
+RESOLUTION = 0.15
+
+
+def transform_images(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two images uint8 [900, 1600, 3]: noise, and the same blurred with one channel darkened and one inverted."""
+    first = np.random.Generator(np.random.PCG64(seed)).integers(0, 256, IMAGE_SHAPE, dtype=np.uint8)
+    second = cv2.GaussianBlur(first, (0, 0), 9)
+    second[..., 0] //= 2
+    second[..., 2] = 255 - second[..., 2] // 3
+    return first, second
+
+
+def record_transform(seed: int) -> dict[str, np.ndarray]:
+    """golden_transform.npz: resize, scale, channel swap and normalisation of two images."""
+    transforms = importlib.import_module("mapmaster.dataset.transform")
+    setup = importlib.import_module("pivotnet_nuscenes_swint").EXPConfig.dataset_setup
+    images = list(transform_images(seed))
+    item: dict[str, Any] = {"images": [image.copy() for image in images], "extra_infos": {}}
+    for step in (transforms.Resize(img_scale=setup["input_size"]), transforms.Normalize(**setup["img_norm_cfg"])):
+        item = step(item)
+    output = np.stack([image.transpose(2, 0, 1) for image in item["images"]])
+    red = transforms.Normalize(**setup["img_norm_cfg"])(
+        {"images": [np.tile(np.array([255, 0, 0], np.uint8), (2, 2, 1))], "extra_infos": {}}
+    )
+    return {
+        "seed": np.int64(seed),
+        "output": output[..., ::16, ::16].astype(np.float32),
+        "output_mean": output.astype(np.float64).mean((2, 3)),
+        "output_std": output.astype(np.float64).std((2, 3)),
+        "second_image": images[1][::4, ::4],
+        "second_image_row0": images[1][0],
+        "red_pixel": red["images"][0][0, 0].astype(np.float64),
+    }
+
+
+def detections(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ground truth and jittered detections of one sample: two masks uint8 [3, 400, 200] of thickness 1, scores [n]."""
+    rng = inputs.generator(seed, "ap", index)
+    target = inputs.target(seed + index, ("typical", "empty_class", "all_empty", "max_points")[index % 4])
+    truth = np.zeros((3, *inputs.MAP_SIZE), np.uint8)
+    found = np.zeros_like(truth)
+    scores: list[float] = []
+    for cls in range(3):
+        for instance in range(len(target["valid_len"][cls])):
+            line = target["points"][cls][instance, : target["valid_len"][cls][instance]] * inputs.MAP_SIZE
+            _draw(truth[cls], line, instance + 1)
+            if rng.random() < 0.85:  # the others are missed
+                _draw(found[cls], line + rng.normal(0, rng.uniform(0, 8), (1, 2)), len(scores) + 1)
+                scores.append(float(rng.uniform(0.5, 1)))
+        for _ in range(int(rng.integers(0, 3))):  # false alarms
+            _draw(found[cls], rng.uniform(0, 1, (4, 2)) * inputs.MAP_SIZE, len(scores) + 1)
+            scores.append(float(rng.choice([0.55, rng.uniform(0.5, 1)])))
+    return truth, found, np.array(scores)
+
+
+def _draw(mask: np.ndarray, line: np.ndarray, identifier: int) -> None:
+    pixels = np.ascontiguousarray(line.astype(np.int32)[:, ::-1])
+    cv2.polylines(mask, [pixels], False, color=identifier, thickness=1)
+
+
+def record_ap(seed: int, checkout: Path) -> dict[str, np.ndarray]:
+    """golden_ap.npz: sums, counts and table of upstream's evaluation of made-up detections."""
+    sys.path.insert(0, str(checkout / "tools" / "evaluation"))
+    average_precision = importlib.import_module("ap").instance_mask_ap
+    recalls = torch.linspace(0.1, 1, 10)
+    total, counts = torch.zeros((3, len(THRESHOLDS))), torch.zeros((3, len(THRESHOLDS)))
+    truths, founds, rows, samples = [], [], [], []
+    for index in range(AP_SAMPLES):
+        truth, found, scores = detections(seed, index)
+        row = torch.full((1, RESULT_LINES), -1.0)
+        row[0, 1 : len(scores) + 1] = torch.from_numpy(scores).float()
+        before = total.clone()
+        masks = (torch.from_numpy(found)[None], torch.from_numpy(truth)[None])
+        total, counts = average_precision(total, counts, *masks, RESOLUTION, RESOLUTION, row, THRESHOLDS, recalls)
+        samples.append((total - before).numpy())
+        truths.append(truth)
+        founds.append(found)
+        rows.append(row[0].numpy())
+    return {
+        "seed": np.int64(seed),
+        "gt": np.stack(truths),
+        "dt": np.stack(founds),
+        "scores": np.stack(rows),
+        "thresholds": np.array(THRESHOLDS),
+        "sampled_recalls": recalls.numpy(),
+        "ap_matrix": total.numpy(),
+        "ap_count": counts.numpy(),
+        "ap": (total / counts).numpy(),
+        "per_sample": np.stack(samples).astype(np.float64),
+    }
+
+
+def record_annotation(seed: int, checkout: Path, converter_python: str, folder: Path) -> None:
+    """nuscenes.tar.gz (a synthetic data set without images) and npz.tar.gz (what upstream's converter writes for it).
+
+    Args:
+        converter_python: an interpreter with nuscenes-devkit 1.1.11, shapely 1.8.5.post1, numpy 1.26.4, opencv, scipy,
+            visvalingamwyatt and torch: upstream's converter runs on shapely 1 only.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch) / "nuscenes"
+        command = [sys.executable, "-m", "pivotnet", "synth", str(root), "--seed", str(seed), "--no-images"]
+        subprocess.run([*command, "--scenes", "8", "--samples-per-scene", "3"], check=True)
+        subprocess.run(
+            [converter_python, "-B", "tools/anno_converter/nuscenes/convert.py", "-d", str(root)],
+            cwd=checkout,
+            env={"PYTHONPATH": f"{checkout}:{checkout / 'tools/anno_converter/nuscenes'}", "PATH": "/usr/bin:/bin"},
+            check=True,
+        )
+        written = root / "customer" / "pivot-bezier"
+        _pack(folder / "npz.tar.gz", {f"npz/{path.name}": path for path in sorted(written.glob("*.npz"))})
+        tables = [p for p in sorted(root.rglob("*")) if p.is_file() and "customer" not in p.relative_to(root).parts]
+        _pack(folder / "nuscenes.tar.gz", {f"nuscenes/{path.relative_to(root)}": path for path in tables})
+
+
+def _pack(archive: Path, members: dict[str, Path]) -> None:
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, path in members.items():
+            data = path.read_bytes()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))

@@ -1,0 +1,55 @@
+"""``pivotnet synth OUT``: make a small synthetic data set in nuScenes' format."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pivotnet.synthetic.generate import generate
+from pivotnet.synthetic.plan import Options
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``pivotnet synth``."""
+    default = Options()
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the data set; new, or empty")
+    parser.add_argument("--scenes", type=int, default=default.scenes, metavar="N", help="drives (%(default)s)")
+    parser.add_argument(
+        "--samples-per-scene", type=int, default=default.samples_per_scene, metavar="M", help="samples of a drive (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=default.seed, metavar="S", help="which data set (%(default)s)")
+    parser.add_argument(
+        "--no-images", action="store_true", help="tables and maps only; takes a second, but nothing to train on"
+    )
+    parser.add_argument(
+        "--map-scale",
+        type=float,
+        default=default.map_scale,
+        metavar="F",
+        help="towns F times as large (%(default)g); maps of nuScenes' own size: 16",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="W", help="rendering processes (0: one a usable core)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the data set, or say that it is there already."""
+    options = Options(args.scenes, args.samples_per_scene, args.seed, not args.no_images, args.map_scale)
+    workers = args.workers if args.workers > 0 else len(os.sched_getaffinity(0))
+    started = time.monotonic()
+    columns = (TextColumn("rendering samples"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("samples", total=None)
+        made = generate(args.out, options, workers, lambda done, total: bar.update(task, completed=done, total=total))
+    told = f"{options.scenes} scenes of {options.samples_per_scene} samples, seed {options.seed}"
+    if made:
+        print(f"{args.out}: {told}, made in {time.monotonic() - started:.1f} s")
+    else:
+        print(f"{args.out}: {told}, already there")
+    return 0

@@ -109,6 +109,7 @@ class OptimConfig:
     milestones: tuple[float, ...] = (0.7, 0.9)  # of the epochs, truncated to whole epochs
     gamma: float = 0.2
     epochs: int = 30
+    batch_size: int = 1  # samples a card
     scale_lr: bool = True  # x1 for 4 and 8 cards, .5 for 1 and 2, 1.5 for 16, 2 for 32
 
 

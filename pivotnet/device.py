@@ -17,7 +17,7 @@ import random
 import resource
 import sys
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ REPORTED_PACKAGES = (
 )
 
 
-def npu_problem() -> Optional[str]:
+def npu_problem() -> str | None:
     """Why no NPU can be used here, in a few words; None when one can."""
     if importlib.util.find_spec("torch_npu") is None:
         return "torch_npu is not installed (pip install --no-deps torch-npu, of torch's own version)"
@@ -50,19 +50,19 @@ def npu_problem() -> Optional[str]:
         reason = " ".join(str(error).split())
         return f"torch_npu does not import ({reason}): install CANN, source its set_env.sh, and fit torch's version"
     if not torch.npu.is_available():
-        return "torch_npu finds no device: is the driver loaded (npu-smi info), ASCEND_RT_VISIBLE_DEVICES set too small?"
+        return "torch_npu finds no device: look at npu-smi info and ASCEND_RT_VISIBLE_DEVICES"
     return None
 
 
-def _cuda_problem() -> Optional[str]:
+def _cuda_problem() -> str | None:
     if torch.version.cuda is None and torch.version.hip is None:
         return f"this torch ({torch.__version__}) is built without CUDA"
     if not torch.cuda.is_available():
-        return "torch finds no GPU: is the driver loaded (nvidia-smi), CUDA_VISIBLE_DEVICES set too small?"
+        return "torch finds no GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES"
     return None
 
 
-def select_device(name: Optional[str] = None, local_rank: int = 0) -> torch.device:
+def select_device(name: str | None = None, local_rank: int = 0) -> torch.device:
     """The device of this process, made the current one.
 
     Args:
@@ -87,7 +87,7 @@ def select_device(name: Optional[str] = None, local_rank: int = 0) -> torch.devi
     module = _module(kind)
     count = module.device_count()
     if index >= count:
-        raise PivotNetError(f"{kind}:{index} does not exist: {count} {kind} device(s) are visible; start fewer processes")
+        raise PivotNetError(f"{kind}:{index} does not exist: {count} such device(s) are visible; start fewer processes")
     device = torch.device(kind, index)
     module.set_device(device)
     if kind == "npu":
@@ -126,12 +126,18 @@ def distributed_backend(device: torch.device) -> str:
     return {"npu": "hccl", "cuda": "nccl"}.get(device.type, "gloo")
 
 
-def ddp_device_ids(device: torch.device) -> Optional[list[torch.device]]:
-    """DistributedDataParallel's ``device_ids``: the card, or None on the CPU."""
-    return None if device.type == "cpu" else [device]
+def ddp_options(device: torch.device) -> dict[str, Any]:
+    """DistributedDataParallel's arguments that depend on the device.
+
+    NpuFusedAdamW lays all gradients side by side in storage of its own, so there they cannot be views of buckets.
+    """
+    return {
+        "device_ids": None if device.type == "cpu" else [device],
+        "gradient_as_bucket_view": device.type != "npu",
+    }
 
 
-def autocast(device: torch.device, dtype: Optional[torch.dtype]) -> contextlib.AbstractContextManager:
+def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager:
     """Mixed precision in ``dtype`` on the device; None leaves everything in float32."""
     if dtype is None:
         return contextlib.nullcontext()
@@ -169,13 +175,12 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
         }
         for key, entry in state["state"].items()
     }
-    own = optimizer.state_dict()["param_groups"]
     # Which kernel runs is this machine's choice, not the checkpoint's.
-    kernel = ("fused", "foreach", "capturable", "differentiable", "maximize", "decoupled_weight_decay")
-    groups = [
-        {**{key: value for key, value in group.items() if key not in kernel}, **{k: mine[k] for k in kernel if k in mine}}
-        for group, mine in zip(state["param_groups"], own)
-    ]
+    kernel = {"fused", "foreach", "capturable", "differentiable", "maximize", "decoupled_weight_decay"}
+    groups = []
+    for saved, own in zip(state["param_groups"], optimizer.state_dict()["param_groups"]):
+        kept = {key: value for key, value in saved.items() if key not in kernel}
+        groups.append({**kept, **{key: own[key] for key in kernel & own.keys()}})
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
 
 
@@ -276,8 +281,18 @@ def set_rng_state(device: torch.device, state: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def profile(device: torch.device, folder: str) -> Iterator[Any]:
-    """Profile the block and write a trace that TensorBoard opens into ``folder``."""
+def profile(device: torch.device, folder: str, first: int, steps: int) -> Iterator[Any]:
+    """Profile some steps of the block and write a trace that TensorBoard opens into ``folder``.
+
+    Args:
+        device: what is measured beside the host.
+        folder: where the trace goes.
+        first: steps to leave out at the start.
+        steps: steps to record.
+
+    Yields:
+        an object whose ``step()`` is to be called at the end of each step.
+    """
     if device.type == "npu":
         profiler = importlib.import_module("torch_npu.profiler")
         activities = [profiler.ProfilerActivity.CPU, profiler.ProfilerActivity.NPU]
@@ -286,8 +301,11 @@ def profile(device: torch.device, folder: str) -> Iterator[Any]:
         activities = [profiler.ProfilerActivity.CPU]
         if device.type == "cuda":
             activities.append(profiler.ProfilerActivity.CUDA)
-    handler = profiler.tensorboard_trace_handler(folder)
-    with profiler.profile(activities=activities, on_trace_ready=handler) as running:
+    with profiler.profile(
+        activities=activities,
+        schedule=profiler.schedule(wait=max(0, first - 1), warmup=1, active=steps, repeat=1),
+        on_trace_ready=profiler.tensorboard_trace_handler(folder),
+    ) as running:
         yield running
 
 

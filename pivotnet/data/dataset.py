@@ -1,0 +1,249 @@
+"""Annotated samples and their camera images -> batches.
+
+ROOT is a nuScenes tree that ``pivotnet annotate`` has been through: images under ROOT/samples, annotated samples and
+the split lists under ROOT/customer/pivot-bezier.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pivotnet import device as devices
+from pivotnet.annotation.format import FOLDER, Annotation, load_annotation
+from pivotnet.config import CAMERAS, Config
+from pivotnet.criterion.targets import build_targets
+from pivotnet.data.images import read_image, resize
+from pivotnet.data.projection import project_bev_grid
+from pivotnet.data.sampler import EvaluationSampler, TrainingSampler
+from pivotnet.errors import PivotNetError
+from pivotnet.files import PathLike
+from pivotnet.structures import Batch
+
+DEFAULT_DATA_ROOT = "data/nuscenes"
+CACHE_BYTES = 512 * 2**20  # decoded samples are kept in memory if the whole split fits into this
+
+
+def read_split(data_root: PathLike, split: str) -> list[str]:
+    """Sample tokens of a split ("train" or "val"), as ``pivotnet annotate`` lists them.
+
+    Raises:
+        PivotNetError: ``data_root`` is no nuScenes tree, is not annotated, or the split is unknown or empty.
+    """
+    root = Path(data_root)
+    if not (root / "samples").is_dir():
+        raise PivotNetError(
+            f"{root} is no nuScenes tree (it has no folder samples): give --data-root or DATA_ROOT, "
+            "or make one with pivotnet synth"
+        )
+    path = root / FOLDER / "splits" / f"{split}.txt"
+    try:
+        tokens = path.read_text().split()
+    except FileNotFoundError as error:
+        raise PivotNetError(f"split {split!r} is not annotated ({path} is missing): run pivotnet annotate") from error
+    if not tokens:
+        raise PivotNetError(f"split {split!r} is empty ({path}): annotate a data set that has scenes of this split")
+    return tokens
+
+
+@dataclass
+class Item:
+    """One sample on its way into a batch."""
+
+    token: str
+    images: np.ndarray  # uint8 [6, H, W, 3] RGB, network input size
+    reference_points: torch.Tensor  # float32 [N, 2]
+    reference_valid: torch.Tensor  # bool [N]
+    targets: tuple | None  # criterion.targets.Sample's three members
+
+
+def camera_matrices(annotation: Annotation) -> tuple[np.ndarray, np.ndarray]:
+    """Camera-to-ego transforms float64 [6, 4, 4] (metres) and intrinsics float64 [6, 3, 3] (pixels)."""
+    extrinsic = np.tile(np.eye(4), (len(CAMERAS), 1, 1))
+    extrinsic[:, :3, :3] = annotation.rots
+    extrinsic[:, :3, 3] = annotation.trans
+    return extrinsic, np.asarray(annotation.intrins, np.float64)
+
+
+def camera_paths(annotation: Annotation, token: str) -> list[str]:
+    """The six image paths in CAMERAS' order, relative to the root.
+
+    Raises:
+        PivotNetError: a camera has no image.
+    """
+    by_camera = {Path(path).parent.name: path for path in annotation.image_paths}
+    missing = [camera for camera in CAMERAS if camera not in by_camera]
+    if missing:
+        raise PivotNetError(f"sample {token} has no image of {', '.join(missing)}: annotate it again")
+    return [by_camera[camera] for camera in CAMERAS]
+
+
+class MapDataset(Dataset[Union[Item, PivotNetError]]):
+    """Samples by index.
+
+    ``dataset[i]`` *returns* the PivotNetError of a bad sample instead of raising it: an exception that crosses a
+    worker's border arrives wrapped in the text of two tracebacks. ``Loader`` raises it.
+    """
+
+    def __init__(
+        self, config: Config, data_root: PathLike, tokens: list[str], *, with_targets: bool, cache: bool = False
+    ) -> None:
+        self.config = config
+        self.root = Path(data_root)
+        self.tokens = tokens
+        self.with_targets = with_targets
+        self.cached: dict[int, Item] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: int) -> Item | PivotNetError:
+        if self.cached is not None and index in self.cached:
+            return self.cached[index]
+        try:
+            item = self.load(self.tokens[index])
+        except PivotNetError as error:
+            return error
+        if self.cached is not None:
+            self.cached[index] = item
+        return item
+
+    def load(self, token: str) -> Item:
+        """Read one sample.
+
+        Raises:
+            PivotNetError: its annotation or an image is missing or broken.
+        """
+        annotation = load_annotation(self.root / FOLDER / f"{token}.npz")
+        size = self.config.model.image_size
+        images = [resize(read_image(self.root / path), size) for path in camera_paths(annotation, token)]
+        points, valid = project_bev_grid(*camera_matrices(annotation), self.config.model.bev_size, self.config.map)
+        targets = (annotation.instance_mask8, annotation.pivot_points, annotation.pivot_lengths)
+        return Item(
+            token,
+            np.stack(images),
+            torch.as_tensor(points),
+            torch.as_tensor(valid),
+            targets if self.with_targets else None,
+        )
+
+
+class Collate:
+    """Items -> Batch; the first error among them goes through instead (see MapDataset)."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def __call__(self, items: list[Item | PivotNetError]) -> Batch | PivotNetError:
+        good: list[Item] = []
+        for item in items:
+            if isinstance(item, PivotNetError):
+                return item
+            good.append(item)
+        samples = [item.targets for item in good if item.targets is not None]
+        try:
+            targets = build_targets(samples, self.config) if samples else None
+        except PivotNetError as error:
+            return PivotNetError(f"sample among {', '.join(item.token for item in good)}: {error}")
+        return Batch(
+            images=torch.from_numpy(np.stack([item.images for item in good])),
+            reference_points=torch.stack([item.reference_points for item in good]),
+            reference_valid=torch.stack([item.reference_valid for item in good]),
+            tokens=[item.token for item in good],
+            targets=targets,
+        )
+
+
+def _one_thread(_worker: int) -> None:
+    # a worker is one of many processes: OpenCV's own pool in each would only fight for the cores
+    cv2.setNumThreads(0)
+
+
+class Loader:
+    """Iterates over batches; an error in a worker becomes one PivotNetError here."""
+
+    def __init__(self, loader: DataLoader, dataset: MapDataset) -> None:
+        self.loader = loader
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        iterator = iter(self.loader)
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise PivotNetError(
+                    "a data loading worker was killed: too little memory, or too little shared memory (/dev/shm); "
+                    "give fewer --workers"
+                ) from error
+            if isinstance(batch, PivotNetError):
+                raise batch
+            yield batch
+
+
+def default_workers(cached: bool, local_ranks: int = 1) -> int:
+    """Loading processes of a rank: none for a split that stays in memory, else up to 4 of its share of the cores."""
+    share = (os.cpu_count() or 1) // max(1, local_ranks)
+    return 0 if cached else max(1, min(4, share - 1))
+
+
+def build_loader(
+    config: Config,
+    data_root: PathLike,
+    tokens: list[str],
+    *,
+    sampler: TrainingSampler | EvaluationSampler,
+    with_targets: bool,
+    workers: int | None = None,
+    device: torch.device | None = None,
+    local_ranks: int = 1,
+) -> Loader:
+    """A loader of the batches that ``sampler`` lists.
+
+    Args:
+        config: input size, map, target rules.
+        data_root: nuScenes tree.
+        tokens: what the sampler's indices mean (``read_split``).
+        sampler: TrainingSampler or EvaluationSampler.
+        with_targets: whether batches carry training targets.
+        workers: loading processes; 0 loads in this process; None chooses (see ``default_workers``).
+        device: where the batches will go (decides on page-locked memory).
+        local_ranks: ranks on this machine, which share its cores and memory.
+    """
+    height, width = config.model.image_size
+    bytes_needed = len(tokens) * len(CAMERAS) * height * width * 3
+    cache = isinstance(sampler, TrainingSampler) and bytes_needed * local_ranks <= CACHE_BYTES
+    if workers is None:
+        workers = default_workers(cache, local_ranks)
+    dataset = MapDataset(config, data_root, tokens, with_targets=with_targets, cache=cache)
+    pinned = device is not None and devices.pin_memory(device)
+    options: dict[str, Any] = {}
+    if pinned and device is not None and not hasattr(torch, "accelerator"):
+        options["pin_memory_device"] = device.type  # torch < 2.6 pins for CUDA unless told otherwise
+    if workers > 0:
+        options.update(persistent_workers=True, prefetch_factor=2, worker_init_fn=_one_thread)
+    batches: Sampler[list[int]] = sampler
+    loader: DataLoader = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=Collate(config),
+        pin_memory=pinned,
+        **options,
+    )
+    return Loader(loader, dataset)

@@ -1,0 +1,238 @@
+"""Checkpoints: upstream's file layout, whole or not at all, the newest N kept.
+
+A file is a dict with upstream's keys, so that upstream's loader takes it: ``epoch`` (index of the last whole epoch),
+``it`` and ``global_step`` (steps done), ``model_state`` (no ``module.`` prefix), ``optimizer_state``, ``callback``.
+What upstream has no place for lies under ``pivotnet``: format, config, step, world_size, batch_size, seed, elapsed
+seconds and the random state of every rank.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor, nn
+
+from pivotnet import config as presets
+from pivotnet import device as devices
+from pivotnet.config import Config, CriterionConfig, MapConfig, ModelConfig, OptimConfig
+from pivotnet.errors import PivotNetError
+from pivotnet.files import PathLike, atomic_write
+from pivotnet.model.pivotnet import PivotNet
+
+FORMAT = 1
+NAME = "step_{:08d}.pth"
+_PATTERN = re.compile(r"step_(\d{8,})\.pth")
+# A name that only one backbone's state has.
+BACKBONE_MARKS = {"swint": "patch_embed", "res50": "layer1.0", "effb0": "_conv_stem"}
+
+
+class _Stream:
+    """A file that remembers why writing failed: torch's archive writer turns every OSError into its own errors."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+        self.failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self.failure is not None:  # the archive writer tries to finish the file on its way out
+            return len(data)
+        try:
+            return self.stream.write(data)
+        except OSError as error:
+            self.failure = error
+            return len(data)
+
+    def flush(self) -> None:
+        if self.failure is None:
+            self.stream.flush()
+
+
+def save_checkpoint(path: PathLike, state: dict[str, Any]) -> None:
+    """Write ``state`` to ``path``, atomically.
+
+    Raises:
+        PivotNetError: the folder is not writable or its disk is full; nothing is left of the attempt.
+    """
+    with atomic_write(path) as stream:
+        guarded = _Stream(stream)
+        torch.save(state, guarded)
+        if guarded.failure is not None:
+            raise guarded.failure
+
+
+def list_checkpoints(folder: PathLike) -> list[Path]:
+    """Checkpoints of a run, oldest step first."""
+    found = [(int(match[1]), path) for path in Path(folder).glob("*.pth") if (match := _PATTERN.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def remove_old(folder: PathLike, keep: int) -> None:
+    """Leave the newest ``keep`` checkpoints."""
+    for path in list_checkpoints(folder)[:-keep]:
+        path.unlink(missing_ok=True)
+
+
+def host_state(module: nn.Module) -> dict[str, Tensor]:
+    """state_dict in host memory.
+
+    Raises:
+        PivotNetError: a weight is not finite, so the state is of no use to anybody.
+    """
+    state = {name: devices.to_host(tensor) for name, tensor in module.state_dict().items()}
+    for name, tensor in state.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise PivotNetError(f"weight {name} is not finite, no checkpoint is written: lower --lr and --resume")
+    return state
+
+
+def host_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimiser's state in host memory and in torch.optim.AdamW's form, whichever kernel runs.
+
+    A third, empty group follows the two of the network and the backbone, as in upstream's files.
+    """
+    state = optimizer.state_dict()
+    entries = {
+        key: {
+            name: devices.to_host(value) if isinstance(value, Tensor) else torch.tensor(float(value))
+            for name, value in entry.items()
+        }
+        for key, entry in state["state"].items()
+    }
+    groups = [dict(group) for group in state["param_groups"]]
+    return {"state": entries, "param_groups": [*groups, {**groups[-1], "params": []}]}
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """The reverse of ``host_optimizer_state``; also takes the optimiser state of upstream's files."""
+    groups = [group for group in state["param_groups"] if group["params"]]
+    devices.load_optimizer_state(optimizer, {"state": state["state"], "param_groups": groups})
+
+
+def read_checkpoint(path: PathLike) -> dict[str, Any]:
+    """A checkpoint's dict, ours or upstream's, in host memory.
+
+    Raises:
+        PivotNetError: missing, truncated, no checkpoint, or holding objects that are no tensors and plain values.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise PivotNetError(f"checkpoint {path} does not exist") from error
+    except pickle.UnpicklingError as error:
+        raise PivotNetError(
+            f"checkpoint {path} is truncated, or holds more than tensors and plain values; it is not loaded"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise PivotNetError(f"checkpoint {path} cannot be read: it is truncated or no checkpoint") from error
+    if not isinstance(state, dict) or not isinstance(state.get("model_state"), dict):
+        raise PivotNetError(f"{path} is no checkpoint: it has no model_state")
+    return state
+
+
+def config_from_dict(values: dict[str, Any]) -> Config:
+    """The Config whose ``to_dict`` gave ``values``.
+
+    Raises:
+        PivotNetError: a field that this version does not know.
+    """
+    try:
+        return Config(
+            values["name"],
+            ModelConfig(**values["model"]),
+            MapConfig(**values["map"]),
+            CriterionConfig(**values["criterion"]),
+            OptimConfig(**values["optim"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise PivotNetError(f"the configuration in the checkpoint is of another version ({error})") from error
+
+
+def backbone_of(model_state: dict[str, Tensor]) -> str | None:
+    """Which backbone the weights belong to, told by their names; None if by none."""
+    for backbone, mark in BACKBONE_MARKS.items():
+        if any(f"backbone.bkb.{mark}" in name for name in model_state):
+            return backbone
+    return None
+
+
+def load_weights(model: nn.Module, state: dict[str, Any], path: PathLike, config: Config) -> None:
+    """Copy a checkpoint's weights into a model of ``config``; every name and shape must fit.
+
+    Raises:
+        PivotNetError: the checkpoint is of another backbone or of other sizes.
+    """
+    weights = {name.removeprefix("module."): tensor for name, tensor in state["model_state"].items()}
+    backbone = backbone_of(weights)
+    if backbone is not None and backbone != config.model.backbone:
+        raise PivotNetError(
+            f"checkpoint {path} holds a {backbone} backbone, preset {config.name} has {config.model.backbone}: "
+            "choose the other preset or checkpoint"
+        )
+    own = model.state_dict()
+    missing = [name for name in own if name not in weights]
+    unknown = [name for name in weights if name not in own]
+    other = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    for kind, names in (("lacks", missing), ("has unknown", unknown), ("has other shapes of", other)):
+        if names:
+            raise PivotNetError(
+                f"checkpoint {path} does not fit preset {config.name}: it {kind} {len(names)} of {len(own)} tensors, "
+                f"the first is {names[0]}"
+            )
+    model.load_state_dict(weights)
+
+
+def load_model(path: PathLike, device: torch.device, preset: str | None = None) -> tuple[PivotNet, Config]:
+    """A network with a checkpoint's weights, in eval mode on ``device``, and its configuration.
+
+    Args:
+        path: our checkpoint, which knows its configuration, or upstream's, which does not.
+        device: where the network goes.
+        preset: configuration of upstream's checkpoint; for ours it must agree with the checkpoint if given.
+
+    Raises:
+        PivotNetError: unreadable, of another preset, or of upstream without ``preset``.
+    """
+    state = read_checkpoint(path)
+    if "pivotnet" in state:
+        config = config_from_dict(state["pivotnet"]["config"])
+        if preset is not None and preset != config.name:
+            wanted = presets.preset(preset)
+            raise PivotNetError(
+                f"checkpoint {path} is of preset {config.name} ({config.model.backbone} backbone), "
+                f"not {wanted.name} ({wanted.model.backbone}): leave --preset out or choose another checkpoint"
+            )
+    elif preset is not None:
+        config = presets.preset(preset)
+    else:
+        backbone = backbone_of(state["model_state"]) or "unknown"
+        raise PivotNetError(f"checkpoint {path} ({backbone} backbone) names no preset: give --preset")
+    model = PivotNet(config.model, config.map)
+    load_weights(model, state, path, config)
+    return model.to(device).eval(), config
+
+
+def pack_checkpoint(
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: Config,
+    step: int,
+    steps_per_epoch: int,
+    run: dict[str, Any],
+) -> dict[str, Any]:
+    """The dict of a checkpoint after ``step`` steps; ``run`` holds what else a resumed run needs."""
+    return {
+        "epoch": step // steps_per_epoch - 1,
+        "it": step,
+        "global_step": step,
+        "model_state": host_state(model),
+        "optimizer_state": host_optimizer_state(optimizer),
+        "callback": {},
+        "pivotnet": {"format": FORMAT, "config": dataclasses.asdict(config), "step": step, **run},
+    }

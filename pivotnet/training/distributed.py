@@ -1,0 +1,134 @@
+"""One process a card, started by torchrun or by hand; what the ranks tell each other outside of the gradients."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pivotnet import device as devices
+from pivotnet.errors import PivotNetError
+
+TIMEOUT = timedelta(minutes=30)  # of a collective: a rank may decode, evaluate or write for long
+
+
+class CollectiveError(PivotNetError):
+    """An error that every rank finds at the same step; rank 0 alone tells it."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the others."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    local_world_size: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the rank that writes and talks."""
+        return self.rank == 0
+
+
+def ranks_from_environment() -> Ranks:
+    """What torchrun set in RANK, LOCAL_RANK, WORLD_SIZE and LOCAL_WORLD_SIZE; a single process without torchrun.
+
+    Raises:
+        PivotNetError: a variable is no number.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        return Ranks()
+    values = {}
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        text = os.environ.get(name, os.environ["WORLD_SIZE"] if name == "LOCAL_WORLD_SIZE" else "0")
+        if not text.isdigit():
+            raise PivotNetError(f"environment variable {name}={text!r} is no number: start through torchrun")
+        values[name] = int(text)
+    return Ranks(values["RANK"], values["LOCAL_RANK"], values["WORLD_SIZE"], values["LOCAL_WORLD_SIZE"])
+
+
+@contextlib.contextmanager
+def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
+    """The default process group for the block, on the device's backend; nothing for a single process.
+
+    When the block fails the group is left as it is: closing it would wait for ranks that may be gone.
+
+    Raises:
+        PivotNetError: the group cannot be formed, or another rank is lost inside the block.
+    """
+    if ranks.world_size == 1:
+        yield
+        return
+    backend = devices.distributed_backend(device)
+    try:
+        dist.init_process_group(backend, rank=ranks.rank, world_size=ranks.world_size, timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        address = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+        raise PivotNetError(
+            f"rank {ranks.rank} cannot join the {backend} group of {ranks.world_size} ranks at {address} "
+            f"({_first_line(error)}): start all ranks through torchrun"
+        ) from error
+    try:
+        yield
+    except CollectiveError:
+        dist.destroy_process_group()
+        raise
+    except RuntimeError as error:
+        if not _is_lost_connection(error):
+            raise
+        raise PivotNetError(
+            f"rank {ranks.rank} lost the connection to another rank ({_first_line(error)}): "
+            "what that rank said last is the cause"
+        ) from error
+    dist.destroy_process_group()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    kinds = tuple(getattr(dist, name) for name in ("DistError", "DistBackendError") if hasattr(dist, name))
+    words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+    return isinstance(error, kinds) or any(word in str(error) for word in words)
+
+
+def gather_objects(value: Any, ranks: Ranks) -> list[Any]:
+    """``value`` of every rank, in their order, on every rank (small host objects; waits for all ranks)."""
+    if ranks.world_size == 1:
+        return [value]
+    gathered: list[Any] = [None] * ranks.world_size
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def wait_for_all(ranks: Ranks) -> None:
+    """Return when every rank has come here."""
+    gather_objects(None, ranks)
+
+
+def agree(error: PivotNetError | None, ranks: Ranks) -> None:
+    """Raise in every rank if one of them brings an error, the lowest rank's.
+
+    Raises:
+        CollectiveError: that error's message.
+    """
+    messages = gather_objects(None if error is None else str(error), ranks)
+    for rank, message in enumerate(messages):
+        if message is not None:
+            raise CollectiveError(message if rank == 0 else f"rank {rank}: {message}") from error
+
+
+def average_over_ranks(vector: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """Mean of a device tensor over the ranks, without a host wait."""
+    if ranks.world_size > 1:
+        dist.all_reduce(vector)
+        vector = vector / ranks.world_size
+    return vector

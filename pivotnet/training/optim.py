@@ -1,0 +1,54 @@
+"""Parameter groups and learning rates, as upstream sets them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from pivotnet import device as devices
+from pivotnet.config import OptimConfig
+from pivotnet.errors import PivotNetError
+
+BACKBONE = "backbone"  # parameters whose name contains this learn at the backbone's rate
+LR_FACTORS = {1: 0.5, 2: 0.5, 4: 1.0, 8: 1.0, 16: 1.5, 32: 2.0}  # ranks -> factor; batch > 1 a card changes nothing
+
+
+def learning_rates(
+    optim: OptimConfig, world_size: int, lr: float | None = None, backbone_lr: float | None = None
+) -> tuple[float, float]:
+    """Rates of the network and of its backbone.
+
+    Args:
+        optim: base rates, and whether they scale with the number of ranks.
+        world_size: ranks.
+        lr: overrides the network's rate, unscaled; the backbone's keeps its ratio to it.
+        backbone_lr: overrides the backbone's rate, unscaled.
+
+    Raises:
+        PivotNetError: upstream has no factor for this number of ranks, and ``lr`` is not given.
+    """
+    if lr is None:
+        factor = 1.0
+        if optim.scale_lr:
+            if world_size not in LR_FACTORS:
+                raise PivotNetError(
+                    f"no learning rate is known for {world_size} ranks (only for {', '.join(map(str, LR_FACTORS))}): "
+                    "give --lr"
+                )
+            factor = LR_FACTORS[world_size]
+        lr = optim.lr * factor
+    return lr, lr * optim.backbone_lr / optim.lr if backbone_lr is None else backbone_lr
+
+
+def build_optimizer(
+    model: nn.Module, optim: OptimConfig, rates: tuple[float, float], device: torch.device
+) -> torch.optim.Optimizer:
+    """AdamW over two groups: the network's parameters, then the backbone's, each in the order of the module tree."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for name, parameter in trained if (BACKBONE in name) == backbone], "lr": lr}
+        for backbone, lr in zip((False, True), rates)
+    ]
+    return devices.fused_adamw(groups, device, lr=rates[0], weight_decay=optim.weight_decay)

@@ -1,0 +1,146 @@
+"""Step times: measured inside the loop, written step by step, summed up at the end.
+
+Every rank appends one JSON object a step to OUTPUT/steps.rank<R>.jsonl:
+
+    step       counted from 0
+    seconds    from the end of the previous step to the end of this one; null for a process's first step
+    data_wait  seconds of these in which the loop waited for the loader
+    counted    whether the summary uses this step: not in the warm-up, no checkpoint or evaluation in between
+    lr         rate of the first parameter group
+    loss       total loss, mean over the ranks (the same in every rank's file)
+    terms      {name: weighted loss term}, means over the ranks
+
+A step ends when its optimiser update has been handed to the device. As every step waits for the device once, in the
+middle, times between ends are times of whole steps, with nothing made to wait for the clock's sake.
+
+Rank 0 writes OUTPUT/summary.json when the run ends:
+
+    preset, device, device_name, ranks, batch_size, global_batch, precision, seed
+    steps, start_step, epochs, steps_per_epoch, samples
+    step_seconds     {"median", "p90", "count", "warmup"} over the counted steps of all ranks (null without any)
+    fps              global_batch / median
+    data_wait_share  share of the counted time spent waiting for data
+    train_seconds    seconds inside the loop, of this process and those it resumed; wall_seconds adds start-up
+    peak_memory_bytes  largest of all ranks (device allocator; on a CPU resident memory)
+    final_loss, final_terms  of the last step
+    finished         false when SIGTERM ended the run early
+    checkpoint       path of the last checkpoint, relative to OUTPUT
+    evaluation       {split: result of pivotnet evaluate}, where asked for
+    versions         of Python and the packages
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from pivotnet.files import PathLike, atomic_write
+
+WARMUP_STEPS = 20  # at most; a quarter of a short run
+
+
+def warmup_steps(steps: int) -> int:
+    """Steps at a process's start that are not counted."""
+    return min(WARMUP_STEPS, steps // 4)
+
+
+def records_path(folder: PathLike, rank: int) -> Path:
+    """Where a rank's records lie."""
+    return Path(folder) / f"steps.rank{rank}.jsonl"
+
+
+def read_records(path: PathLike) -> Iterator[dict[str, Any]]:
+    """Records of a file; a last line cut off by a kill is left out."""
+    with open(path) as stream:
+        for line in stream:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+class StepRecords:
+    """The record file of one rank. On resume, records from ``start_step`` on are dropped: they are made anew."""
+
+    def __init__(self, folder: PathLike, rank: int, start_step: int) -> None:
+        self.path = records_path(folder, rank)
+        kept = []
+        if start_step and self.path.exists():
+            kept = [record for record in read_records(self.path) if record["step"] < start_step]
+        with atomic_write(self.path, "w") as stream:
+            stream.writelines(json.dumps(record) + "\n" for record in kept)
+        self.stream: IO[str] = open(self.path, "a", buffering=1)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Append one record; it is in the file when this returns."""
+        self.stream.write(json.dumps(record) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self.stream.close()
+
+
+class StepTimer:
+    """The clock of the loop: ``begin``, then per step ``loaded`` and ``end``; ``disturb`` after anything else."""
+
+    def __init__(self, warmup: int) -> None:
+        self.warmup = warmup
+        self.done = 0
+        self.disturbed = False
+        self.previous: float | None = None
+        self.requested = self.data_wait = 0.0
+
+    def request(self) -> None:
+        """The loop asks the loader for a batch."""
+        self.requested = time.perf_counter()
+
+    def loaded(self) -> None:
+        """The batch is there."""
+        self.data_wait = time.perf_counter() - self.requested
+
+    def disturb(self) -> None:
+        """Something that is no step has happened (checkpoint, evaluation): do not count the step under way."""
+        self.disturbed = True
+
+    def end(self) -> dict[str, Any]:
+        """The step is done; returns its part of the record."""
+        now = time.perf_counter()
+        seconds = None if self.previous is None else now - self.previous
+        counted = seconds is not None and self.done >= self.warmup and not self.disturbed
+        self.previous, self.disturbed, self.done = now, False, self.done + 1
+        return {"seconds": seconds, "data_wait": self.data_wait, "counted": counted}
+
+
+def counted_times(path: PathLike) -> tuple[list[float], list[float]]:
+    """Step times and data waits (seconds) of the counted steps in a record file."""
+    counted = [record for record in read_records(path) if record["counted"]]
+    return [record["seconds"] for record in counted], [record["data_wait"] for record in counted]
+
+
+def summarise(times: list[float], waits: list[float], global_batch: int, warmup: int) -> dict[str, Any]:
+    """The summary's figures of step time out of the counted steps of all ranks."""
+    if not times:
+        return {"step_seconds": None, "fps": None, "data_wait_share": None}
+    median = float(np.median(times))
+    return {
+        "step_seconds": {
+            "median": median,
+            "p90": float(np.percentile(times, 90)),
+            "count": len(times),
+            "warmup": warmup,
+        },
+        "fps": global_batch / median,
+        "data_wait_share": sum(waits) / sum(times),
+    }
+
+
+def write_summary(folder: PathLike, summary: dict[str, Any]) -> Path:
+    """Write OUTPUT/summary.json; returns its path."""
+    path = Path(folder) / "summary.json"
+    with atomic_write(path, "w") as stream:
+        json.dump(summary, stream, indent=2)
+        stream.write("\n")
+    return path

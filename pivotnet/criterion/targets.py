@@ -75,7 +75,13 @@ def build_targets(samples: Sequence[tuple], config: Config) -> Targets:
             lengths[b, c, :n] = instances.lengths
             points[b, c, :n, : config.map.max_points[c]] = instances.points
             masks[b, c, :n] = instances.masks[:, ::stride, ::stride]
-    return Targets(*(torch.from_numpy(array) for array in (points, lengths, counts, masks, semantic)))
+    return Targets(
+        points=torch.from_numpy(points),
+        lengths=torch.from_numpy(lengths),
+        counts=torch.from_numpy(counts),
+        masks=torch.from_numpy(masks),
+        semantic=torch.from_numpy(semantic),
+    )
 
 
 def _instances(sample: tuple, c: int, map_config: MapConfig) -> _Instances:

@@ -1,0 +1,126 @@
+"""Matches -> what every prediction is to become, and with which weight, as dense arrays on the host.
+
+Every predicted point of a matched query has a target: its pivot, or, between two pivots, the point that divides the
+target's segment as evenly as the predicted points between them are many. So no loss needs to gather points: it is
+a weighted sum over all predictions, and everything that upstream divides by is part of the weights, except for the
+number of instances, which only the device knows (it is reduced over the ranks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from pivotnet.config import CLASSES, Config
+from pivotnet.criterion.matching import ClassMatches
+from pivotnet.structures import Targets
+
+Array = TypeVar("Array")  # np.ndarray on the host, torch.Tensor on the device
+
+
+@dataclass
+class Supervision(Generic[Array]):
+    """Targets and weights, float32; weights are 0 where there is nothing to learn."""
+
+    points: Array  # [D, B, T, 2] target of each predicted point
+    point_weights: Array  # [2, D, B, T] of the pivots; of the points between them
+    point_sides: Array  # [D, B, T] -1 for a pivot, +1 for a point between pivots
+    point_logit_weights: Array  # [D, B, T]
+    object_sides: Array  # [D, B, Q] -1 for a matched query, +1 for any other
+    object_weights: Array  # [D, B, Q]
+    mask_weights: Array  # [D, B, C, G]
+    mask_queries: Array  # [D, B, C, G] the matched query, counted over [D, B, Q]; whole numbers
+    semantic_weights: Array  # [E]
+
+
+def supervise(matches: Sequence[ClassMatches], targets: Targets, config: Config) -> Supervision[np.ndarray]:
+    """Turn the matches of all classes into supervision.
+
+    Every sample's reductions are those that upstream makes for its one; samples then count 1 / B each.
+
+    Args:
+        matches: one of each class.
+        targets: in host memory.
+        config: the preset.
+    """
+    criterion = config.criterion
+    batch, _, most = targets.lengths.shape
+    decoders = len(criterion.decoder_weights)
+    head = (decoders, batch)
+    queries, total_points = config.map.total_queries, config.map.total_points
+    decoder_weights = np.asarray(criterion.decoder_weights) / (decoders * len(CLASSES) * batch)
+    bev_weights = np.asarray(criterion.bev_weights) / (len(criterion.bev_weights) * len(CLASSES) * batch)
+    dense = Supervision(
+        points=np.zeros((*head, total_points, 2), np.float32),
+        point_weights=np.zeros((2, *head, total_points), np.float32),
+        point_sides=np.ones((*head, total_points), np.float32),
+        point_logit_weights=np.zeros((*head, total_points), np.float32),
+        object_sides=np.ones((*head, queries), np.float32),
+        object_weights=np.zeros((*head, queries), np.float32),
+        mask_weights=np.zeros((*head, len(CLASSES), most), np.float32),
+        mask_queries=np.zeros((*head, len(CLASSES), most), np.float32),
+        semantic_weights=(bev_weights * criterion.weight_semantic).astype(np.float32),
+    )
+    target_points = targets.points.numpy()
+    first_query = first_point = 0
+    for c, (own, size) in enumerate(zip(config.map.num_queries, config.map.max_points)):
+        found = matches[c]
+        d, b, lengths = found.decoder, found.sample, found.lengths[:, None]
+        weight = decoder_weights[d]  # [K]
+        dense.mask_queries[d, b, c, found.instance] = (d * batch + b) * queries + first_query + found.query
+        dense.mask_weights[d, b, c, found.instance] = weight * criterion.weight_mask
+
+        dense.object_sides[d, b, first_query + found.query] = -1
+        here = slice(first_query, first_query + own)
+        balance = np.where(dense.object_sides[:, :, here] < 0, 1, criterion.no_object_weight)
+        balance = balance / balance.sum(-1, keepdims=True) * decoder_weights[:, None, None]
+        dense.object_weights[:, :, here] = balance * criterion.weight_object
+
+        lines = target_points[b, c, found.instance].astype(np.float64)
+        pivot, segment, goal = _follow(found.path, lengths, lines, size)
+        ends = criterion.end_point_weight * ((segment == 0) * 1.0 + (segment == lengths - 1))
+        pivot_weight = pivot * (1 + ends) / (lengths + 2 * criterion.end_point_weight)
+        between_weight = ~pivot / np.maximum(size - lengths, 1)
+        logit_weight = np.where(pivot, 1, criterion.collinear_weight)
+        sums = np.zeros(head)
+        np.add.at(sums, (d, b), logit_weight.sum(1))
+        logit_weight = logit_weight / sums[d, b][:, None]
+
+        weight = weight[:, None]
+        point = (d[:, None], b[:, None], first_point + found.query[:, None] * size + np.arange(size))  # [K, P]
+        dense.points[point] = goal
+        dense.point_sides[point] = np.where(pivot, -1, 1)
+        dense.point_weights[(0, *point)] = pivot_weight * weight * criterion.weight_points
+        dense.point_weights[(1, *point)] = between_weight * weight * criterion.weight_collinear
+        dense.point_logit_weights[point] = logit_weight * weight * criterion.weight_point_logits
+        first_query += own
+        first_point += own * size
+    return dense
+
+
+def _follow(
+    path: np.ndarray, lengths: np.ndarray, lines: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the predicted points of matched queries belong on their target lines.
+
+    Args:
+        path: int [K, n], predicted point of each target point.
+        lengths: int [K, 1].
+        lines: float64 [K, >= n, 2].
+        size: P.
+
+    Returns:
+        pivot bool [K, P]: stands for a target point; segment int [K, P]: the target point at or before it;
+        goal float64 [K, P, 2]: where it should lie.
+    """
+    pair = np.arange(len(path))[:, None]
+    pivot = np.zeros((len(path), size), bool)
+    pivot[pair, path] = True  # behind a line's last point, path repeats that point
+    segment = np.cumsum(pivot, 1) - 1
+    following = np.minimum(segment + 1, lengths - 1)
+    start, end = path[pair, segment], path[pair, following]
+    share = ((np.arange(size) - start) / np.maximum(end - start, 1))[..., None]
+    return pivot, segment, (1 - share) * lines[pair, segment] + share * lines[pair, following]

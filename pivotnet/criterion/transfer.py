@@ -1,0 +1,43 @@
+"""The criterion's only traffic between device and host: one packed copy down and one packed copy up a step.
+
+``to_host`` is where the host waits for the device. Nothing else in the criterion reads a device tensor's value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
+    """Copy tensors of one device to the host in a single blocking copy.
+
+    Args:
+        tensors: of any shapes; cast to float32.
+
+    Returns:
+        float32 arrays of the same shapes, views of one buffer.
+    """
+    packed = torch.cat([tensor.detach().flatten().float() for tensor in tensors])
+    return _split(packed.cpu().numpy(), [tuple(tensor.shape) for tensor in tensors])
+
+
+def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
+    """Copy host arrays to ``device`` in a single copy that the host does not wait for.
+
+    Args:
+        arrays: of any shapes; cast to float32, which holds whole numbers up to 2^24 exactly.
+
+    Returns:
+        float32 tensors of the same shapes, views of one buffer.
+    """
+    packed = np.concatenate([array.ravel() for array in arrays], dtype=np.float32, casting="same_kind")
+    return _split(torch.from_numpy(packed).to(device, non_blocking=True), [array.shape for array in arrays])
+
+
+def _split(packed, shapes: Sequence[tuple[int, ...]]) -> list:
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    return [packed[end - int(np.prod(shape)) : end].reshape(shape) for shape, end in zip(shapes, ends)]

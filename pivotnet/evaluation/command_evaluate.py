@@ -9,7 +9,8 @@ from typing import Any, Optional
 from pivotnet.config import MapConfig
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import ApResult
-from pivotnet.evaluation.network import add_network_arguments
+from pivotnet.evaluation.inference import evaluate_model
+from pivotnet.evaluation.network import add_network_arguments, build_sample_loader, load_network
 from pivotnet.evaluation.results import describe_run, has_result, read_run
 from pivotnet.evaluation.score import require_annotations, score_results
 from pivotnet.evaluation.table import format_table, table_dict, write_table
@@ -39,9 +40,7 @@ def run(args: argparse.Namespace) -> int:
     require_annotations(args.data_root, tokens)
     if args.ckpt is None:
         folder = Path(args.results)
-        result: Optional[ApResult] = score_results(
-            folder, args.data_root, tokens, MapConfig().resolution, args.workers
-        )
+        result: Optional[ApResult] = score_results(folder, args.data_root, tokens, MapConfig().resolution, args.workers)
     else:
         folder = Path(args.results or Path(args.ckpt).parent / f"results_{Path(args.ckpt).stem}")
         result = _predict_and_score(args, tokens, folder)
@@ -52,11 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _predict_and_score(args: argparse.Namespace, tokens: list[str], folder: Path) -> Optional[ApResult]:
-    # Imported here: training comes after evaluation, and scoring alone needs neither it nor torch's start-up.
-    from pivotnet.data.dataset import build_loader
-    from pivotnet.data.sampler import EvaluationSampler
-    from pivotnet.evaluation.inference import evaluate_model
-    from pivotnet.evaluation.network import load_network
+    # Imported here: training comes after evaluation.
     from pivotnet.training.distributed import agree, gather_objects, process_group
 
     ranks, device, model, config = load_network(args)
@@ -66,17 +61,7 @@ def _predict_and_score(args: argparse.Namespace, tokens: list[str], folder: Path
         left = gather_objects(left, ranks)[0]
         if ranks.main and len(left) < len(tokens):
             print(f"{len(tokens) - len(left)} of {len(tokens)} samples have results in {folder}; predicting the rest")
-        sampler = EvaluationSampler(len(left), args.batch_size, rank=ranks.rank, world_size=ranks.world_size)
-        loader = build_loader(
-            config,
-            args.data_root,
-            left,
-            sampler=sampler,
-            with_targets=False,
-            workers=args.workers,
-            device=device,
-            local_ranks=ranks.local_world_size,
-        )
+        loader = build_sample_loader(args, config, left, ranks, device)
         return evaluate_model(
             model,
             loader,

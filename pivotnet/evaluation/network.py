@@ -1,16 +1,21 @@
-"""The options that choose a network and its device, and the network that they choose."""
+"""The options that choose a network and its device; the network that they choose, and what feeds it."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from pivotnet.config import PRESETS, Config
+from pivotnet.data.dataset import Loader, build_loader
+from pivotnet.data.sampler import EvaluationSampler
+from pivotnet.device import select_device, set_reduced_precision
+from pivotnet.errors import PivotNetError
+from pivotnet.model.pivotnet import PivotNet
 
 if TYPE_CHECKING:
-    import torch
-
-    from pivotnet.model.pivotnet import PivotNet
     from pivotnet.training.distributed import Ranks
 
 
@@ -30,8 +35,6 @@ def load_network(args: argparse.Namespace) -> tuple[Ranks, torch.device, PivotNe
         PivotNetError: the checkpoint or the device cannot be used.
     """
     # Imported here: training comes after evaluation.
-    from pivotnet.device import select_device, set_reduced_precision
-    from pivotnet.errors import PivotNetError
     from pivotnet.training.checkpoint import load_model
     from pivotnet.training.distributed import ranks_from_environment
 
@@ -42,3 +45,19 @@ def load_network(args: argparse.Namespace) -> tuple[Ranks, torch.device, PivotNe
     set_reduced_precision(False)
     model, config = load_model(args.ckpt, device, args.preset)
     return ranks, device, model, config
+
+
+def build_sample_loader(
+    args: argparse.Namespace, config: Config, tokens: Sequence[str], ranks: Ranks, device: torch.device
+) -> Loader:
+    """Batches of this rank's share of ``tokens``, without targets."""
+    return build_loader(
+        config,
+        args.data_root,
+        list(tokens),
+        sampler=EvaluationSampler(len(tokens), args.batch_size, rank=ranks.rank, world_size=ranks.world_size),
+        with_targets=False,
+        workers=args.workers,
+        device=device,
+        local_ranks=ranks.local_world_size,
+    )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 import torch
@@ -39,9 +37,7 @@ def postprocess(predictions: Predictions, map_config: MapConfig) -> list[MapInst
     pivots = (point_logits.unflatten(1, (points, 2)).softmax(-1)[..., 1] > 0.5).numpy()  # [B, T]
     scale = np.array(map_config.map_size, np.float32)
     pixels = coordinates.unflatten(1, (points, 2)).numpy() * scale  # [B, T, 2]
-    return [
-        _sample_instances(kept[b], scores[b].numpy(), pixels[b], pivots[b], map_config) for b in range(len(packed))
-    ]
+    return [_sample_instances(kept[b], scores[b].numpy(), pixels[b], pivots[b], map_config) for b in range(len(packed))]
 
 
 def _sample_instances(
@@ -71,13 +67,13 @@ def draw_mask(instances: MapInstances, map_config: MapConfig) -> np.ndarray:
     The mask is uint8 as upstream's, and uint16 where there are more than 255 instances (upstream's ids saturate).
     """
     kind: type = np.uint8 if len(instances) <= np.iinfo(np.uint8).max else np.uint16
-    mask = np.zeros((len(map_config.num_queries), *map_config.map_size), kind)
+    mask: np.ndarray = np.zeros((len(map_config.num_queries), *map_config.map_size), kind)
     for index, (points, label) in enumerate(zip(instances.points, instances.labels)):
         draw_line(mask[label], points, index + 1, map_config.result_thickness)
     return mask
 
 
-def draw_line(canvas: np.ndarray, points: Sequence, value: int, thickness: int) -> None:
+def draw_line(canvas: np.ndarray, points: np.ndarray, value: int, thickness: int) -> None:
     """Draws (row, column) ``points`` [p, 2], truncated to whole pixels, into ``canvas`` [rows, columns]."""
-    corners = np.ascontiguousarray(np.asarray(points).astype(np.int32)[:, ::-1])  # OpenCV wants (x, y)
-    cv2.polylines(canvas, [corners], isClosed=False, color=int(value), thickness=thickness)
+    corners = np.ascontiguousarray(points.astype(np.int32)[:, ::-1])  # OpenCV wants (x, y)
+    cv2.polylines(canvas, [corners], isClosed=False, color=(value,), thickness=thickness)

@@ -71,9 +71,7 @@ def table_dict(result: ApResult) -> dict[str, Any]:
     "mAP_easy", "percent": {...}}}, "average": {...}, "mAP_hard": fraction, "mAP_easy": fraction}``
     """
     entries = [_entry(row) for row in table_values(result.ap)]
-    classes = {
-        name: {"samples": int(count), **entry} for name, count, entry in zip(CLASSES, result.counts, entries)
-    }
+    classes = {name: {"samples": int(count), **entry} for name, count, entry in zip(CLASSES, result.counts, entries)}
     average = entries[-1]
     return {
         "samples": result.samples,

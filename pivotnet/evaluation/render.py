@@ -1,0 +1,169 @@
+"""Pictures to judge a map by: the six camera images with the lines drawn on the ground, and the map from above."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrow, Rectangle
+
+from pivotnet.annotation.format import Annotation
+from pivotnet.config import CAMERAS, CLASSES, MapConfig
+from pivotnet.data.dataset import camera_paths
+from pivotnet.data.images import read_image
+from pivotnet.evaluation.camera_view import project_ground_line
+from pivotnet.evaluation.vector_map import MapLine, true_lines, true_pivots
+from pivotnet.files import PathLike, atomic_write
+
+COLOURS = ("#ff8c00", "#1e90ff", "#2ebd3b")  # divider, crossing, boundary
+NAMES = ("divider", "crossing", "boundary")
+IMAGE_WIDTH = 720  # pixels of a camera image in the picture
+CAR = (-0.75, -0.87, 4.08, 1.73)  # rear, right, length, width in metres; the ego frame's origin is the rear axle
+DPI = 100
+
+
+def render_sample(
+    path: PathLike,
+    token: str,
+    annotation: Annotation,
+    data_root: PathLike,
+    map_config: MapConfig,
+    predicted: Optional[Sequence[MapLine]] = None,
+) -> None:
+    """Write the PNG of one sample: cameras on the left, on the right the map from above, truth beside prediction.
+
+    In the images the truth is dashed and the prediction solid.
+
+    Args:
+        path: the PNG.
+        token: goes into the title.
+        annotation: cameras and truth.
+        data_root: nuScenes tree with the images.
+        map_config: what the map covers.
+        predicted: predicted lines; None draws the truth alone.
+
+    Raises:
+        PivotNetError: an image is missing or broken, or the PNG cannot be written.
+    """
+    truth = true_lines(annotation)
+    panels = 1 if predicted is None else 2
+    figure = Figure(figsize=(3 * 7.2 + panels * 4.4, 9.2), dpi=DPI, facecolor="white")
+    grid = figure.add_gridspec(
+        1, 2, width_ratios=[3 * 7.2, panels * 4.4], left=0.004, right=0.99, top=0.94, bottom=0.06
+    )
+    cameras = grid[0].subgridspec(2, 3, wspace=0.01, hspace=0.07)
+    for index, relative in enumerate(camera_paths(annotation, token)):
+        axes = figure.add_subplot(cameras[index // 3, index % 3])
+        _draw_camera(axes, read_image(Path(data_root) / relative), annotation, index, truth, predicted)
+    maps = grid[1].subgridspec(1, panels, wspace=0.12)
+    axes = figure.add_subplot(maps[0])
+    _draw_map(axes, f"ground truth: {len(truth)}", truth, true_pivots(annotation, map_config), map_config)
+    if predicted is not None:
+        axes = figure.add_subplot(maps[1])
+        _draw_map(axes, f"prediction: {len(predicted)}", predicted, predicted, map_config, behind=truth)
+    figure.suptitle(f"sample {token}", x=0.006, y=0.985, ha="left", fontsize=13, family="monospace")
+    _draw_legend(figure, predicted is not None)
+    _save(figure, path)
+
+
+def _draw_camera(
+    axes: Axes,
+    image: np.ndarray,
+    annotation: Annotation,
+    camera: int,
+    truth: Sequence[MapLine],
+    predicted: Optional[Sequence[MapLine]],
+) -> None:
+    """One image and the lines on its ground."""
+    height, width = image.shape[:2]
+    scale = IMAGE_WIDTH / width
+    small = cv2.resize(image, (IMAGE_WIDTH, round(height * scale)), interpolation=cv2.INTER_AREA)
+    axes.imshow(small, extent=(0, width, height, 0), interpolation="none")
+    axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+    axes.set_title(CAMERAS[camera].replace("CAM_", "").replace("_", " ").lower(), fontsize=11, pad=3)
+    matrices = annotation.rots[camera], annotation.trans[camera], annotation.intrins[camera]
+    solid = truth if predicted is None else predicted
+    for line in solid:
+        for piece in project_ground_line(line.points, *matrices):
+            axes.plot(*piece.T, color=COLOURS[line.label], linewidth=2.6, path_effects=_outline(4.0))
+    if predicted is not None:
+        for line in truth:
+            for piece in project_ground_line(line.points, *matrices):
+                axes.plot(*piece.T, color=COLOURS[line.label], linewidth=1.5, linestyle=(0, (4, 2.5)), alpha=0.95)
+
+
+def _outline(width: float) -> list[Any]:
+    """A dark rim, so that a line stands out from bright ground."""
+    return [patheffects.Stroke(linewidth=width, foreground="#00000080"), patheffects.Normal()]
+
+
+def _draw_map(
+    axes: Axes,
+    title: str,
+    lines: Sequence[MapLine],
+    pivots: Sequence[MapLine],
+    map_config: MapConfig,
+    behind: Sequence[MapLine] = (),
+) -> None:
+    """The map from above, front up: metres to the left run to the left."""
+    x_half, y_half = (size / 2 for size in map_config.ego_size)
+    axes.set(xlim=(y_half, -y_half), ylim=(-x_half, x_half), aspect="equal")
+    axes.set_xlabel("y, metres to the left")
+    axes.set_ylabel("x, metres forward", labelpad=0)
+    axes.set_title(title, fontsize=12)
+    axes.set_xticks(np.arange(-y_half, y_half + 1, 5))
+    axes.set_yticks(np.arange(-x_half, x_half + 1, 5))
+    axes.grid(color="#e4e4e4", linewidth=0.7)
+    axes.set_axisbelow(True)
+    rear, right, length, width = CAR
+    axes.add_patch(Rectangle((right, rear), width, length, facecolor="#bbbbbb", edgecolor="#444444", zorder=2))
+    axes.add_patch(FancyArrow(0, 0.2, 0, 1.7, width=0.22, head_width=0.8, head_length=0.8, color="#444444", zorder=3))
+    for line in behind:
+        axes.plot(line.points[:, 1], line.points[:, 0], color="#777777", linewidth=1, linestyle=(0, (4, 3)), zorder=3)
+    for line in lines:
+        axes.plot(line.points[:, 1], line.points[:, 0], color=COLOURS[line.label], linewidth=2, zorder=4)
+    for line in pivots:
+        axes.scatter(
+            line.points[:, 1],
+            line.points[:, 0],
+            s=22,
+            color=COLOURS[line.label],
+            edgecolor="black",
+            linewidth=0.6,
+            zorder=5,
+        )
+    for line in lines:
+        if line.score is not None:
+            x, y = line.points[len(line.points) // 2]
+            text = axes.annotate(f"{line.score:.2f}", (y, x), (3, 3), textcoords="offset points", fontsize=7, zorder=6)
+            text.set_path_effects([patheffects.withStroke(linewidth=2, foreground="white")])
+            text.set_clip_on(True)
+
+
+def _draw_legend(figure: Figure, predicted: bool) -> None:
+    handles = [Line2D([], [], color=colour, linewidth=3, label=name) for colour, name in zip(COLOURS, NAMES)]
+    handles.append(
+        Line2D(
+            [], [], color="white", marker="o", markerfacecolor="#999999", markeredgecolor="black", label="pivot point"
+        )
+    )
+    if predicted:
+        handles.append(Line2D([], [], color="#444444", linewidth=2.6, label="prediction"))
+        handles.append(Line2D([], [], color="#444444", linewidth=1.5, linestyle=(0, (4, 2.5)), label="ground truth"))
+    figure.legend(
+        handles=handles, loc="lower left", ncols=len(handles), frameon=False, fontsize=12, bbox_to_anchor=(0.0, 0.0)
+    )
+
+
+def _save(figure: Figure, path: PathLike) -> None:
+    with atomic_write(path) as stream:
+        FigureCanvasAgg(figure).print_png(stream)

@@ -1,0 +1,122 @@
+"""Vector maps: a sample's map elements as polylines in metres, and their JSON files.
+
+Frame: the ego frame of the sample, turned by yaw only: x forward, y left, origin at the car's pose. One JSON object a
+sample::
+
+    {"format": "pivotnet-vector-map", "version": 1,
+     "token": "<sample token>",
+     "checkpoint": "<path of the checkpoint that predicted it>",
+     "range": {"x": [-30.0, 30.0], "y": [-15.0, 15.0]},      metres, what the map covers
+     "instances": [
+       {"class": "divider" | "ped_crossing" | "boundary",
+        "score": 0.93,                                       probability of the instance
+        "points": [[x, y], ...]}]}                           metres, at least two, in order along the line
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import numpy as np
+
+from pivotnet.annotation.format import Annotation
+from pivotnet.config import CLASSES, MapConfig
+from pivotnet.errors import PivotNetError
+from pivotnet.evaluation.instances import MapInstances
+from pivotnet.files import PathLike, atomic_write
+
+FORMAT = "pivotnet-vector-map"
+VERSION = 1
+
+
+@dataclass
+class MapLine:
+    """A polyline of the map."""
+
+    points: np.ndarray  # float64 [p, 2] (x forward, y left), metres
+    label: int  # index into config.CLASSES
+    score: Optional[float] = None  # None in ground truth
+
+
+def pixels_to_ego(pixels: np.ndarray, map_config: MapConfig) -> np.ndarray:
+    """(row, column) of the map, [..., 2], to metres (x forward, y left): row 0 is the front edge, column 0 the left."""
+    half = np.array(map_config.ego_size) / 2
+    return half - np.asarray(pixels, np.float64) * map_config.resolution
+
+
+def predicted_lines(instances: MapInstances, map_config: MapConfig) -> list[MapLine]:
+    """Predicted polylines in metres."""
+    return [
+        MapLine(pixels_to_ego(points, map_config), int(label), float(score))
+        for points, label, score in zip(instances.points, instances.labels, instances.scores)
+    ]
+
+
+def true_lines(annotation: Annotation) -> list[MapLine]:
+    """The annotated lines in metres, a point a metre."""
+    return [MapLine(line.points, line.kind) for line in annotation.ego_vectors if len(line.points) > 1]
+
+
+def true_pivots(annotation: Annotation, map_config: MapConfig) -> list[MapLine]:
+    """The annotated lines in metres, pivot points only."""
+    size = np.array(map_config.map_size)
+    return [
+        MapLine(pixels_to_ego(points[:length] * size, map_config), label)
+        for label in range(len(CLASSES))
+        for points, length in zip(annotation.pivot_points[label], annotation.pivot_lengths[label])
+    ]
+
+
+def save_vector_map(
+    path: PathLike, token: str, lines: Sequence[MapLine], checkpoint: str, map_config: MapConfig
+) -> None:
+    """Write the JSON of one sample; points are rounded to millimetres.
+
+    Raises:
+        PivotNetError: the file cannot be written.
+    """
+    x, y = (size / 2 for size in map_config.ego_size)
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "token": token,
+        "checkpoint": checkpoint,
+        "range": {"x": [-x, x], "y": [-y, y]},
+        "instances": [
+            {"class": CLASSES[line.label], "score": line.score, "points": np.round(line.points, 3).tolist()}
+            for line in lines
+        ],
+    }
+    with atomic_write(path, "w") as stream:
+        json.dump(content, stream)
+        stream.write("\n")
+
+
+def load_vector_map(path: PathLike) -> list[MapLine]:
+    """Read what ``save_vector_map`` wrote.
+
+    Raises:
+        PivotNetError: the file is missing, damaged, or of another kind.
+    """
+    try:
+        with open(path, encoding="utf-8") as stream:
+            content = json.load(stream)
+        if content["format"] != FORMAT or content["version"] != VERSION:
+            raise ValueError(f"it is {content['format']} {content['version']}, not {FORMAT} {VERSION}")
+        return [_line(entry) for entry in content["instances"]]
+    except OSError as error:
+        raise PivotNetError(f"cannot read {path}: {error.strerror or error}; make it with pivotnet predict") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise PivotNetError(
+            f"{path} is no vector map ({type(error).__name__}: {error}): make it with pivotnet predict"
+        ) from error
+
+
+def _line(entry: dict[str, Any]) -> MapLine:
+    points = np.asarray(entry["points"], np.float64)
+    if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
+        raise ValueError(f"points of shape {points.shape}")
+    return MapLine(points, CLASSES.index(entry["class"]), float(entry["score"]))

@@ -196,7 +196,7 @@ class _Setup:
         devices.seed_everything(args.seed)  # the same weights in every rank
         model = PivotNet(config.model, config.map)
         if args.backbone_weights:
-            load_pretrained(model.im_backbone.bkb, config.model.backbone, args.backbone_weights)
+            load_pretrained(model.im_backbone, config.model.backbone, args.backbone_weights)
         if args.pretrained:
             checkpoints.load_weights(model, checkpoints.read_checkpoint(args.pretrained), args.pretrained, config)
         if ranks.world_size > 1:

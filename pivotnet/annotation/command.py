@@ -47,7 +47,7 @@ def print_summary(summary: Summary) -> None:
     print(f"instances  {instances} (in the written samples)")
     if summary.merging:
         print(
-            f"note       samples with more than 127 instances: {summary.merging}; the last ones share the id 255 in the "
+            f"note       {summary.merging} samples have more than 127 instances; the last ones share the id 255 in the "
             "masks unless --distinct-ids is given"
         )
     print(f"splits     {splits}")

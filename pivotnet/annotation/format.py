@@ -94,7 +94,8 @@ def pad_pivots(lines: Sequence[Line]) -> tuple[dict[int, np.ndarray], dict[int, 
     return points, lengths
 
 
-def _pivot_lines(annotation: Annotation) -> list[Line]:
+def pivot_lines_of(annotation: Annotation) -> list[Line]:
+    """Pivot points of all instances without their padding, class by class."""
     return [
         Line(row[:length], kind)
         for kind in range(len(CLASSES))
@@ -141,7 +142,7 @@ def save_annotation(path: PathLike, annotation: Annotation) -> None:
     arrays: dict[str, np.ndarray] = {key: np.asarray(getattr(annotation, key)) for key in PLAIN_KEYS}
     for key in LINE_KEYS[:3]:
         arrays.update(lines_to_arrays(key, getattr(annotation, key)))
-    arrays.update(lines_to_arrays("pivot_pts", _pivot_lines(annotation)))
+    arrays.update(lines_to_arrays("pivot_pts", pivot_lines_of(annotation)))
     with atomic_write(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for key, array in arrays.items():
             member = io.BytesIO()

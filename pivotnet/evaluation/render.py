@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Optional
 
 import cv2
-import matplotlib
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
@@ -17,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrow, Rectangle
 
 from pivotnet.annotation.format import Annotation
-from pivotnet.config import CAMERAS, CLASSES, MapConfig
+from pivotnet.config import CAMERAS, MapConfig
 from pivotnet.data.dataset import camera_paths
 from pivotnet.data.images import read_image
 from pivotnet.evaluation.camera_view import project_ground_line
@@ -151,17 +150,13 @@ def _draw_map(
 
 def _draw_legend(figure: Figure, predicted: bool) -> None:
     handles = [Line2D([], [], color=colour, linewidth=3, label=name) for colour, name in zip(COLOURS, NAMES)]
-    handles.append(
-        Line2D(
-            [], [], color="white", marker="o", markerfacecolor="#999999", markeredgecolor="black", label="pivot point"
-        )
-    )
+    dot: dict[str, Any] = {"marker": "o", "markerfacecolor": "#999999", "markeredgecolor": "black"}
+    handles.append(Line2D([], [], color="white", label="pivot point", **dot))
     if predicted:
         handles.append(Line2D([], [], color="#444444", linewidth=2.6, label="prediction"))
         handles.append(Line2D([], [], color="#444444", linewidth=1.5, linestyle=(0, (4, 2.5)), label="ground truth"))
-    figure.legend(
-        handles=handles, loc="lower left", ncols=len(handles), frameon=False, fontsize=12, bbox_to_anchor=(0.0, 0.0)
-    )
+    corner = {"loc": "lower left", "bbox_to_anchor": (0.0, 0.0)}
+    figure.legend(handles=handles, ncols=len(handles), frameon=False, fontsize=12, **corner)
 
 
 def _save(figure: Figure, path: PathLike) -> None:

@@ -75,7 +75,7 @@ class BevEncoder(nn.Module):
             _, channels, height, width = projected.shape
             side_by_side = projected.view(-1, self.cameras, channels, height, width).permute(0, 3, 1, 4, 2)
             tokens.append(side_by_side.reshape(-1, height * self.cameras * width, channels))
-            positions.append(embedding.pos_embed.weight)
+            positions.append(embedding.get_parameter("pos_embed.weight"))
         position = torch.cat(positions)  # [S, C]
         # The position goes into the source itself and, in every layer, into the queries once more.
         source = torch.cat(tokens, dim=1) + position  # [B, S, C]
@@ -124,7 +124,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Deformable self-attention over the BEV grid, deformable cross-attention into the cameras, feed-forward network."""
+    """Deformable attention over the BEV grid itself, then into the cameras, then a feed-forward network; post-norm."""
 
     def __init__(self, config: ModelConfig, source_sizes: tuple[Size, ...]) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, cast
 
 import torch
 import torch.nn.functional as F
@@ -124,7 +124,10 @@ class LineDecoder(nn.Module):
 
     def _keys_and_values(self, memory: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values of all layers from one product each: every layer looks at the same [B, N, C]."""
-        projections = [layer.multihead_attn.projections() for layer in self.transformer_cross_attention_layers]
+        projections = [
+            cast(CrossAttentionLayer, layer).multihead_attn.projections()
+            for layer in self.transformer_cross_attention_layers
+        ]
         layers = []
         for source, part in ((memory + self.position, 1), (memory, 2)):
             weight = torch.cat([weights[part] for weights, _ in projections])

@@ -25,13 +25,9 @@ class PointHead(nn.Module):
         self.bev_size = model.bev_size
         rows, columns = (size // model.mask_stride for size in map_config.map_size)
         self.mask_size = (rows, columns)
-        self.semantic_heads = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(model.hidden, 2, kernel_size=1)) for _ in CLASSES
-        )
+        self.semantic_heads = nn.ModuleList(nn.Sequential(nn.Conv2d(model.hidden, 2, kernel_size=1)) for _ in CLASSES)
         self.im_ctr_heads = nn.ModuleList(Mlp((model.hidden, hidden, hidden, 2 * features)) for _ in CLASSES)
-        self.pts_cls_heads = nn.ModuleList(
-            Mlp((2 * features, 2 * features, 2 * features, 2)) for _ in CLASSES
-        )
+        self.pts_cls_heads = nn.ModuleList(Mlp((2 * features, 2 * features, 2 * features, 2)) for _ in CLASSES)
         self.coords_head = _PixelMlp((2, hidden, hidden, features))
         y, x = torch.meshgrid(torch.arange(rows).float() / rows, torch.arange(columns).float() / columns, indexing="ij")
         # (column, row) of every mask pixel in [0, 1), [H * W, 2]
@@ -70,8 +66,8 @@ class PointHead(nn.Module):
 
     def semantic(self, bev: Tensor) -> Tensor:
         """BEV features [E, B, N, hidden] -> semantic logits [E, B, C, 2, H, W]."""
-        weight = torch.cat([head[0].weight for head in self.semantic_heads]).flatten(1)  # [2C, hidden]
-        bias = torch.cat([head[0].bias for head in self.semantic_heads])
+        weight = torch.cat([head.get_parameter("0.weight") for head in self.semantic_heads]).flatten(1)  # [2C, hidden]
+        bias = torch.cat([head.get_parameter("0.bias") for head in self.semantic_heads])
         logits = F.linear(bev, weight, bias).float().transpose(2, 3)  # [E, B, 2C, N]
         return self.upsample(logits).unflatten(2, (-1, 2))
 
@@ -86,6 +82,10 @@ class _PixelMlp(nn.Module):
     def mean(self, pixels: Tensor) -> Tensor:
         """[pixels, widths[0]] -> [widths[-1]]."""
         for layer in self.layers[:-1]:
-            pixels = F.relu(F.linear(pixels, layer.weight.flatten(1), layer.bias))
-        last = self.layers[-1]
-        return F.linear(pixels.mean(dim=0), last.weight.flatten(1), last.bias)
+            pixels = F.relu(_linear(layer, pixels))
+        return _linear(self.layers[-1], pixels.mean(dim=0))
+
+
+def _linear(convolution: nn.Module, pixels: Tensor) -> Tensor:
+    """A 1x1 convolution of pixels that lie in rows."""
+    return F.linear(pixels, convolution.get_parameter("weight").flatten(1), convolution.get_parameter("bias"))

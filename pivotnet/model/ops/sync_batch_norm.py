@@ -23,19 +23,14 @@ class SyncBatchNorm(nn.BatchNorm2d):
         """Normalise [B, C, H, W] per channel."""
         if not self.training or not _several_ranks(self.process_group):
             return super().forward(input)
-        # The sums are taken around the running mean, which all ranks share: around zero, E[x^2] - E[x]^2 would lose
-        # the variance of features far from zero.
-        shift = torch.zeros(self.num_features, device=input.device) if self.running_mean is None else self.running_mean
-        output, mean, variance, count = _Normalise.apply(
-            input, self.weight, self.bias, shift, self.eps, self.process_group
+        momentum: Any = self.momentum
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if momentum is None:  # a plain average over all batches
+                momentum = 1.0 / self.num_batches_tracked.float()
+        return _Normalise.apply(
+            input, self.weight, self.bias, self.running_mean, self.running_var, momentum, self.eps, self.process_group
         )
-        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
-            with torch.no_grad():
-                self.num_batches_tracked.add_(1)
-                momentum = self.momentum if self.momentum is not None else 1.0 / self.num_batches_tracked.float()
-                self.running_mean.lerp_(mean, momentum)
-                self.running_var.lerp_(variance * (count / (count - 1)), momentum)
-        return output
 
 
 class _Normalise(torch.autograd.Function):
@@ -47,31 +42,35 @@ class _Normalise(torch.autograd.Function):
         input: Tensor,
         weight: Optional[Tensor],
         bias: Optional[Tensor],
-        shift: Tensor,
+        running_mean: Optional[Tensor],
+        running_var: Optional[Tensor],
+        momentum: Any,
         eps: float,
         group: Optional[dist.ProcessGroup],
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        channels = input.shape[1]
+    ) -> Tensor:
         variance, mean = torch.var_mean(input.float(), dim=(0, 2, 3), unbiased=False)
-        local_count = input.numel() // channels
+        # The sums are taken around a value that all ranks share: around zero, E[x^2] - E[x]^2 would lose the variance
+        # of features far from zero.
+        shift = torch.zeros_like(mean) if running_mean is None else running_mean
         offset = mean - shift
-        packed = torch.empty(2 * channels + 1, device=input.device)
-        torch.mul(offset, local_count, out=packed[:channels])
-        torch.mul(variance + offset * offset, local_count, out=packed[channels:-1])
-        packed[-1:].fill_(local_count)
+        local_count = input.numel() // input.shape[1]
+        local_sums = torch.stack([offset, torch.addcmul(variance, offset, offset)]) * local_count
+        packed = torch.cat([local_sums.flatten(), local_sums.new_full((1,), local_count)])
         dist.all_reduce(packed, group=group)
-        count = packed[-1:]
-        offset = packed[:channels] / count
+        count = packed[-1]
+        offset, square = (packed[:-1] / count).chunk(2)
         mean = shift + offset
-        variance = (packed[channels:-1] / count - offset * offset).clamp_min_(0)
-        output = torch.batch_norm(input, weight, bias, mean, variance, False, 0.0, eps, False)
+        variance = torch.addcmul(square, offset, offset, value=-1).clamp_min_(0)
+        if running_mean is not None and running_var is not None:
+            # Here, not after apply(): a checkpoint's recomputation may end as soon as the last tensor is saved.
+            running_mean.lerp_(mean, momentum)
+            running_var.lerp_(variance * (count / (count - 1)), momentum)
         ctx.save_for_backward(input, weight, mean, variance, count)
         ctx.eps, ctx.group = eps, group
-        ctx.mark_non_differentiable(mean, variance, count)
-        return output, mean, variance, count
+        return torch.batch_norm(input, weight, bias, mean, variance, False, 0.0, eps, False)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor, *unused: Tensor) -> tuple[Optional[Tensor], ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Optional[Tensor], ...]:  # type: ignore[override]
         input, weight, mean, variance, count = ctx.saved_tensors
         # With the statistics held fixed: scale * g, sum(g * normalised input), sum(g).
         grad_input, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
@@ -80,21 +79,16 @@ class _Normalise(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             sums = torch.cat([grad_weight, grad_bias]).float()
             dist.all_reduce(sums, group=ctx.group)
-            sum_weight, sum_bias = (sums / count).chunk(2)
+            mean_weight, mean_bias = (sums / count).chunk(2)
             inverse_std = (variance + ctx.eps).rsqrt()
             scale = inverse_std if weight is None else inverse_std * weight
             # What moves through the statistics: scale * (mean(g) + normalised input * mean(g * normalised input))
-            slope = (scale * inverse_std * sum_weight).view(-1, 1, 1)
-            constant = (scale * sum_bias).view(-1, 1, 1) - slope * mean.view(-1, 1, 1)
-            grad_input = (grad_input - constant - input * slope).to(input.dtype)
-        return (
-            grad_input if ctx.needs_input_grad[0] else None,
-            grad_weight if ctx.needs_input_grad[1] else None,
-            grad_bias if ctx.needs_input_grad[2] else None,
-            None,
-            None,
-            None,
-        )
+            slope = scale * inverse_std * mean_weight
+            constant = torch.addcmul(scale * mean_bias, slope, mean, value=-1)
+            moved = torch.addcmul(constant.view(-1, 1, 1), input, slope.view(-1, 1, 1))
+            grad_input = (grad_input - moved).to(input.dtype)
+        affine = weight is not None
+        return (grad_input, grad_weight if affine else None, grad_bias if affine else None, *(None,) * 5)
 
 
 def convert_sync_batch_norm(module: nn.Module, process_group: Optional[dist.ProcessGroup] = None) -> nn.Module:
@@ -107,6 +101,8 @@ def convert_sync_batch_norm(module: nn.Module, process_group: Optional[dist.Proc
         replacement = convert_sync_batch_norm(child, process_group)
         if replacement is not child:
             setattr(module, name, replacement)
+    if isinstance(module, SyncBatchNorm):
+        module.process_group = process_group
     if not isinstance(module, nn.BatchNorm2d) or isinstance(module, SyncBatchNorm):
         return module
     synchronised = SyncBatchNorm(

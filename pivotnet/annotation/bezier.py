@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from math import comb
 
 import numpy as np
-import shapely
 
 from pivotnet.annotation.format import Line
 
@@ -30,20 +29,19 @@ class PieceFitter:
         self.basis = bernstein(degree)  # [_SAMPLES, degree + 1]
         self.inverse = np.linalg.pinv(self.basis)
 
-    def fit(self, pieces: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Control points [n, degree + 1, 2] and mean distances float32 [n] of pieces of lines, each [m, 2].
+    def fit(self, points: np.ndarray, start: int, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Curves through the pieces of a line ``points`` [m, 2] from vertex ``start`` to each of ``ends`` [n].
 
-        The first and last control points are the piece's ends.
+        Returns their control points [n, degree + 1, 2], which keep the piece's ends, and mean distances float32 [n].
         """
-        owner = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
-        lines = shapely.linestrings(np.concatenate(pieces), indices=owner)
-        distances = np.linspace(0, shapely.length(lines), _SAMPLES, axis=1)  # [n, _SAMPLES]
-        points = shapely.get_coordinates(shapely.line_interpolate_point(lines[:, None], distances))
-        points = points.reshape(len(pieces), _SAMPLES, 2)
-        control = self.inverse @ points
-        control[:, 0] = [piece[0] for piece in pieces]
-        control[:, -1] = [piece[-1] for piece in pieces]
-        return control, _chamfer(points, self.basis @ control)
+        steps = np.sqrt(np.square(np.diff(points[start:], axis=0)).sum(1))
+        along = np.concatenate([[0.0], np.cumsum(steps)])  # metres from the start to each vertex
+        distances = np.linspace(0, along[ends - start], _SAMPLES, axis=1)  # [n, _SAMPLES]
+        sampled = np.stack([np.interp(distances, along, points[start:, axis]) for axis in range(2)], axis=-1)
+        control = self.inverse @ sampled
+        control[:, 0] = points[start]
+        control[:, -1] = points[ends]
+        return control, _chamfer(sampled, self.basis @ control)
 
 
 def _chamfer(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -56,34 +54,37 @@ def _chamfer(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     square_a, square_b = ((side * side).sum(-1, keepdims=True) for side in (a, b))
     left = np.concatenate([-2 * a, square_a, np.ones_like(square_a)], axis=-1)  # [n, m, 4]
     right = np.concatenate([b, np.ones_like(square_b), square_b], axis=-1)
-    distance = np.sqrt(np.maximum(left @ right.transpose(0, 2, 1), 0))  # [n, m, m]
-    nearest = np.stack([distance.min(2), distance.min(1)])
+    squares = left @ right.transpose(0, 2, 1)  # [n, m, m]
+    nearest = np.sqrt(np.maximum(np.stack([squares.min(2), squares.min(1)]), 0))  # [2, n, m]
     return np.where(nearest > _MARGIN, nearest, np.float32(0)).mean(-1).sum(0) / 2
 
 
 def control_points(points: np.ndarray, fitter: PieceFitter) -> np.ndarray:
     """Control points [pieces * degree + 1, 2] of the curves through a line [m, 2]; neighbours share an end.
 
-    Each piece is the longest that stays within _TOLERANCE, from the line's start on. The result runs towards growing
-    rows.
+    From the line's start on, each piece is the longest that stays within _TOLERANCE (a single segment always does).
+    The result runs towards growing rows.
     """
     start, last = 0, len(points) - 1
     control = [points[:1]]
     while start < last:
-        end, batch = last, 1
-        while True:  # tries the longest pieces first, in growing batches
-            ends = np.arange(end, max(start, end - batch), -1)
-            fitted, losses = fitter.fit([points[start : stop + 1] for stop in ends])
-            good = np.flatnonzero(losses < _TOLERANCE)
-            if len(good):
-                control.append(fitted[good[0], 1:])
-                start = int(ends[good[0]])
-                break
-            if ends[-1] == start + 1:
-                raise FloatingPointError(f"no curve fits the segment {points[start : start + 2].tolist()}")
-            end, batch = int(ends[-1]) - 1, min(2 * batch, 32)
+        fit = _longest_fit(points, start, fitter)
+        control.append(fit[0][1:])
+        start = fit[1]
     joined = np.concatenate(control)
     return joined[::-1] if joined[0, 1] > joined[-1, 1] else joined
+
+
+def _longest_fit(points: np.ndarray, start: int, fitter: PieceFitter) -> tuple[np.ndarray, int]:
+    """Control points [degree + 1, 2] of the longest piece from ``start`` that a curve fits, and the piece's end."""
+    end, batch = len(points) - 1, 1
+    while True:  # the longest pieces first, in growing batches
+        ends = np.arange(end, max(start, end - batch), -1)
+        control, losses = fitter.fit(points, start, ends)
+        good = np.flatnonzero(losses < _TOLERANCE)
+        if len(good):
+            return control[good[0]], int(ends[good[0]])
+        end, batch = end - len(ends), min(2 * batch, 32)
 
 
 def control_lines(metric_vectors: Sequence[Line]) -> list[Line]:

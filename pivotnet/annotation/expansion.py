@@ -82,6 +82,8 @@ class _Geometry:
 
     def __init__(self, content: dict) -> None:
         self.xy = np.array([(node["x"], node["y"]) for node in content["node"]], np.float64).reshape(-1, 2)
+        if not np.isfinite(self.xy).all():
+            raise ValueError("a node has a coordinate that is no number")
         self.node_row = {node["token"]: row for row, node in enumerate(content["node"])}
         self.line_nodes = {line["token"]: line["node_tokens"] for line in content["line"]}
         self.polygon_rings = {

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -22,15 +20,9 @@ from typing import Any
 import torch
 
 from pivotnet import device as devices
-from pivotnet.config import Config, preset
-from pivotnet.data.dataset import DEFAULT_DATA_ROOT, Loader, build_loader, read_split
-from pivotnet.data.sampler import TrainingSampler, steps_per_epoch
+from pivotnet.data.dataset import DEFAULT_DATA_ROOT
 from pivotnet.errors import PivotNetError
 from pivotnet.files import atomic_write
-from pivotnet.model.backbone.pretrained import load_pretrained
-from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
-from pivotnet.model.pivotnet import PivotNet
-from pivotnet.training import checkpoint as checkpoints
 from pivotnet.training.distributed import (
     CollectiveError,
     Ranks,
@@ -39,10 +31,12 @@ from pivotnet.training.distributed import (
     process_group,
     ranks_from_environment,
 )
-from pivotnet.training.loop import Run, Trainer, with_first
-from pivotnet.training.optim import build_optimizer, learning_rates
+from pivotnet.training.loop import Trainer, with_first
+from pivotnet.training.optim import build_optimizer
 from pivotnet.training.report import Report
 from pivotnet.training.schedule import MultiStepSchedule
+from pivotnet.training.scoring import evaluate_splits
+from pivotnet.training.setup import AMP, SAVE_AT_LEAST, Setup
 from pivotnet.training.shutdown import EXIT_STATUS, Shutdown
 from pivotnet.training.timing import (
     StepRecords,
@@ -54,8 +48,6 @@ from pivotnet.training.timing import (
     write_summary,
 )
 
-AMP = {"none": None, "bf16": torch.bfloat16}
-SAVE_AT_LEAST = 200  # steps between checkpoints, where an epoch is shorter
 PROFILE_AFTER = 10  # steps before a profile begins
 
 
@@ -91,6 +83,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--keep", type=_positive, default=3, help="checkpoints to keep (3)")
     add("--log-every", type=_positive, default=10, help="steps between log lines (10)")
     add("--device", help="npu, cuda, cpu, or one with an index (the first of them that works)")
+    add("--evaluate", default="", metavar="SPLITS", help="score these splits at the end, as in val,train")
     add("--profile", type=_positive, metavar="N", help="profile N steps into OUTPUT/profile (for TensorBoard)")
 
 
@@ -108,129 +101,10 @@ def run(args: argparse.Namespace) -> int:
         return 2
 
 
-def _configuration(args: argparse.Namespace) -> Config:
-    """The preset with the options' changes."""
-    config = preset(args.preset)
-    optim: dict[str, Any] = {}
-    if args.epochs is not None:
-        optim["epochs"] = args.epochs
-    if args.batch_size is not None:
-        optim["batch_size"] = args.batch_size
-    model: dict[str, Any] = {}
-    if args.checkpointing is not None:
-        model["checkpointing"] = args.checkpointing
-    return dataclasses.replace(
-        config,
-        optim=dataclasses.replace(config.optim, **optim),
-        model=dataclasses.replace(config.model, **model),
-    )
-
-
-def _resume_path(args: argparse.Namespace, output: Path) -> Path | None:
-    """The checkpoint to go on from; None to start anew.
-
-    Raises:
-        PivotNetError: the output folder holds another run.
-    """
-    if args.resume:
-        return Path(args.resume)
-    found = checkpoints.list_checkpoints(output / "checkpoints")
-    if args.resume is None and found:
-        raise PivotNetError(f"{output} holds a run already ({found[-1].name}): give --resume, or another --output")
-    return found[-1] if found else None
-
-
-def _check_resumed(state: dict[str, Any], path: Path, config: Config, run: Run, ranks: Ranks) -> None:
-    """Raise PivotNetError unless the checkpoint can go on under these options."""
-    if "pivotnet" not in state:
-        raise PivotNetError(f"checkpoint {path} is of upstream, its run cannot be resumed here: use --pretrained")
-    saved = checkpoints.config_from_dict(state["pivotnet"]["config"])
-    if saved.name != config.name:
-        raise PivotNetError(
-            f"checkpoint {path} is of preset {saved.name} ({saved.model.backbone} backbone), "
-            f"not {config.name} ({config.model.backbone}): choose that preset, or another --output"
-        )
-    before = state["pivotnet"]
-    for what, old, new in (
-        ("samples a step", before["world_size"] * before["batch_size"], ranks.world_size * run.batch_size),
-        ("seed", before["seed"], run.seed),
-    ):
-        if old != new:
-            raise PivotNetError(f"checkpoint {path} was trained with {what} = {old}, now it is {new}: keep it")
-
-
-class _Setup:
-    """Everything that is made before the first step; may fail in one rank alone."""
-
-    def __init__(self, args: argparse.Namespace, ranks: Ranks, device: torch.device) -> None:
-        self.config = config = _configuration(args)
-        self.precision = devices.set_reduced_precision(args.allow_tf32)
-        if args.deterministic:
-            devices.set_deterministic()
-        root = args.data_root or os.environ.get("DATA_ROOT") or DEFAULT_DATA_ROOT
-        self.tokens = read_split(root, args.split)
-        self.output: Path = args.output or Path("outputs") / config.name
-        self.resume = _resume_path(args, self.output)
-        self.state = checkpoints.read_checkpoint(self.resume) if self.resume else None
-
-        batch_size = config.optim.batch_size
-        epoch = steps_per_epoch(len(self.tokens), batch_size, ranks.world_size)
-        self.run = Run(
-            output=self.output,
-            steps=args.steps or config.optim.epochs * epoch,
-            steps_per_epoch=epoch,
-            batch_size=batch_size,
-            seed=args.seed,
-            save_every=args.save_every or max(epoch, SAVE_AT_LEAST),
-            keep=args.keep,
-            amp=AMP[args.amp],
-        )
-        self.start_step = 0
-        if self.resume and self.state:
-            _check_resumed(self.state, self.resume, config, self.run, ranks)
-            self.start_step = self.state["pivotnet"]["step"]
-            if self.start_step >= self.run.steps:
-                raise PivotNetError(f"{self.resume} has all of the {self.run.steps} steps asked for: give more --steps")
-        self.rates = learning_rates(config.optim, ranks.world_size, args.lr, args.backbone_lr)
-
-        devices.seed_everything(args.seed)  # the same weights in every rank
-        model = PivotNet(config.model, config.map)
-        if args.backbone_weights:
-            load_pretrained(model.im_backbone, config.model.backbone, args.backbone_weights)
-        if args.pretrained:
-            checkpoints.load_weights(model, checkpoints.read_checkpoint(args.pretrained), args.pretrained, config)
-        if ranks.world_size > 1:
-            convert_sync_batch_norm(model)
-        self.model = model.to(device)
-
-        self.loader: Loader = build_loader(
-            config,
-            root,
-            self.tokens,
-            sampler=TrainingSampler(
-                len(self.tokens),
-                batch_size,
-                seed=args.seed,
-                rank=ranks.rank,
-                world_size=ranks.world_size,
-                start_step=self.start_step,
-                stop_step=self.run.steps,
-            ),
-            with_targets=True,
-            workers=args.workers,
-            device=device,
-            local_ranks=ranks.local_world_size,
-        )
-        try:
-            self.output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PivotNetError(f"cannot make --output {self.output}: {error.strerror}") from error
-
-
 def _train(args: argparse.Namespace, ranks: Ranks, device: torch.device, started: float) -> int:
     error: PivotNetError | None = None
     try:
-        setup = _Setup(args, ranks, device)
+        setup = Setup(args, ranks, device)
     except PivotNetError as caught:
         error = caught
     agree(error, ranks)
@@ -275,9 +149,24 @@ def _train(args: argparse.Namespace, ranks: Ranks, device: torch.device, started
         shutdown.install()
         stack.callback(shutdown.remove)
         finished = trainer.fit(batches, records, report, timer, shutdown, after_step)
+        evaluation: dict[str, Any] = {}
+        if finished and setup.evaluate:
+            assert trainer.checkpoint is not None
+            shutdown.busy = True
+            evaluation = evaluate_splits(
+                setup.model,
+                trainer.checkpoint,
+                config,
+                setup.evaluate,
+                setup.data_root,
+                workers=args.workers,
+                device=device,
+                ranks=ranks,
+                report=report,
+            )
         summary = _summary(args, setup, trainer, timer, ranks, device, finished, started)
         if ranks.main:
-            write_summary(run_.output, summary)
+            write_summary(run_.output, {**summary, "evaluation": evaluation})
             step_time = summary["step_seconds"]
             report.say(
                 f"{'finished' if finished else 'stopped by SIGTERM'} after {trainer.step} steps"
@@ -286,7 +175,7 @@ def _train(args: argparse.Namespace, ranks: Ranks, device: torch.device, started
     return 0 if finished else EXIT_STATUS
 
 
-def _say_start(args: argparse.Namespace, setup: _Setup, report: Report, ranks: Ranks, device: torch.device) -> None:
+def _say_start(args: argparse.Namespace, setup: Setup, report: Report, ranks: Ranks, device: torch.device) -> None:
     """What this run is, for the console, the log and OUTPUT/config.json."""
     config, run_ = setup.config, setup.run
     if not ranks.main:
@@ -315,7 +204,7 @@ def _say_start(args: argparse.Namespace, setup: _Setup, report: Report, ranks: R
 
 def _summary(
     args: argparse.Namespace,
-    setup: _Setup,
+    setup: Setup,
     trainer: Trainer,
     timer: StepTimer,
     ranks: Ranks,

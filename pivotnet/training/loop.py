@@ -215,15 +215,14 @@ class Trainer:
             PivotNetError: it cannot be written, or a weight is not finite (in every rank).
         """
         states = gather_objects(devices.rng_state(self.device), self.ranks)
+        folder = self.run.output / "checkpoints"
+        path = folder / checkpoints.NAME.format(self.step)
         error: Exception | None = None
         if self.ranks.main:
-            folder = self.run.output / "checkpoints"
-            path = folder / checkpoints.NAME.format(self.step)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 checkpoints.save_checkpoint(path, self._state(states))
                 checkpoints.remove_old(folder, self.run.keep)
-                self.checkpoint = path
                 report.say(f"saved {path}")
             except Exception as caught:
                 error = caught
@@ -232,6 +231,7 @@ class Trainer:
             raise error
         if messages[0] is not None:
             raise CollectiveError(messages[0])
+        self.checkpoint = path
 
     def _state(self, rng_states: list[dict[str, Any]]) -> dict[str, Any]:
         return checkpoints.pack_checkpoint(

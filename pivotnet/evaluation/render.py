@@ -25,9 +25,11 @@ from pivotnet.files import PathLike, atomic_write
 
 COLOURS = ("#ff8c00", "#1e90ff", "#2ebd3b")  # divider, crossing, boundary
 NAMES = ("divider", "crossing", "boundary")
-IMAGE_WIDTH = 720  # pixels of a camera image in the picture
-CAR = (-0.75, -0.87, 4.08, 1.73)  # rear, right, length, width in metres; the ego frame's origin is the rear axle
 DPI = 100
+# Sizes in the picture, pixels: a camera image, a map, the room left of a map, above an image or map, at the foot
+IMAGE_SIZE, MAP_SIZE = (720, 405), (400, 800)
+MAP_MARGIN, HEAD, FOOT, GAP = 75, 30, 50, 10
+CAR = (-0.75, -0.87, 4.08, 1.73)  # rear, right, length, width in metres; the ego frame's origin is the rear axle
 
 
 def render_sample(
@@ -55,21 +57,27 @@ def render_sample(
     """
     truth = true_lines(annotation)
     panels = 1 if predicted is None else 2
-    figure = Figure(figsize=(3 * 7.2 + panels * 4.4, 9.2), dpi=DPI, facecolor="white")
-    grid = figure.add_gridspec(
-        1, 2, width_ratios=[3 * 7.2, panels * 4.4], left=0.004, right=0.99, top=0.94, bottom=0.06
-    )
-    cameras = grid[0].subgridspec(2, 3, wspace=0.01, hspace=0.07)
+    width = 3 * (IMAGE_SIZE[0] + GAP) + panels * (MAP_SIZE[0] + MAP_MARGIN) + 2 * GAP
+    height = HEAD + 2 * (IMAGE_SIZE[1] + HEAD) + FOOT
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+
+    def place(left: float, top: float, size: tuple[int, int]) -> Axes:
+        """Axes whose upper left corner and size are told in pixels."""
+        bottom = height - top - size[1]
+        return figure.add_axes((left / width, bottom / height, size[0] / width, size[1] / height))
+
     for index, relative in enumerate(camera_paths(annotation, token)):
-        axes = figure.add_subplot(cameras[index // 3, index % 3])
+        row, column = divmod(index, 3)
+        axes = place(GAP + column * (IMAGE_SIZE[0] + GAP), 2 * HEAD + row * (IMAGE_SIZE[1] + HEAD), IMAGE_SIZE)
         _draw_camera(axes, read_image(Path(data_root) / relative), annotation, index, truth, predicted)
-    maps = grid[1].subgridspec(1, panels, wspace=0.12)
-    axes = figure.add_subplot(maps[0])
-    _draw_map(axes, f"ground truth: {len(truth)}", truth, true_pivots(annotation, map_config), map_config)
+    left = 3 * (IMAGE_SIZE[0] + GAP) + MAP_MARGIN
+    axes = place(left, 2 * HEAD, MAP_SIZE)
+    _draw_map(axes, f"ground truth: {len(truth)} lines", truth, true_pivots(annotation, map_config), map_config)
+    axes.set_ylabel("x, metres forward", labelpad=0)
     if predicted is not None:
-        axes = figure.add_subplot(maps[1])
-        _draw_map(axes, f"prediction: {len(predicted)}", predicted, predicted, map_config, behind=truth)
-    figure.suptitle(f"sample {token}", x=0.006, y=0.985, ha="left", fontsize=13, family="monospace")
+        axes = place(left + MAP_SIZE[0] + MAP_MARGIN - 2 * GAP, 2 * HEAD, MAP_SIZE)
+        _draw_map(axes, f"prediction: {len(predicted)} lines", predicted, predicted, map_config, behind=truth)
+    figure.text(GAP / width, 1 - GAP / height, f"sample {token}", va="top", fontsize=13, family="monospace")
     _draw_legend(figure, predicted is not None)
     _save(figure, path)
 
@@ -84,8 +92,7 @@ def _draw_camera(
 ) -> None:
     """One image and the lines on its ground."""
     height, width = image.shape[:2]
-    scale = IMAGE_WIDTH / width
-    small = cv2.resize(image, (IMAGE_WIDTH, round(height * scale)), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, IMAGE_SIZE, interpolation=cv2.INTER_AREA)
     axes.imshow(small, extent=(0, width, height, 0), interpolation="none")
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     axes.set_title(CAMERAS[camera].replace("CAM_", "").replace("_", " ").lower(), fontsize=11, pad=3)
@@ -117,7 +124,6 @@ def _draw_map(
     x_half, y_half = (size / 2 for size in map_config.ego_size)
     axes.set(xlim=(y_half, -y_half), ylim=(-x_half, x_half), aspect="equal")
     axes.set_xlabel("y, metres to the left")
-    axes.set_ylabel("x, metres forward", labelpad=0)
     axes.set_title(title, fontsize=12)
     axes.set_xticks(np.arange(-y_half, y_half + 1, 5))
     axes.set_yticks(np.arange(-x_half, x_half + 1, 5))

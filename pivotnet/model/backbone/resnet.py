@@ -29,9 +29,7 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(outputs)
         self.downsample = None
         if stride > 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, 4 channels, H/stride, W/stride]."""
@@ -61,6 +59,15 @@ class ResNet(nn.Module):
                 blocks.append(Bottleneck(inputs, channels, stride=2 if number and not index else 1))
                 inputs = EXPANSION * channels
             self.add_module(f"layer{number + 1}", nn.Sequential(*blocks))
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """He et al.'s normal initialisation by fan-out; each residual branch starts at zero (Goyal et al., 2017)."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, Bottleneck):
+                nn.init.zeros_(module.bn3.weight)
 
     def train(self, mode: bool = True) -> ResNet:
         """As every module's, but batch norms stay in evaluation mode."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recordings.rule import FULL_IMAGES, fill, images, statistics, value
+from recordings.rule import FULL_IMAGES, fill, images, value
 
-__all__ = ["FULL_IMAGES", "fill", "images", "recording", "recordings", "statistics", "value"]
+__all__ = ["FULL_IMAGES", "fill", "images", "recording", "recordings", "value"]
 
 
 def recordings() -> Path:

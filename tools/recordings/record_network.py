@@ -17,6 +17,7 @@ from recordings.record_criterion import as_targets
 
 FEATURE_STEPS = {"swint": ((8, 4, 4), (16, 2, 2)), "res50": ((16, 4, 4), (32, 2, 2)), "effb0": ((4, 4, 4), (8, 2, 2))}
 TRAJECTORY_STEPS = 10
+INITIALISATION_DRAWS = 8
 TRAJECTORY_COUNTS = "typical"  # the case of inputs.CASES whose number of instances the trajectory's target has
 
 
@@ -40,11 +41,12 @@ def record_state_dict(preset: str) -> dict[str, Any]:
     }
 
 
-def record_initialisation(preset: str, seed: int) -> dict[str, dict[str, float]]:
-    """initialisation_<preset>.json: mean, std, min, max of every parameter of a freshly built network, backbone files
-    left out. float64 statistics; std is that of the population."""
+def record_initialisation(preset: str, seed: int) -> dict[str, Any]:
+    """initialisation_<preset>.json: mean, std, min, max of every parameter of freshly built networks, without the files
+    of the backbones."""
     torch.manual_seed(seed)
-    return {key: rule.statistics(parameter) for key, parameter in shim.build(preset).named_parameters()}
+    statistics = rule.initial_statistics(lambda: shim.build(preset), INITIALISATION_DRAWS)
+    return {"config": preset, "draws": INITIALISATION_DRAWS, "parameters": statistics}
 
 
 def network_inputs(seed: int, extrinsic: np.ndarray, intrinsic: np.ndarray) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 EMBEDDINGS = ("query_feat", "query_embed", "level_embed.weight", "pos_embed.weight")
 LEFT_ALONE = ("empty_weight", "collinear_pt_weight")  # constant buffers of the criterion
@@ -55,12 +55,18 @@ def images(seed: int, shape: tuple[int, ...] = FULL_IMAGES) -> Tensor:
     return torch.from_numpy(z.astype(np.float32))
 
 
-def statistics(tensor: Tensor) -> dict[str, float]:
-    """Mean, population standard deviation, minimum and maximum of a tensor, computed in float64."""
-    values = tensor.detach().double()
+def statistics(draws: Sequence[Tensor]) -> dict[str, float]:
+    """Mean, population standard deviation, minimum and maximum of the values of all draws, computed in float64."""
+    values = torch.cat([draw.detach().double().flatten() for draw in draws])
     return {
         "mean": float(values.mean()),
-        "std": float(values.std(unbiased=False)),
+        "std": float(values.std(unbiased=False)) if values.min() < values.max() else 0.0,
         "min": float(values.min()),
         "max": float(values.max()),
     }
+
+
+def initial_statistics(build: Callable[[], nn.Module], draws: int) -> dict[str, dict[str, float]]:
+    """Statistics of every parameter over so many fresh constructions; one alone says little of a bias of two values."""
+    networks = [dict(build().named_parameters()) for _ in range(draws)]
+    return {key: statistics([network[key] for network in networks]) for key in networks[0]}

@@ -42,6 +42,11 @@ at::Scalar number(const aclScalar *scalar) {
     return at::from_blob((void *)scalar->value, {}, at::dtype(type)).item();
 }
 
+at::Tensor unpack_bits(const at::Tensor &bytes, int64_t count) {
+    const at::Tensor weights = at::pow(2, at::arange(8, at::kInt)).to(at::kByte);
+    return bytes.reshape({-1, 1}).bitwise_and(weights).ne(0).view({-1}).narrow(0, 0, count);
+}
+
 void Out::shrink_to(const at::Tensor &value) const {
     object->sizes = value.sizes().vec();
     object->strides.assign(value.dim(), 1);

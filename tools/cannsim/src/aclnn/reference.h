@@ -14,6 +14,7 @@
 
 #include <functional>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "../objects.h"
@@ -23,6 +24,7 @@ namespace cannsim {
 at::ScalarType scalar_type(int acl_type);
 at::Tensor tensor_over(const aclTensor *tensor);  // a CPU tensor over the same memory; undefined for nullptr
 at::Scalar number(const aclScalar *scalar);
+at::Tensor unpack_bits(const at::Tensor &bytes, int64_t count);  // bool, lowest bit of each byte first
 
 // A tensor that is read; undefined (or nullopt) where the caller passed none.
 struct In {
@@ -118,12 +120,17 @@ int execute(void *executor);
 }  // namespace cannsim
 
 #define CANNSIM_LIST(...) __VA_ARGS__
-#define ACLNN(NAME, PARAMETERS, ...)                                                                               \
+#define CANNSIM_OPERATOR(NAME, PARAMETERS, CAPTURE, ...)                                                           \
     extern "C" int aclnn##NAME##GetWorkspaceSize(CANNSIM_LIST PARAMETERS, uint64_t *workspace_bytes,               \
                                                  void **executor) {                                                \
-        return cannsim::plan("aclnn" #NAME, workspace_bytes, executor, [=]() mutable { __VA_ARGS__; });            \
+        return cannsim::plan("aclnn" #NAME, workspace_bytes, executor, CAPTURE() mutable { __VA_ARGS__; });        \
     }                                                                                                              \
     extern "C" int aclnn##NAME(void *, uint64_t, void *executor, void *) { return cannsim::execute(executor); }
+#define ACLNN(NAME, PARAMETERS, ...) CANNSIM_OPERATOR(NAME, PARAMETERS, [=], __VA_ARGS__)
+// For a function with one text parameter: TEXT is kept as a std::string of the same name, because the caller's text may
+// be gone when the body runs. Its parameter is called TEXT##_text.
+#define ACLNN_TEXT(NAME, PARAMETERS, TEXT, ...) \
+    CANNSIM_OPERATOR(NAME, PARAMETERS, CANNSIM_LIST([=, TEXT = std::string(TEXT##_text)]), __VA_ARGS__)
 
 using at::Scalar;
 using at::Tensor;

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pivotnet.annotation.convert import Options
 from pivotnet.annotation.runner import Summary, annotate
 from pivotnet.config import CLASSES
+from pivotnet.files import PathLike
 
 
 def _positive(text: str) -> int:
@@ -54,12 +55,10 @@ def print_summary(summary: Summary) -> None:
     print(f"time       {summary.seconds:.1f} s, {rate:.1f} samples/s")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Annotate, with a progress bar and a summary."""
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
+def annotate_with_progress(
+    root: PathLike, version: str, options: Options, workers: int | None = None, overwrite: bool = False
+) -> Summary:
+    """runner.annotate with a progress bar; SIGTERM stops it as Ctrl-C does."""
     console = Console(stderr=True)
     columns = (
         TextColumn("annotate"),
@@ -69,18 +68,28 @@ def run(args: argparse.Namespace) -> int:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
+    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+
+    def show(done: int, total: int) -> None:
+        if not bar.tasks:  # only now, since its thread must not run while workers are forked
+            bar.add_task("annotate", total=total, rate=0.0)
+            bar.start()
+        elapsed = bar.tasks[0].elapsed or 0.0
+        bar.update(bar.tasks[0].id, completed=done, rate=done / elapsed if elapsed else 0.0)
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
     previous = signal.signal(signal.SIGTERM, stop)
     try:
-        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("annotate", total=None, rate=0.0)
-
-            def show(done: int, total: int) -> None:
-                elapsed = bar.tasks[0].elapsed or 0.0
-                bar.update(task, completed=done, total=total, rate=done / elapsed if elapsed else 0.0)
-
-            options = Options(bezier=args.bezier, distinct_ids=args.distinct_ids)
-            summary = annotate(args.data_root, args.version, options, args.workers, args.overwrite, show)
+        return annotate(root, version, options, workers, overwrite, show)
     finally:
+        bar.stop()
         signal.signal(signal.SIGTERM, previous)
-    print_summary(summary)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Annotate, with a progress bar and a summary."""
+    options = Options(bezier=args.bezier, distinct_ids=args.distinct_ids)
+    print_summary(annotate_with_progress(args.data_root, args.version, options, args.workers, args.overwrite))
     return 0

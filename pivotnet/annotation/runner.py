@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -88,8 +90,8 @@ def _run_chunks(job: _Job, chunks: Sequence[Sequence[Sample]], workers: int) -> 
         for chunk in chunks:
             yield _annotate_chunk(job, chunk)
         return
-    # Forked workers share the maps' memory; elsewhere each gets a pickled copy.
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    # Forked workers share the maps' memory; elsewhere, where forking is unsafe or unknown, each gets a pickled copy.
+    method = "fork" if sys.platform == "linux" else "spawn"
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (job,))
     try:
         waiting: set[Future] = {pool.submit(_work, chunk) for chunk in chunks}
@@ -145,7 +147,8 @@ def annotate(
     locations = sorted({sample.location for sample in samples})
     fingerprints = {location: fingerprint(expansion_path(root, location)) for location in locations}
     folder = open_folder(root, options, config, fingerprints, overwrite)
-    todo = [sample for sample in samples if not sample_path(folder, sample.token).exists()]
+    # A file that something else has cut short is no longer a zip file, and made again.
+    todo = [sample for sample in samples if not zipfile.is_zipfile(sample_path(folder, sample.token))]
     job = _Job(folder, _read_maps(root, todo), options, config)
     chunks = _chunks(todo)
     summary = Summary(folder, kept=len(samples) - len(todo))

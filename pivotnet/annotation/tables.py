@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike
 
 _LIDAR = "LIDAR_TOP"
+_FILE_NAME = re.compile(r"[\w-]+")
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,8 @@ def _join(tables: _Tables) -> list[Sample]:
     samples = []
     for row in tables.samples:
         token = row["token"]
+        if not _FILE_NAME.fullmatch(token):
+            raise PivotNetError(f"sample token {token!r} in {tables.folder} is no file name: unpack the tables again")
         missing = [channel for channel in (*CAMERAS, _LIDAR) if (token, channel) not in tables.frames]
         if missing:
             raise PivotNetError(f"sample {token} in {tables.folder} has no key frame of {', '.join(missing)}")

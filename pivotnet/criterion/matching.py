@@ -55,7 +55,7 @@ def resize_masks(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
 
 
-def mean_softplus(logits: Tensor, probabilities: Tensor) -> Tensor:
+def mean_softplus(logits: Tensor, probabilities: Tensor, scratch: Tensor | None = None) -> Tensor:
     """Mean over the last axis of softplus(x) = max(x, 0) - log(sigmoid(|x|)); not differentiable.
 
     Logarithms are slow on a CPU: one is taken of the product of up to 64 factors, which all lie in [1/2, 1].
@@ -63,15 +63,17 @@ def mean_softplus(logits: Tensor, probabilities: Tensor) -> Tensor:
     Args:
         logits: float32 [..., N].
         probabilities: float32 [..., N], their sigmoid.
+        scratch: memory to work in, like ``logits``.
 
     Returns:
         float32 [...].
     """
     pixels = logits.shape[-1]
     group = max(n for n in range(1, 65) if pixels % n == 0)
-    factors = (probabilities - 0.5).abs_().add_(0.5)  # sigmoid(|x|), exact to a rounding
-    logs = factors.unflatten(-1, (-1, group)).prod(-1).log_()
-    return (logits.clamp_min(0).sum(-1) - logs.sum(-1)) / pixels
+    scratch = torch.empty_like(probabilities) if scratch is None else scratch
+    positive = torch.clamp_min(logits, 0, out=scratch).sum(-1)
+    factors = torch.sub(probabilities, 0.5, out=scratch).abs_().add_(0.5)  # sigmoid(|x|), exact to a rounding
+    return (positive - factors.unflatten(-1, (-1, group)).prod(-1).log_().sum(-1)) / pixels
 
 
 def mask_loss(softplus: Tensor, product: Tensor, overlap: Tensor, area: Tensor, target_area: Tensor, pixels: int):
@@ -100,24 +102,25 @@ def compare_masks(logits: Tensor, targets: Tensor, num_queries: tuple[int, ...])
     size = (targets.shape[-2], targets.shape[-1])
     pixels = size[0] * size[1]
     instances = targets.flatten(1, 2).flatten(2)  # [B, CG, HW]
-    # the column of ones makes the products sum up the probabilities, too
-    columns = torch.cat([instances, torch.ones_like(instances[:, :1])], 1).transpose(1, 2)
+    # the row of ones makes the products sum up the probabilities, too
+    rows = torch.cat([instances, torch.ones_like(instances[:, :1])], 1)
+    # One decoder at a time: its masks are 19 MB, those of all 115 MB. Fresh memory costs a CPU more than the arithmetic
+    # does, so two buffers serve all decoders.
+    probabilities, scratch = instances.new_empty((2, *logits.shape[1:3], pixels))
     products, overlaps, softplus = [], [], []
-    for decoder in logits:  # one at a time: a decoder's masks are 19 MB, all of them 115 MB
+    for decoder in logits:
         x = resize_masks(decoder, size).flatten(2)
-        probabilities = x.sigmoid()
-        products.append(torch.bmm(x, columns))
-        overlaps.append(torch.bmm(probabilities, columns))
-        softplus.append(mean_softplus(x, probabilities))
-    both = torch.stack(products + overlaps).unflatten(0, (2, -1))  # [2, D, B, Q, CG + 1]
-    area = both[1, ..., -1]
-    groups = both[..., :-1].unflatten(-1, targets.shape[1:3])  # [2, D, B, Q, C, G]
-    own = [queries[..., c, :] for c, queries in enumerate(groups.split(num_queries, dim=3))]
-    product, overlap = torch.cat(own, 3).unbind()
+        torch.sigmoid(x, out=probabilities)
+        products.append(torch.bmm(rows, x.transpose(1, 2)))
+        overlaps.append(torch.bmm(rows, probabilities.transpose(1, 2)))
+        softplus.append(mean_softplus(x, probabilities, scratch))
+    both = torch.stack(products + overlaps).unflatten(0, (2, -1))  # [2, D, B, CG + 1, Q]
+    area = both[1, :, :, -1]
+    groups = both[..., :-1, :].unflatten(-2, targets.shape[1:3]).transpose(-1, -2)  # [2, D, B, C, Q, G]
+    own = [queries[..., c, :, :] for c, queries in enumerate(groups.split(num_queries, dim=-2))]
+    product, overlap = torch.cat(own, -2).unbind()  # [D, B, Q, G]
     target_area = instances.sum(-1).unflatten(1, targets.shape[1:3])  # [B, C, G]
-    target_area = torch.cat(
-        [rows.expand(-1, n, -1) for rows, n in zip(target_area.split(1, dim=1), num_queries)], 1
-    )  # [B, Q, G]
+    target_area = torch.cat([c.expand(-1, n, -1) for c, n in zip(target_area.split(1, dim=1), num_queries)], 1)
     loss = mask_loss(torch.stack(softplus)[..., None], product, overlap, area[..., None], target_area, pixels)
     return MaskComparison(loss, overlap, area)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pivotnet.errors import PivotNetError
 from pivotnet.synthetic.generate import generate
 from pivotnet.synthetic.plan import Options
 
@@ -20,7 +21,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the data set; new, or empty")
     parser.add_argument("--scenes", type=int, default=default.scenes, metavar="N", help="drives (%(default)s)")
     parser.add_argument(
-        "--samples-per-scene", type=int, default=default.samples_per_scene, metavar="M", help="samples of a drive (%(default)s)"
+        "--samples-per-scene",
+        type=int,
+        default=default.samples_per_scene,
+        metavar="M",
+        help="samples of a drive (%(default)s)",
     )
     parser.add_argument("--seed", type=int, default=default.seed, metavar="S", help="which data set (%(default)s)")
     parser.add_argument(
@@ -31,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=default.map_scale,
         metavar="F",
-        help="towns F times as large (%(default)g); maps of nuScenes' own size: 16",
+        help="towns F times as large (%(default)g); 6 gives maps of nuScenes' own size, 75,000 nodes",
     )
     parser.add_argument(
         "--workers", type=int, default=0, metavar="W", help="rendering processes (0: one a usable core)"
@@ -41,7 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the data set, or say that it is there already."""
     options = Options(args.scenes, args.samples_per_scene, args.seed, not args.no_images, args.map_scale)
-    workers = args.workers if args.workers > 0 else len(os.sched_getaffinity(0))
+    if args.workers < 0:
+        raise PivotNetError(f"--workers {args.workers} is negative; choose 0 (one a usable core) or more")
+    workers = args.workers or len(os.sched_getaffinity(0))
     started = time.monotonic()
     columns = (TextColumn("rendering samples"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not sys.stderr.isatty()) as bar:

@@ -8,7 +8,6 @@ import numpy as np
 import shapely
 from shapely.geometry import LineString
 
-from pivotnet.synthetic import geometry
 from pivotnet.synthetic.roads import Lane
 from pivotnet.synthetic.tokens import Tokens
 from pivotnet.synthetic.town import Town
@@ -129,8 +128,9 @@ def _road_segments(builder: _Builder) -> tuple[dict[tuple[int, int], str], dict[
                 sides.append((road.middle + 1, len(road.borders) - 1, not road.is_forward(0)))
             for right, left, forward in sides:
                 ring = np.concatenate([road.borders[right, i : j + 1], road.borders[left, i : j + 1][::-1]])
-                start, end = builder.line(road.borders[right : left + 1, i]), builder.line(
-                    road.borders[right : left + 1, j]
+                start, end = (
+                    builder.line(road.borders[right : left + 1, i]),
+                    builder.line(road.borders[right : left + 1, j]),
                 )
                 blocks[number, index, forward] = builder.add(
                     "road_block",
@@ -147,9 +147,7 @@ def _road_segments(builder: _Builder) -> tuple[dict[tuple[int, int], str], dict[
 
 def _segment(builder: _Builder, polygon: str, is_intersection: bool) -> str:
     area = builder.add("drivable_area", polygon_tokens=[polygon])
-    return builder.add(
-        "road_segment", polygon_token=polygon, is_intersection=is_intersection, drivable_area_token=area
-    )
+    return builder.add("road_segment", polygon_token=polygon, is_intersection=is_intersection, drivable_area_token=area)
 
 
 def _dividers(builder: _Builder, segments: dict[tuple[int, int], str]) -> None:
@@ -235,7 +233,7 @@ def _traffic_lights(builder: _Builder, blocks: dict[tuple[int, int, bool], str])
         kerb = road.borders[0, end] if leaves != builder.town.drive_right else road.borders[-1, end]
         outward = kerb - road.centre[end]
         foot = kerb + outward / np.hypot(*outward)
-        yaw = float(np.arctan2(*(road.centre[1] - road.centre[0] if leaves else road.centre[-2] - road.centre[-1])[::-1]))
+        dx, dy = road.centre[1] - road.centre[0] if leaves else road.centre[-2] - road.centre[-1]
         items = [
             {
                 "color": colour,
@@ -251,7 +249,14 @@ def _traffic_lights(builder: _Builder, blocks: dict[tuple[int, int, bool], str])
             traffic_light_type="VERTICAL",
             from_road_block_token=_end_block(builder, blocks, number, leaves),
             items=items,
-            pose={"tx": float(foot[0]), "ty": float(foot[1]), "tz": 3.2, "rx": 0.0, "ry": 0.0, "rz": yaw},
+            pose={
+                "tx": float(foot[0]),
+                "ty": float(foot[1]),
+                "tz": 3.2,
+                "rx": 0.0,
+                "ry": 0.0,
+                "rz": float(np.arctan2(dy, dx)),
+            },
         )
     return found
 
@@ -273,7 +278,8 @@ def _stop_lines(
         corners = builder.town.layout.roads[number].crossings[index].corners
         away = corners[0] - corners[3]
         away = away / np.hypot(*away)
-        ring = np.stack([corners[0] + 0.5 * away, corners[1] + 0.5 * away, corners[1] + 0.9 * away, corners[0] + 0.9 * away])
+        near, far = corners[:2] + 0.5 * away, corners[:2] + 0.9 * away
+        ring = np.concatenate([near, far[::-1]])
         builder.add(
             "stop_line",
             polygon_token=builder.polygon(ring),

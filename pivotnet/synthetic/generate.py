@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import json
 import multiprocessing
 import os
@@ -92,14 +94,32 @@ def _is_there(folder: Path, wanted: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def _temporary_neighbour(target: Path) -> Iterator[Path]:
-    """A fresh folder beside ``target``, gone at the end unless it was renamed."""
+    """A fresh, locked folder beside ``target``, gone at the end unless it was renamed.
+
+    What killed runs have left there is removed: their folders are the ones that nobody holds locked.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        with contextlib.suppress(OSError), _locked(leftover):
+            shutil.rmtree(leftover, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
-        temporary.chmod(0o777 & ~_umask())
-        yield temporary
+        with _locked(temporary):
+            temporary.chmod(0o777 & ~_umask())
+            yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder; it goes with the process. Raises OSError when another process holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

@@ -18,7 +18,6 @@ KERB_WIDTH = 0.28  # metres, outside the boundary line
 LINE_WIDTH = 0.18
 STRIPE = 0.55  # metres: width of a zebra stripe, and of the gap after it
 DASH, DASH_GAP = 3.0, 3.0
-GRAIN_METRES = 0.03  # size of the smallest texture that the ground shows
 
 # BGR
 ASPHALT = ((92, 90, 88), (78, 77, 76), (104, 101, 98))
@@ -62,9 +61,7 @@ def prepare(town: Town, style: int) -> Ground:
     islands = [part for part in shapely.get_parts(filled.difference(town.paved)) if part.area < 400.0]
     white, yellow = _paint(town)
     layers = [
-        Layer(colour, quads, quads.mean(axis=1))
-        for colour, quads in ((WHITE, white), (YELLOW, yellow))
-        if len(quads)
+        Layer(colour, quads, quads.mean(axis=1)) for colour, quads in ((WHITE, white), (YELLOW, yellow)) if len(quads)
     ]
     colours = ASPHALT[style % 3], PAVEMENT[style // 3 % 3], GRASS[style // 9 % 3]
     return Ground(
@@ -108,8 +105,8 @@ def draw(ground: Ground, pose: Pose, reach: float, metres_per_pixel: float) -> n
     """The ground within ``reach`` metres of the car: BGR uint8 [s, s, 3]; up is forward, left is left."""
     size = int(round(2 * reach / metres_per_pixel))
     asphalt, pavement, grass = ground.colours
-    image = np.empty((size, size, 3), np.uint8)
-    image[:] = grass
+    image = np.zeros((size, size, 3), np.uint8)
+    cv2.rectangle(image, (0, 0), (size, size), grass, cv2.FILLED)
     c, s = np.cos(pose.yaw), np.sin(pose.yaw)
 
     def pixels(points: np.ndarray) -> np.ndarray:
@@ -141,9 +138,9 @@ def draw(ground: Ground, pose: Pose, reach: float, metres_per_pixel: float) -> n
 
 
 def grain(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Brightness of rough ground around 128: smooth patches and fine grain, uint8 [size, size]."""
+    """Brightness of rough ground around 128, smooth patches and fine grain: uint8 [size, size, 3], channels equal."""
     texture = rng.normal(0.0, 7.0, (size, size)).astype(np.float32)
     for cells, strength in ((size // 6, 6.0), (size // 40, 7.0), (size // 200, 6.0)):
         coarse = rng.normal(0.0, strength, (max(2, cells),) * 2).astype(np.float32)
         texture += cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)
-    return np.clip(texture + 128.0, 0, 255).astype(np.uint8)
+    return cv2.merge([np.clip(texture + 128.0, 0, 255).astype(np.uint8)] * 3)

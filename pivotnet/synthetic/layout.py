@@ -134,7 +134,8 @@ def _trims(
         if nodes[node].ring:
             trims[roads, ends] = nodes[node].ring + 9.0
             continue
-        steps = np.array([(c[12] - c[0]) if leaves else (c[-13] - c[-1]) for (r, leaves) in around for c in [curves[r]]])
+        lines = [curves[road] if leaves else curves[road][::-1] for road, leaves in around]
+        steps = np.array([line[12] - line[0] for line in lines])
         angles = np.arctan2(steps[:, 1], steps[:, 0])
         widths = np.array([profiles[road].half_width for road in roads])
         between = (np.roll(angles, -1) - angles) % (2 * np.pi)  # from every arm to the next one

@@ -21,6 +21,9 @@ FAR_OVERSAMPLING = 4  # rows of the furthest view, against flicker where a pixel
 HAZE_START, HAZE_DEPTH = 28.0, 130.0  # metres
 NOISE = 2.0  # standard deviation of the sensor's noise
 NOISE_MARGIN = 64  # pixels by which the noise picture can be shifted
+GRAIN_MARGIN = 400  # pixels by which the ground's texture can be shifted
+CLOUD_SIZE = (512, 1024)
+SKY_SCALE = 4  # the sky is smooth: painted at a quarter of the resolution
 JPEG_QUALITY = 90
 
 
@@ -32,6 +35,10 @@ class Weather:
     haze: tuple[int, int, int]
     gain: tuple[float, float, float]
     clouds: float  # strength
+
+    def brightness(self) -> np.ndarray:
+        """Table that applies the gain to every channel: uint8 [1, 256, 3]."""
+        return np.clip(np.outer(np.arange(256), self.gain), 0, 255).astype(np.uint8)[None]
 
 
 WEATHERS = (
@@ -48,13 +55,13 @@ class Textures:
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng([seed, 5])
         size = max(int(round(2 * reach / pixel)) for _, reach, pixel in VIEWS)
-        self.grain = ground.grain(size, rng)
+        self.grain = ground.grain(size + GRAIN_MARGIN, rng)
         shape = (IMAGE_HEIGHT + NOISE_MARGIN, IMAGE_WIDTH + NOISE_MARGIN, 3)
         self.noise = np.round(rng.normal(0.0, NOISE, shape)).astype(np.int16)
-        clouds = np.zeros((512, 1024), np.float32)
+        clouds = np.zeros(CLOUD_SIZE, np.float32)
         for cells, strength in ((6, 20.0), (14, 12.0), (40, 6.0), (110, 3.0)):
             coarse = rng.normal(0.0, strength, (cells, 2 * cells)).astype(np.float32)
-            clouds += cv2.resize(coarse, (1024, 512), interpolation=cv2.INTER_CUBIC)
+            clouds += cv2.resize(coarse, CLOUD_SIZE[::-1], interpolation=cv2.INTER_CUBIC)
         self.clouds = clouds
 
 
@@ -80,9 +87,9 @@ class Renderer:
         views = []
         for _, reach, pixel in VIEWS:
             image = ground.draw(painted, pose, reach, pixel)
-            texture = np.roll(self._textures.grain, tuple(rng.integers(0, 500, 2)), axis=(0, 1))
-            texture = texture[: image.shape[0], : image.shape[1]]
-            views.append(cv2.multiply(image, cv2.cvtColor(texture, cv2.COLOR_GRAY2BGR), scale=1 / 128))
+            top, left = rng.integers(0, GRAIN_MARGIN, 2)
+            texture = self._textures.grain[top : top + len(image), left : left + len(image)]
+            views.append(cv2.multiply(image, texture, scale=1 / 128))
         return views
 
     def image(
@@ -98,7 +105,7 @@ class Renderer:
         image = self._sky(sensor, weather, rng)
         self._ground(image, sensor, views, weather)
         draw_objects(image, sensor, scenery, pose, weather.haze, HAZE_DEPTH)
-        image = cv2.multiply(image, np.array([*weather.gain, 1.0]))
+        image = cv2.LUT(image, weather.brightness())
         top, left = rng.integers(0, NOISE_MARGIN, 2)
         noise = self._textures.noise[top : top + IMAGE_HEIGHT, left : left + IMAGE_WIDTH]
         return cv2.add(image, noise, dtype=cv2.CV_8U)
@@ -106,14 +113,13 @@ class Renderer:
     def _sky(self, sensor: Sensor, weather: Weather, rng: np.random.Generator) -> np.ndarray:
         """Gradient and clouds, down to the horizon; below it haze-coloured."""
         horizon = sensor.intrinsic[1, 2]
-        height = np.clip((horizon - np.arange(IMAGE_HEIGHT)) / horizon, 0, 1)[:, None]  # [H, 1]
-        column = np.array(weather.haze) * (1 - height) + np.array(weather.zenith) * height  # [H, 3]
-        rows, columns = 256, 512
-        top, left = rng.integers(0, 256), rng.integers(0, 512)
-        patch = self._textures.clouds[top : top + rows, left : left + columns] * weather.clouds
-        clouds = cv2.resize(patch, (IMAGE_WIDTH, IMAGE_HEIGHT)) * np.sqrt(height).astype(np.float32)
-        image = np.clip(column[:, None].astype(np.float32) + clouds[..., None], 0, 255)
-        return image.astype(np.uint8)
+        rows, columns = IMAGE_HEIGHT // SKY_SCALE, IMAGE_WIDTH // SKY_SCALE
+        height = np.clip((horizon - SKY_SCALE * np.arange(rows)) / horizon, 0, 1)[:, None]  # [rows, 1]
+        colours = np.array(weather.haze) * (1 - height) + np.array(weather.zenith) * height  # [rows, 3]
+        top, left = rng.integers(0, CLOUD_SIZE[0] - rows), rng.integers(0, CLOUD_SIZE[1] - columns)
+        clouds = self._textures.clouds[top : top + rows, left : left + columns] * weather.clouds * np.sqrt(height)
+        sky = np.clip(colours[:, None] + clouds[..., None], 0, 255).astype(np.uint8)
+        return cv2.resize(sky, (IMAGE_WIDTH, IMAGE_HEIGHT))
 
     def _ground(self, image: np.ndarray, sensor: Sensor, views: list[np.ndarray], weather: Weather) -> None:
         """Draw the ground below the horizon into ``image``, from every view where it is the finest."""

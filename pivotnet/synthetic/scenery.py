@@ -115,7 +115,8 @@ def car_solids(car: Car, sun: float) -> list[Solid]:
     paint = CAR_PAINTS[car.colour]
     belt = 0.58 * car.height
     body = box(geometry.rectangle(middle, car.length, car.width, car.yaw), 0.28, belt)
-    cabin = box(geometry.rectangle(middle - 0.15 * heading, 0.55 * car.length, 0.9 * car.width, car.yaw), belt, car.height)
+    upper = geometry.rectangle(middle - 0.15 * heading, 0.55 * car.length, 0.9 * car.width, car.yaw)
+    cabin = box(upper, belt, car.height)
     glass = [_windows(face, 1, 1) for face in cabin[:4]] + [np.zeros((0, 4, 3))]
     none = [np.zeros((0, 4, 3))] * 5
     return [

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from pivotnet.synthetic import lidar
 from pivotnet.synthetic.cameras import IMAGE_HEIGHT, IMAGE_WIDTH, LIDAR
 from pivotnet.synthetic.cars import CAR_CATEGORY, Car
 from pivotnet.synthetic.plan import Plan, Scene
+from pivotnet.synthetic.routes import Pose
 from pivotnet.synthetic.tokens import Tokens
 
 VERSION = "v1.0-trainval"
@@ -169,6 +171,7 @@ def _add_cars(
     attribute: str,
 ) -> None:
     """One instance a car that is near in any sample, one annotation for every sample where it is."""
+    points = [np.bincount(_hits(scene, pose, cars) + 1, minlength=len(cars) + 1)[1:] for pose in scene.poses]
     for index, car in enumerate(cars):
         near = [sample for sample, pose in enumerate(scene.poses) if car.is_annotated(pose.x, pose.y)]
         if not near:
@@ -196,7 +199,13 @@ def _add_cars(
                     "size": [car.width, car.length, car.height],
                     "rotation": yaw_quaternion(car.yaw),
                     **_neighbours(own, place),
-                    "num_lidar_pts": 10,
+                    "num_lidar_pts": int(points[sample][index]),
                     "num_radar_pts": 0,
                 }
             )
+
+
+def _hits(scene: Scene, pose: Pose, cars: list[Car]) -> np.ndarray:
+    """Which car every ray of the lidar hits at a pose, -1 for none."""
+    sensor = next(sensor for sensor in scene.rig if sensor.channel == LIDAR)
+    return lidar.cast(sensor, pose, cars)[1]

@@ -11,11 +11,13 @@ from shapely.geometry import Polygon
 from pivotnet.synthetic import geometry
 from pivotnet.synthetic.junctions import Junction, build, through
 from pivotnet.synthetic.layout import MARGIN, Layout, plan
-from pivotnet.synthetic.roads import Lane
+from pivotnet.synthetic.roads import Lane, Road
 
 LOCATIONS = ("singapore-onenorth", "singapore-hollandvillage", "singapore-queenstown", "boston-seaport")
 WALKWAY_WIDTH = 3.0  # metres
 YARD_SIZE = (112.0, 96.0)  # metres
+YARD_DISTANCE = 26.0  # metres south of the southernmost road
+DRIVEWAY_WIDTH = 7.0
 CROSSING_STYLES = ("zebra", "ladder", "lines")
 
 
@@ -85,7 +87,7 @@ def build_town(location: str, side: int, rng: np.random.Generator) -> Town:
     return town
 
 
-def _add_crossings(road, rng: np.random.Generator) -> None:
+def _add_crossings(road: Road, rng: np.random.Generator) -> None:
     """Crossings at the ends of a road and, now and then, half-way along it."""
     style = CROSSING_STYLES[rng.integers(len(CROSSING_STYLES))]
     draws = rng.random(3)
@@ -130,9 +132,8 @@ def _yard(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     line = layout.roads[south].centre
     lowest = min(float(road.centre[:, 1].min()) for road in layout.roads)
     gate = line[len(line) // 2]
-    top = lowest - 26.0
+    top = lowest - YARD_DISTANCE
     centre = np.array([np.clip(gate[0], MARGIN, layout.size[0] - MARGIN), top - YARD_SIZE[1] / 2])
     yard = geometry.rectangle(centre, *YARD_SIZE, 0.0)
-    half = 3.5
-    driveway = np.array([[gate[0] - half, top], [gate[0] + half, top], [gate[0] + half, gate[1]], [gate[0] - half, gate[1]]])
-    return yard, driveway
+    middle = np.array([gate[0], (top + gate[1]) / 2])
+    return yard, geometry.rectangle(middle, DRIVEWAY_WIDTH, gate[1] - top, 0.0)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import threading
 from pathlib import Path
 
 import cv2
@@ -45,7 +49,7 @@ class Studio:
         for sensor in scene.rig:
             path = self._root / tables.file_name(scene, sample, sensor.channel)
             if sensor.channel == LIDAR:
-                path.write_bytes(lidar.sweep(sensor, rng))
+                path.write_bytes(lidar.sweep(sensor, pose, self._cars[scene.location], rng))
             else:
                 path.write_bytes(encode(self._renderer.image(sensor, views, standing, pose, weather, rng)))
 
@@ -53,8 +57,18 @@ class Studio:
 _studio: list[Studio] = []  # of this process
 
 
+def _leave_with_parent() -> None:
+    """End this process when its parent is gone: the pool's queue would never tell it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def start(root: Path, plan: Plan, cars: dict[str, list[Car]]) -> None:
-    """Prepare this process; it is one of several, so that OpenCV gets one thread."""
+    """Prepare this process, one of several: OpenCV gets one thread, and the process ends with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     _studio[:] = [Studio(root, plan, cars)]
 

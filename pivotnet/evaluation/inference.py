@@ -41,7 +41,7 @@ def predict(
     model.eval()
     console = Console(stderr=True)
     try:
-        for batch in track(loader, "predict", total=len(loader), console=console, disable=quiet):
+        for batch in track(loader, "predict", total=len(loader), console=console, disable=quiet or not len(loader)):
             # no_grad around the call, not around the yield: the caller's code runs in between
             with torch.no_grad():
                 inputs = batch.to(device, non_blocking=True)

@@ -1,0 +1,143 @@
+"""Chamfer distance, matching and average precision against numbers worked out by hand or by a plain formula."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pivotnet.evaluation.ap import RECALLS, accumulate, average_precision, greedy_match, line_ap, sample_ap
+from pivotnet.evaluation.chamfer import chamfer_distance, chamfer_matrix, pixel_sets
+
+RESOLUTION = 0.15
+
+
+def random_mask(seed: int, lines: int, size: tuple[int, int] = (60, 40)) -> np.ndarray:
+    """An id mask of random walks; later lines overdraw earlier ones."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(size, np.uint8)
+    for index in range(lines):
+        walk = rng.integers(0, size) + np.cumsum(rng.integers(-1, 2, (rng.integers(1, 50), 2)), 0)
+        inside = walk[((walk >= 0) & (walk < size)).all(1)]
+        mask[inside[:, 0], inside[:, 1]] = index + 1
+    return mask
+
+
+def test_recalls_are_torchs_linspace() -> None:
+    np.testing.assert_array_equal(RECALLS, torch.linspace(0.1, 1, 10).numpy())
+
+
+def test_pixel_sets_are_the_pixels_of_each_id() -> None:
+    mask = random_mask(3, 6).astype(np.uint16) * 100
+
+    sets = pixel_sets(mask, RESOLUTION)
+
+    assert sets.ids.tolist() == np.unique(mask)[1:].tolist()
+    for index, line in enumerate(sets.ids):
+        expected = np.argwhere(mask == line).astype(np.float32) * np.float32(RESOLUTION)
+        np.testing.assert_array_equal(sets.line(index), expected.astype(np.float64))
+
+
+def test_chamfer_distance_of_parallel_lines() -> None:
+    line = np.column_stack([np.arange(20.0), np.zeros(20)])
+
+    assert chamfer_distance(line, line + [0, 3]) == pytest.approx(3)
+    # of the longer line, ten points have the nearest at 1 to 10 metres
+    longer = np.column_stack([np.arange(30.0), np.zeros(30)])
+    assert chamfer_distance(line, longer) == pytest.approx((0 + 55 / 30) / 2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_chamfer_matrix_is_exact_below_the_limit(seed: int) -> None:
+    first, second = (pixel_sets(random_mask(seed + k, 8), RESOLUTION) for k in (0, 100))
+
+    distances = chamfer_matrix(first, second, 1.5)
+
+    for i in range(len(first)):
+        for j in range(len(second)):
+            all_pairs = torch.cdist(torch.from_numpy(first.line(i)), torch.from_numpy(second.line(j)))
+            expected = ((all_pairs.min(1)[0].mean() + all_pairs.min(0)[0].mean()) / 2).item()
+            if expected < 1.5:
+                assert distances[i, j] == pytest.approx(expected, abs=1e-6)
+            else:
+                assert 1.5 <= distances[i, j] <= expected + 1e-6
+
+
+def test_matching_is_greedy_and_ties_go_to_the_lower_indices() -> None:
+    distances = np.array([[0.4, 0.3, 0.9], [0.3, 0.1, 0.3], [0.3, 0.2, 0.3]])
+
+    predictions, labels = greedy_match(distances, 0.5)
+
+    # 0.1 takes (1, 1); then (2, 0) and (2, 2) tie at 0.3; what is left is (0, 2) at 0.9, too far
+    assert list(zip(predictions, labels)) == [(1, 1), (2, 0)]
+
+
+def test_a_pair_at_the_threshold_is_no_match() -> None:
+    assert len(greedy_match(np.array([[0.5]]), 0.5)[0]) == 0
+    # 0.2 in float32 is above 0.2; what rounds to it is no match either
+    assert len(greedy_match(np.array([[0.2 - 1e-12]]), 0.2)[0]) == 0
+    assert len(greedy_match(np.array([[0.2 - 1e-6]]), 0.2)[0]) == 1
+
+
+def test_ap_sorts_by_ascending_confidence() -> None:
+    # The one match has the highest confidence and therefore comes last: precision 1/2 at recall 1.
+    assert average_precision(np.array([0]), np.array([0.9, 0.3], np.float32), 1) == np.float32(0.5)
+    assert average_precision(np.array([1]), np.array([0.9, 0.3], np.float32), 1) == 1
+
+
+def test_on_equal_confidence_matches_come_first() -> None:
+    assert average_precision(np.array([2]), np.full(3, 0.5, np.float32), 1) == 1
+
+
+def test_precision_is_made_monotone() -> None:
+    # In ascending order: miss, hit, hit. Precision 0, 1/2, 2/3 becomes 2/3 at every recall.
+    scores = np.array([0.1, 0.2, 0.3], np.float32)
+
+    assert average_precision(np.array([1, 2]), scores, 2) == pytest.approx(2 / 3)
+
+
+def test_a_recall_of_seven_tenths_misses_its_point() -> None:
+    scores = np.linspace(0.1, 0.9, 7, dtype=np.float32)
+
+    assert average_precision(np.arange(7), scores, 10) == pytest.approx(0.6)
+    assert average_precision(np.arange(8), np.linspace(0.1, 0.9, 8, dtype=np.float32), 10) == pytest.approx(0.8)
+
+
+def test_ap_is_zero_if_one_side_is_empty_and_nothing_if_both_are() -> None:
+    none, some = pixel_sets(np.zeros((60, 40), np.uint8), RESOLUTION), pixel_sets(random_mask(0, 3), RESOLUTION)
+
+    assert line_ap(none, np.zeros(0), none) is None
+    for predicted, labelled in ((none, some), (some, none)):
+        row = line_ap(predicted, np.full(len(predicted), 0.5), labelled)
+        assert row is not None and row.tolist() == [0, 0, 0, 0]
+
+
+def test_a_perfect_prediction_has_ap_one() -> None:
+    mask = np.stack([random_mask(seed, 4) for seed in range(3)])
+
+    assert (sample_ap(mask, np.linspace(0.5, 0.9, 4), mask, RESOLUTION) == 1).all()
+
+
+def test_more_than_99_predictions_are_scored() -> None:
+    mask = np.zeros((1, 400, 200), np.uint16)
+    mask[0, ::2, 10:40] = np.arange(1, 201)[:, None] + 100
+    truth = np.zeros((1, 400, 200), np.uint8)
+    truth[0, 0, 10:40] = 1
+
+    row = sample_ap(mask, np.linspace(0.9, 0.5, 300), truth, RESOLUTION)
+
+    # the nearest of 200 predictions has the highest confidence of those drawn, and so comes last
+    np.testing.assert_allclose(row[0], 1 / 200, rtol=1e-6)
+
+
+def test_ap_is_averaged_over_the_samples_that_have_a_line() -> None:
+    per_sample = np.full((3, 2, 4), np.nan, np.float32)
+    per_sample[0, 0] = 0.25
+    per_sample[2, 0] = 0.75
+
+    result = accumulate(per_sample)
+
+    assert result.counts.tolist() == [2, 0]
+    assert result.samples == 3
+    assert (result.ap[0] == 0.5).all()
+    assert np.isnan(result.ap[1]).all()

@@ -1,0 +1,129 @@
+"""Which queries become polylines, which of their points count, and how they are drawn."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import numpy as np
+import pytest
+import torch
+
+from pivotnet.config import MapConfig
+from pivotnet.errors import PivotNetError
+from pivotnet.evaluation.instances import MapInstances
+from pivotnet.evaluation.postprocess import draw_line, draw_mask, postprocess
+from pivotnet.structures import Predictions
+
+MAP = MapConfig()
+
+
+def blank(batch: int = 1, map_config: MapConfig = MAP) -> Predictions:
+    """Two decoders that predict nothing."""
+    queries, points = map_config.total_queries, map_config.total_points
+    logits = torch.zeros(2, batch, queries, 2)
+    logits[..., 1] = 4
+    validity = torch.zeros(2, batch, points, 2)
+    validity[..., 0] = 4
+    return Predictions(logits, torch.rand(2, batch, points, 2), validity)
+
+
+def test_nothing_is_predicted_where_no_object_wins() -> None:
+    instances = postprocess(blank(), MAP)[0]
+
+    assert len(instances) == 0
+    assert draw_mask(instances, MAP).sum() == 0
+
+
+def test_an_instance_has_its_pivots_and_both_ends() -> None:
+    predictions = blank()
+    query = 20 + 25 + 3  # the fourth boundary
+    first_point = 20 * 10 + 25 * 2 + 3 * 30
+    predictions.object_logits[-1, 0, query] = torch.tensor([2.0, 0.0])
+    predictions.point_logits[-1, 0, first_point + 7] = torch.tensor([0.0, 1.0])
+    predictions.point_logits[-1, 0, first_point + 8] = torch.tensor([1.0, 1.0])  # one half is not above one half
+
+    instances = postprocess(predictions, MAP)[0]
+
+    chosen = predictions.points[-1, 0, [first_point, first_point + 7, first_point + 29]]
+    np.testing.assert_allclose(instances.points[0], chosen.numpy() * [400, 200], rtol=1e-6)
+    assert instances.labels.tolist() == [2]
+    assert instances.scores[0] == pytest.approx(1 / (1 + np.exp(-2)), abs=1e-6)
+
+
+def test_only_the_last_decoder_counts() -> None:
+    predictions = blank()
+    predictions.object_logits[0, 0, :, 0] = 9
+
+    assert len(postprocess(predictions, MAP)[0]) == 0
+
+
+def test_a_tie_is_an_object() -> None:
+    predictions = blank()
+    predictions.object_logits[-1, 0, 0] = 0.25
+
+    assert postprocess(predictions, MAP)[0].scores.tolist() == [0.5]
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_batch_equals_its_samples(dtype: Optional[torch.dtype]) -> None:
+    torch.manual_seed(0)
+    whole = Predictions(torch.randn(1, 3, 60, 2), torch.rand(1, 3, 700, 2), torch.randn(1, 3, 700, 2))
+    if dtype is not None:
+        whole = Predictions(whole.object_logits.to(dtype), whole.points.to(dtype), whole.point_logits.to(dtype))
+
+    batched = postprocess(whole, MAP)
+
+    for index, together in enumerate(batched):
+        part = slice(index, index + 1)
+        alone = postprocess(
+            Predictions(whole.object_logits[:, part], whole.points[:, part], whole.point_logits[:, part]), MAP
+        )[0]
+        assert len(together) == len(alone) > 0
+        np.testing.assert_array_equal(np.concatenate(together.points), np.concatenate(alone.points))
+        np.testing.assert_array_equal(together.scores, alone.scores)
+        np.testing.assert_array_equal(together.labels, alone.labels)
+
+
+def test_predictions_that_are_not_finite_are_told() -> None:
+    predictions = blank()
+    predictions.points[-1, 0, 5, 1] = float("nan")
+
+    with pytest.raises(PivotNetError, match="NaN or infinity"):
+        postprocess(predictions, MAP)
+
+
+def test_later_instances_overdraw_earlier_ones_of_their_class_only() -> None:
+    row = np.array([[10.9, 5.0], [10.9, 50.0]], np.float32)
+    column = np.array([[0.0, 20.0], [30.0, 20.0]], np.float32)
+    instances = MapInstances([row, column, row], np.ones(3, np.float32), np.array([0, 0, 2]))
+
+    mask = draw_mask(instances, MAP)
+
+    assert mask[0, 10, 5] == 1 and mask[0, 10, 19] == 1 and mask[0, 10, 50] == 1  # 10.9 is truncated
+    assert mask[0, 10, 20] == 2
+    assert mask[2, 10, 20] == 3
+    assert mask[1].sum() == 0
+
+
+def test_more_than_255_instances_keep_their_ids() -> None:
+    config = MapConfig(num_queries=(200, 150, 50))
+    predictions = blank(map_config=config)
+    predictions.object_logits[..., 0] = 8
+    torch.manual_seed(1)
+    predictions.points[:] = torch.rand_like(predictions.points)
+
+    instances = postprocess(predictions, config)[0]
+    mask = draw_mask(instances, config)
+
+    assert len(instances) == 400
+    assert mask.max() == 400
+    assert mask[2][mask[2] > 0].min() > 350
+
+
+def test_lines_may_leave_the_map() -> None:
+    canvas = np.zeros((40, 20), np.uint8)
+
+    draw_line(canvas, np.array([[-30.0, 5.0], [90.0, 5.0]]), 7, 1)
+
+    assert (canvas[:, 5] == 7).all()
+    assert canvas.sum() == 40 * 7

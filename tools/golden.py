@@ -13,7 +13,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-from recordings import record, shim  # noqa: E402
+from recordings import check, record, shim  # noqa: E402
+from recordings.verdict import print_table  # noqa: E402
+from rich.console import Console  # noqa: E402
 
 from pivotnet.errors import PivotNetError  # noqa: E402
 
@@ -29,8 +31,15 @@ def main() -> int:
     recorder.add_argument("--parts", nargs="+", choices=record.PARTS, default=record.PARTS, help="default: all")
     recorder.add_argument("--presets", nargs="+", choices=shim.PRESETS, default=shim.PRESETS, help="default: all")
     recorder.add_argument("--converter-python", help="Python that can run upstream's converter (shapely 1)")
+    checker = commands.add_parser("check", help="compare with recordings")
+    checker.add_argument("folder", type=Path, metavar="DIR", help="folder of recordings")
+    checker.add_argument("--parts", nargs="+", default=(), help="only these, such as loss or forward/effb0")
     args = parser.parse_args()
     try:
+        if args.command == "check":
+            rows = check.check(args.folder, tuple(args.parts))
+            print_table(rows, Console())
+            return 0 if all(row.good for row in rows) else 1
         record.record(args.upstream, args.out, args.seed, tuple(args.parts), tuple(args.presets), args.converter_python)
     except (PivotNetError, shim.ShimError) as error:
         print(f"error: {error}", file=sys.stderr)

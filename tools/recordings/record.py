@@ -53,11 +53,12 @@ def record(
     if converter_python:
         with console.status("running upstream's annotation converter"):
             record_data.record_annotation(seed, checkout, converter_python, folder)
-        console.print("recorded nuscenes.tar.gz and npz.tar.gz")
+        console.print("recorded nuscenes.tar.gz, npz.tar.gz and eval.tar.gz")
     else:
         console.print(
-            "annotation skipped: name a Python with nuscenes-devkit 1.1.11, shapely 1.8.5.post1, numpy 1.26.4, opencv, "
-            "visvalingamwyatt and torch by --converter-python (upstream's converter needs shapely 1)"
+            "annotation skipped, so that check will miss its archives: name a Python with nuscenes-devkit 1.1.11, "
+            "shapely 1.8.5.post1, numpy 1.26.4, opencv, visvalingamwyatt and torch by --converter-python "
+            "(upstream's converter needs shapely 1)"
         )
 
 

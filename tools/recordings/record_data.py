@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
+import json
+import os
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -15,6 +19,8 @@ import cv2
 import numpy as np
 import torch
 
+from pivotnet.annotation.npz import read_npz
+from pivotnet.files import atomic_write
 from recordings import inputs
 
 IMAGE_SHAPE = (900, 1600, 3)
@@ -92,10 +98,10 @@ def record_ap(seed: int, checkout: Path) -> dict[str, np.ndarray]:
         truth, found, scores = detections(seed, index)
         row = torch.full((1, RESULT_LINES), -1.0)
         row[0, 1 : len(scores) + 1] = torch.from_numpy(scores).float()
-        before = total.clone()
+        before, counted = total.clone(), counts.clone()
         masks = (torch.from_numpy(found)[None], torch.from_numpy(truth)[None])
         total, counts = average_precision(total, counts, *masks, RESOLUTION, RESOLUTION, row, THRESHOLDS, recalls)
-        samples.append((total - before).numpy())
+        samples.append(torch.where(counts > counted, total - before, torch.nan).numpy())
         truths.append(truth)
         founds.append(found)
         rows.append(row[0].numpy())
@@ -114,32 +120,79 @@ def record_ap(seed: int, checkout: Path) -> dict[str, np.ndarray]:
 
 
 def record_annotation(seed: int, checkout: Path, converter_python: str, folder: Path) -> None:
-    """nuscenes.tar.gz (a synthetic data set without images) and npz.tar.gz (what upstream's converter writes for it).
+    """nuscenes.tar.gz (a synthetic data set without images), npz.tar.gz (what upstream's converter writes for it) and
+    eval.tar.gz (made-up detections for it, and what upstream's evaluation says of them).
 
     Args:
         converter_python: an interpreter with nuscenes-devkit 1.1.11, shapely 1.8.5.post1, numpy 1.26.4, opencv, scipy,
             visvalingamwyatt and torch: upstream's converter runs on shapely 1 only.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch) / "nuscenes"
+        root, evaluation = Path(scratch) / "nuscenes", Path(scratch) / "eval"
         command = [sys.executable, "-m", "pivotnet", "synth", str(root), "--seed", str(seed), "--no-images"]
-        subprocess.run([*command, "--scenes", "8", "--samples-per-scene", "3"], check=True)
-        subprocess.run(
-            [converter_python, "-B", "tools/anno_converter/nuscenes/convert.py", "-d", str(root)],
-            cwd=checkout,
-            env={"PYTHONPATH": f"{checkout}:{checkout / 'tools/anno_converter/nuscenes'}", "PATH": "/usr/bin:/bin"},
-            check=True,
-        )
-        written = root / "customer" / "pivot-bezier"
-        _pack(folder / "npz.tar.gz", {f"npz/{path.name}": path for path in sorted(written.glob("*.npz"))})
+        environment = dict(os.environ, PYTHONPATH=str(Path(__file__).resolve().parents[2]))
+        subprocess.run([*command, "--scenes", "8", "--samples-per-scene", "3"], check=True, env=environment)
+        converter = checkout / "tools" / "anno_converter" / "nuscenes"
+        environment = dict(os.environ, PYTHONPATH=f"{checkout}:{converter}", TORCH_DEVICE_BACKEND_AUTOLOAD="0")
+        command = [converter_python, "-B", str(converter / "convert.py"), "-d", str(root)]
+        subprocess.run(command, cwd=checkout, env=environment, check=True)
+        written = sorted((root / "customer" / "pivot-bezier").glob("*.npz"))
+        _pack(folder / "npz.tar.gz", {f"npz/{path.name}": path for path in written})
         tables = [p for p in sorted(root.rglob("*")) if p.is_file() and "customer" not in p.relative_to(root).parts]
         _pack(folder / "nuscenes.tar.gz", {f"nuscenes/{path.relative_to(root)}": path for path in tables})
+        _record_evaluation(seed, checkout, written, evaluation)
+        files = [path for path in sorted(evaluation.rglob("*")) if path.is_file()]
+        _pack(folder / "eval.tar.gz", {f"eval/{path.relative_to(evaluation)}": path for path in files})
+
+
+def _record_evaluation(seed: int, checkout: Path, annotated: list[Path], folder: Path) -> None:
+    """Result files in upstream's layout (pickled), and upstream's own evaluation of them: ap.json and table.txt."""
+    (folder / "pred").mkdir(parents=True)
+    (folder / "val.txt").write_text("".join(f"{path.stem}\n" for path in annotated))
+    for index, path in enumerate(annotated):
+        _, found, scores = detections(seed, index)
+        content = {
+            "map": [None, *(np.zeros((2, 2), np.float32) for _ in scores)],
+            "confidence_level": [-1, *scores.tolist()],
+            "pred_label": [0, *(1 for _ in scores)],
+        }
+        truth = read_npz(path, ["instance_mask"])["instance_mask"]
+        if index % 2:  # half of the samples: nearly right
+            found, content["confidence_level"] = _shifted(truth, inputs.generator(seed, "shift", index))
+        np.savez_compressed(folder / "pred" / path.name, dt_mask=found, dt_res=np.array(content, dtype=object))
+    arguments = [str(annotated[0].parent), str(folder / "pred"), str(folder / "val.txt")]
+    script = checkout / "tools" / "evaluation" / "eval.py"
+    saved, sys.argv = sys.argv, [str(script), *arguments]
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output):
+            evaluator = runpy.run_path(str(script), run_name="__main__")["evaluator"]
+    finally:
+        sys.argv = saved
+    record = {
+        "ap_sum": evaluator.ap_matrix.tolist(),
+        "count": evaluator.ap_count_matrix.tolist(),
+        "ap": (evaluator.ap_matrix / evaluator.ap_count_matrix).tolist(),
+    }
+    (folder / "ap.json").write_text(json.dumps(record, indent=1))
+    (folder / "table.txt").write_text(output.getvalue())
+
+
+def _shifted(truth: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[float]]:
+    """The true lines, each moved by a few pixels, with running ids over the classes; and their scores after the -1."""
+    found = np.zeros_like(truth)
+    scores = [-1.0]
+    for cls, mask in enumerate(truth):
+        for identifier in np.unique(mask[mask > 0]):
+            rows, columns = np.nonzero(mask == identifier)
+            offset = rng.integers(-6, 7, 2)
+            rows, columns = np.clip(rows + offset[0], 0, 399), np.clip(columns + offset[1], 0, 199)
+            found[cls, rows, columns] = len(scores)
+            scores.append(float(rng.uniform(0.5, 1)))
+    return found, scores
 
 
 def _pack(archive: Path, members: dict[str, Path]) -> None:
-    with tarfile.open(archive, "w:gz") as tar:
+    with atomic_write(archive) as stream, tarfile.open(fileobj=stream, mode="w:gz") as tar:
         for name, path in members.items():
-            data = path.read_bytes()
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
+            tar.add(path, name)

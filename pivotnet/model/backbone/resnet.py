@@ -60,6 +60,7 @@ class ResNet(nn.Module):
                 inputs = EXPANSION * channels
             self.add_module(f"layer{number + 1}", nn.Sequential(*blocks))
         self._initialise()
+        self.train()
 
     def _initialise(self) -> None:
         """He et al.'s normal initialisation by fan-out; each residual branch starts at zero (Goyal et al., 2017)."""

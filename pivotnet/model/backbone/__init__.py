@@ -27,7 +27,7 @@ class Backbone(nn.Module):
 
 
 def build_backbone(model: ModelConfig) -> Backbone:
-    """The backbone that ``model.backbone`` names, initialised as upstream does without a weight file (see pretrained.py).
+    """The backbone that ``model.backbone`` names, initialised as upstream without a weight file (see pretrained.py).
 
     Raises:
         PivotNetError: unknown name, or channels that are not those of this backbone.

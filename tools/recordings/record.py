@@ -42,7 +42,7 @@ def record(
     jobs["matching"] = _job(record_criterion.record_matching, seed)
     jobs["postprocess"] = _job(record_criterion.record_postprocess, seed)
     jobs["transform"] = _job(record_data.record_transform, seed)
-    jobs["ap"] = _job(record_data.record_ap, seed, checkout)
+    jobs["ap"] = _job(record_data.record_ap, seed)
     jobs["trajectory"] = _job(record_network.record_trajectory, seed)
     for name, job in jobs.items():
         part, _, preset = name.partition("/")
@@ -57,8 +57,8 @@ def record(
     else:
         console.print(
             "annotation skipped, so that check will miss its archives: name a Python with nuscenes-devkit 1.1.11, "
-            "shapely 1.8.5.post1, numpy 1.26.4, opencv, visvalingamwyatt and torch by --converter-python "
-            "(upstream's converter needs shapely 1)"
+            "shapely 1.8.5.post1, numpy 1.26.4, matplotlib 3.7, opencv, visvalingamwyatt and torch by "
+            "--converter-python (upstream's converter needs shapely 1)"
         )
 
 

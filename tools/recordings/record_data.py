@@ -22,6 +22,7 @@ import torch
 from pivotnet.annotation.npz import read_npz
 from pivotnet.files import atomic_write
 from recordings import inputs
+from recordings.shim import ShimError
 
 IMAGE_SHAPE = (900, 1600, 3)
 AP_SAMPLES = 12
@@ -87,9 +88,8 @@ def _draw(mask: np.ndarray, line: np.ndarray, identifier: int) -> None:
     cv2.polylines(mask, [pixels], False, color=identifier, thickness=1)
 
 
-def record_ap(seed: int, checkout: Path) -> dict[str, np.ndarray]:
+def record_ap(seed: int) -> dict[str, np.ndarray]:
     """golden_ap.npz: sums, counts and table of upstream's evaluation of made-up detections."""
-    sys.path.insert(0, str(checkout / "tools" / "evaluation"))
     average_precision = importlib.import_module("ap").instance_mask_ap
     recalls = torch.linspace(0.1, 1, 10)
     total, counts = torch.zeros((3, len(THRESHOLDS))), torch.zeros((3, len(THRESHOLDS)))
@@ -124,18 +124,18 @@ def record_annotation(seed: int, checkout: Path, converter_python: str, folder: 
     eval.tar.gz (made-up detections for it, and what upstream's evaluation says of them).
 
     Args:
-        converter_python: an interpreter with nuscenes-devkit 1.1.11, shapely 1.8.5.post1, numpy 1.26.4, opencv, scipy,
-            visvalingamwyatt and torch: upstream's converter runs on shapely 1 only.
+        converter_python: an interpreter with nuscenes-devkit 1.1.11, shapely 1.8.5.post1, numpy 1.26.4, matplotlib 3.7,
+            opencv, scipy, visvalingamwyatt and torch: upstream's converter runs on shapely 1 only.
     """
     with tempfile.TemporaryDirectory() as scratch:
         root, evaluation = Path(scratch) / "nuscenes", Path(scratch) / "eval"
         command = [sys.executable, "-m", "pivotnet", "synth", str(root), "--seed", str(seed), "--no-images"]
         environment = dict(os.environ, PYTHONPATH=str(Path(__file__).resolve().parents[2]))
-        subprocess.run([*command, "--scenes", "8", "--samples-per-scene", "3"], check=True, env=environment)
+        _run([*command, "--scenes", "8", "--samples-per-scene", "3"], environment, checkout)
         converter = checkout / "tools" / "anno_converter" / "nuscenes"
         environment = dict(os.environ, PYTHONPATH=f"{checkout}:{converter}", TORCH_DEVICE_BACKEND_AUTOLOAD="0")
         command = [converter_python, "-B", str(converter / "convert.py"), "-d", str(root)]
-        subprocess.run(command, cwd=checkout, env=environment, check=True)
+        _run(command, environment, checkout)
         written = sorted((root / "customer" / "pivot-bezier").glob("*.npz"))
         _pack(folder / "npz.tar.gz", {f"npz/{path.name}": path for path in written})
         tables = [p for p in sorted(root.rglob("*")) if p.is_file() and "customer" not in p.relative_to(root).parts]
@@ -143,6 +143,13 @@ def record_annotation(seed: int, checkout: Path, converter_python: str, folder: 
         _record_evaluation(seed, checkout, written, evaluation)
         files = [path for path in sorted(evaluation.rglob("*")) if path.is_file()]
         _pack(folder / "eval.tar.gz", {f"eval/{path.relative_to(evaluation)}": path for path in files})
+
+
+def _run(command: list[str], environment: dict[str, str], folder: Path) -> None:
+    finished = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
+    if finished.returncode:
+        last = (finished.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        raise ShimError(f"{' '.join(command)} failed: {last}")
 
 
 def _record_evaluation(seed: int, checkout: Path, annotated: list[Path], folder: Path) -> None:

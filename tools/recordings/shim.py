@@ -66,7 +66,7 @@ def import_upstream(checkout: Path) -> Path:
     warnings.filterwarnings("ignore", category=FutureWarning)
     _replace_cuda()
     _add_stand_ins()
-    sys.path[:0] = [str(checkout), str(checkout / "configs")]
+    sys.path[:0] = [str(checkout), str(checkout / "configs"), str(checkout / "tools" / "evaluation")]
     _replace_deformable_attention()
     _replace_device_defaults()
     return checkout

@@ -56,8 +56,8 @@ class LineDecoder(nn.Module):
         self.mask_embed = nn.ModuleList(
             Mlp((channels * points, channels, channels, channels)) for points in self.points
         )
-        instance_points = torch.tensor([p for p, q in zip(self.points, self.instances) for _ in range(q)])
-        instance_of_point = torch.arange(map_config.total_queries).repeat_interleave(instance_points).int()
+        lengths = [p for p, q in zip(self.points, self.instances) for _ in range(q)]
+        instance_of_point = torch.tensor([i for i, length in enumerate(lengths) for _ in range(length)]).int()
         self.register_buffer("instance_of_point", instance_of_point, persistent=False)  # [T]
         self.register_buffer("position", sine_position(model.bev_size, channels), persistent=False)  # [N, C]
 

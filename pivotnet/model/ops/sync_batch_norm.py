@@ -44,23 +44,22 @@ class _Normalise(torch.autograd.Function):
         bias: Optional[Tensor],
         running_mean: Optional[Tensor],
         running_var: Optional[Tensor],
-        momentum: Any,
+        momentum: Any,  # a number, or a tensor of one
         eps: float,
         group: Optional[dist.ProcessGroup],
     ) -> Tensor:
         variance, mean = torch.var_mean(input.float(), dim=(0, 2, 3), unbiased=False)
-        # The sums are taken around a value that all ranks share: around zero, E[x^2] - E[x]^2 would lose the variance
-        # of features far from zero.
-        shift = torch.zeros_like(mean) if running_mean is None else running_mean
-        offset = mean - shift
-        local_count = input.numel() // input.shape[1]
-        local_sums = torch.stack([offset, torch.addcmul(variance, offset, offset)]) * local_count
-        packed = torch.cat([local_sums.flatten(), local_sums.new_full((1,), local_count)])
-        dist.all_reduce(packed, group=group)
-        count = packed[-1]
-        offset, square = (packed[:-1] / count).chunk(2)
-        mean = shift + offset
-        variance = torch.addcmul(square, offset, offset, value=-1).clamp_min_(0)
+        channels, local_count = len(mean), input.numel() // len(mean)
+        # One row a rank: the sum over the ranks then gathers them. Plain sums of x and x^2 would lose the variance of
+        # features far from zero.
+        ranks = mean.new_zeros(dist.get_world_size(group), 2 * channels + 1)
+        ranks[dist.get_rank(group)] = torch.cat([mean, variance, mean.new_full((1,), local_count)])
+        dist.all_reduce(ranks, group=group)
+        means, variances, counts = ranks.split([channels, channels, 1], dim=1)
+        count = counts.sum()
+        shares = counts / count  # [ranks, 1]
+        mean = (shares * means).sum(0)
+        variance = (shares * (variances + (means - mean).square())).sum(0)
         if running_mean is not None and running_var is not None:
             # Here, not after apply(): a checkpoint's recomputation may end as soon as the last tensor is saved.
             running_mean.lerp_(mean, momentum)

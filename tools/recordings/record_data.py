@@ -157,15 +157,16 @@ def _record_evaluation(seed: int, checkout: Path, annotated: list[Path], folder:
     (folder / "pred").mkdir(parents=True)
     (folder / "val.txt").write_text("".join(f"{path.stem}\n" for path in annotated))
     for index, path in enumerate(annotated):
-        _, found, scores = detections(seed, index)
+        truth = read_npz(path, ["instance_mask"])["instance_mask"]
+        if index % 2:  # nearly right
+            found, scores = _shifted(truth, inputs.generator(seed, "shift", index))
+        else:  # unrelated
+            _, found, scores = detections(seed, index)
         content = {
             "map": [None, *(np.zeros((2, 2), np.float32) for _ in scores)],
             "confidence_level": [-1, *scores.tolist()],
             "pred_label": [0, *(1 for _ in scores)],
         }
-        truth = read_npz(path, ["instance_mask"])["instance_mask"]
-        if index % 2:  # half of the samples: nearly right
-            found, content["confidence_level"] = _shifted(truth, inputs.generator(seed, "shift", index))
         np.savez_compressed(folder / "pred" / path.name, dt_mask=found, dt_res=np.array(content, dtype=object))
     arguments = [str(annotated[0].parent), str(folder / "pred"), str(folder / "val.txt")]
     script = checkout / "tools" / "evaluation" / "eval.py"
@@ -185,18 +186,18 @@ def _record_evaluation(seed: int, checkout: Path, annotated: list[Path], folder:
     (folder / "table.txt").write_text(output.getvalue())
 
 
-def _shifted(truth: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[float]]:
-    """The true lines, each moved by a few pixels, with running ids over the classes; and their scores after the -1."""
+def _shifted(truth: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The true lines, each moved by a few pixels, with running ids over the classes; and their scores [n]."""
     found = np.zeros_like(truth)
-    scores = [-1.0]
+    scores: list[float] = []
     for cls, mask in enumerate(truth):
         for identifier in np.unique(mask[mask > 0]):
             rows, columns = np.nonzero(mask == identifier)
             offset = rng.integers(-6, 7, 2)
             rows, columns = np.clip(rows + offset[0], 0, 399), np.clip(columns + offset[1], 0, 199)
-            found[cls, rows, columns] = len(scores)
             scores.append(float(rng.uniform(0.5, 1)))
-    return found, scores
+            found[cls, rows, columns] = len(scores)
+    return found, np.array(scores)
 
 
 def _pack(archive: Path, members: dict[str, Path]) -> None:

@@ -1,0 +1,180 @@
+"""device.py on the machine at hand, and on machines imitated by packages of the vendors' names."""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pivotnet import device as devices
+from pivotnet.errors import PivotNetError
+
+CPU = torch.device("cpu")
+
+
+def run_python(code: str, path: Path) -> subprocess.CompletedProcess:
+    root = Path(devices.__file__).parents[1]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{path}{os.pathsep}{root}",
+        "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
+    }
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+
+
+def imitate_npu(folder: Path, body: str) -> None:
+    (folder / "torch_npu").mkdir()
+    (folder / "torch_npu" / "__init__.py").write_text(body)
+
+
+WORKING_NPU = """
+import types, torch
+torch.utils.rename_privateuse1_backend("npu")
+module = types.ModuleType("npu")
+calls = []
+module.is_available = lambda: True
+module.device_count = lambda: 2
+module.set_device = lambda device: calls.append(("device", device.index))
+module.set_compile_mode = lambda jit_compile: calls.append(("jit", jit_compile))
+module.config = types.SimpleNamespace(allow_internal_format=True)
+module.matmul = types.SimpleNamespace(allow_hf32=True)
+module.conv = types.SimpleNamespace(allow_hf32=True)
+module.calls = calls
+torch._register_device_module("npu", module)
+torch.cuda.is_available = lambda: True  # what transfer_to_npu makes it say
+"""
+
+
+def test_cpu_is_always_there():
+    assert devices.select_device("cpu", local_rank=5) == CPU
+    assert devices.distributed_backend(CPU) == "gloo"
+    assert not devices.pin_memory(CPU)
+
+
+@pytest.mark.parametrize("name", ["tpu", "cuda:x", "cpu:one"])
+def test_unknown_device_names_the_choices(name):
+    with pytest.raises(PivotNetError, match="npu|cuda"):
+        devices.select_device(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_missing_gpu_is_one_line():
+    with pytest.raises(PivotNetError, match="--device cuda cannot be used") as caught:
+        devices.select_device("cuda")
+    assert "\n" not in str(caught.value)
+
+
+def test_npu_without_cann_is_one_line(tmp_path):
+    imitate_npu(tmp_path, 'raise OSError("libhccl.so: cannot open shared object file:\\nNo such file or directory")')
+    code = "from pivotnet.cli import main; main(['train', '--preset', 'smoke', '--device', 'npu'])"
+    done = run_python(code, tmp_path)
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: --device npu cannot be used"), done.stderr
+    assert "libhccl.so" in lines[0] and "set_env.sh" in lines[0]
+
+
+def test_broken_npu_wheel_leaves_the_cpu_usable(tmp_path):
+    imitate_npu(tmp_path, 'raise ImportError("libascendcl.so")')
+    done = run_python("from pivotnet.device import select_device; print(select_device())", tmp_path)
+    assert done.stdout.strip() in ("cpu", "cuda:0"), done.stderr
+
+
+def test_npu_goes_before_cuda_and_is_set_up(tmp_path):
+    imitate_npu(tmp_path, WORKING_NPU)
+    code = """
+from pivotnet import device as d
+from pivotnet.errors import PivotNetError
+device = d.select_device(None, local_rank=1)
+import torch
+print(device, d.distributed_backend(device), torch.npu.calls, torch.npu.config.allow_internal_format)
+print(d.set_reduced_precision(False), torch.npu.matmul.allow_hf32, torch.npu.conv.allow_hf32)
+try:
+    d.select_device("npu", local_rank=2)
+except PivotNetError as error:
+    print(error)
+"""
+    lines = run_python(code, tmp_path).stdout.splitlines()
+    assert lines[0] == "npu:1 hccl [('device', 1), ('jit', False)] False"
+    assert lines[1] == "TF32/HF32 off False False"
+    assert lines[2].startswith("npu:2 does not exist: 2 such device(s)")
+
+
+def test_random_state_comes_back(tmp_path):
+    devices.seed_everything(3)
+    torch.rand(5), np.random.rand(3), np.random.randn(), random.random()
+    torch.save(devices.rng_state(CPU), tmp_path / "state")
+    expected = torch.rand(4), np.random.randn(4), random.random()
+    devices.set_rng_state(CPU, torch.load(tmp_path / "state", weights_only=True))
+    again = torch.rand(4), np.random.randn(4), random.random()
+    assert torch.equal(expected[0], again[0]) and (expected[1] == again[1]).all() and expected[2] == again[2]
+
+
+def parameters() -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((3, 4), (5,))]
+
+
+def train(optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        sum((p**4).sum() for group in optimizer.param_groups for p in group["params"]).backward()
+        optimizer.step()
+
+
+def test_fused_adamw_equals_the_written_out_rule():
+    ours, lr, decay = parameters(), 1e-2, 0.01
+    train(devices.fused_adamw([{"params": ours}], CPU, lr=lr, weight_decay=decay), 10)
+    for parameter, own in zip(parameters(), ours):
+        value = parameter.detach().double()
+        first = second = torch.zeros_like(value)
+        for step in range(1, 11):
+            gradient = 4 * value**3
+            first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+            value = value * (1 - lr * decay)
+            update = (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+            value = value - lr * update
+        torch.testing.assert_close(own.detach().double(), value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("integer_steps", [True, False])
+def test_optimizer_state_moves_between_kernels(fused, integer_steps):
+    before = parameters()
+    source = torch.optim.AdamW([{"params": before, "wd": 1e-4}], lr=1e-2, fused=fused)
+    train(source, 3)
+    state = copy.deepcopy(source.state_dict())  # the tensors in it are the optimiser's own
+    if integer_steps:  # as NpuFusedAdamW counts
+        state["state"] = {k: {**v, "step": int(v["step"])} for k, v in state["state"].items()}
+    after = [torch.nn.Parameter(p.detach().clone()) for p in before]
+    target = devices.fused_adamw([{"params": after}], CPU, lr=1.0, weight_decay=0.01)
+    devices.load_optimizer_state(target, state)
+    train(source, 3)
+    train(target, 3)
+    for one, two in zip(before, after):
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
+
+
+def test_peak_memory_sees_an_allocation_and_can_be_reset():
+    devices.reset_peak_memory(CPU)
+    before = devices.peak_memory(CPU)
+    block = torch.ones(64 * 2**20 // 4)
+    assert devices.peak_memory(CPU) - before > 48 * 2**20
+    del block
+
+
+def test_autocast_is_off_without_a_type():
+    with devices.autocast(CPU, None):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    with devices.autocast(CPU, torch.bfloat16):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def test_versions_name_torch():
+    assert devices.versions()["torch"] == torch.__version__

@@ -68,9 +68,11 @@ def annotate_with_progress(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    bar = Progress(*columns, console=console)
 
     def show(done: int, total: int) -> None:
+        if not console.is_terminal:
+            return
         if not bar.tasks:  # only now, since its thread must not run while workers are forked
             bar.add_task("annotate", total=total, rate=0.0)
             bar.start()
@@ -84,7 +86,8 @@ def annotate_with_progress(
     try:
         return annotate(root, version, options, workers, overwrite, show)
     finally:
-        bar.stop()
+        if bar.tasks:
+            bar.stop()
         signal.signal(signal.SIGTERM, previous)
 
 

@@ -42,6 +42,19 @@ def _write_options(folder: Path, content: Mapping[str, Any]) -> None:
         stream.write("\n")
 
 
+def _read_options(folder: Path) -> dict[str, Any]:
+    path = folder / OPTIONS_FILE
+    if not path.is_file():
+        raise PivotNetError(
+            f"{folder} holds samples but no {OPTIONS_FILE} (upstream's converter made them?): "
+            "train on them as they are, move them away, or use --overwrite to annotate everything again"
+        )
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("maps"), dict):
+        raise PivotNetError(f"{path} is no options file: use --overwrite to annotate everything again")
+    return content
+
+
 def _refuse_other(kind: str, folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raise if ``old`` and ``new`` differ in a key that both have."""
     changed = [name for name in new if name in old and old[name] != new[name]]
@@ -78,18 +91,11 @@ def open_folder(
             f"cannot write {folder}: {error.strerror or error}; make it writable or link it to another disk"
         ) from error
     recipe, known_maps = _recipe(options, config), dict(maps)
-    if (folder / OPTIONS_FILE).is_file():
-        content = read_json(folder / OPTIONS_FILE)
-        if not isinstance(content, dict) or not isinstance(content.get("maps"), dict):
-            raise PivotNetError(f"{folder / OPTIONS_FILE} is no options file: use --overwrite to annotate again")
+    if any(folder.glob("*.npz")):
+        content = _read_options(folder)
         _refuse_other("the map(s) of SHA-256", folder, content["maps"], known_maps)
-        known_maps = {**content["maps"], **known_maps}
         _refuse_other("the option(s)", folder, content, recipe)
-    elif any(folder.glob("*.npz")):
-        raise PivotNetError(
-            f"{folder} holds samples but no {OPTIONS_FILE} (upstream's converter made them?): "
-            "train on them as they are, move them away, or use --overwrite to annotate everything again"
-        )
+        known_maps = {**content["maps"], **known_maps}
     _write_options(folder, {**recipe, "maps": known_maps})
     return folder
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pivotnet.annotation.convert import Options, convert_sample
 from pivotnet.annotation.expansion import LocationMap, expansion_path, fingerprint, read_map
-from pivotnet.annotation.folder import open_folder, sample_path, write_split
+from pivotnet.annotation.folder import annotation_folder, open_folder, sample_path, write_split
 from pivotnet.annotation.format import save_annotation
 from pivotnet.annotation.splits import split_of_scene, splits_of
 from pivotnet.annotation.tables import Sample, read_samples
@@ -112,8 +112,9 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _read_maps(root: PathLike, samples: Sequence[Sample]) -> dict[str, LocationMap]:
-    return {location: read_map(root, location) for location in sorted({sample.location for sample in samples})}
+def _is_finished(root: PathLike, sample: Sample) -> bool:
+    """Whether a sample has a file; one that something has cut short is no longer a zip file, and does not count."""
+    return zipfile.is_zipfile(sample_path(annotation_folder(root), sample.token))
 
 
 def annotate(
@@ -146,10 +147,11 @@ def annotate(
         tokens[split_of_scene(sample.scene, version)].append(sample.token)
     locations = sorted({sample.location for sample in samples})
     fingerprints = {location: fingerprint(expansion_path(root, location)) for location in locations}
+    todo = samples if overwrite else [sample for sample in samples if not _is_finished(root, sample)]
+    maps = {location: read_map(root, location) for location in sorted({sample.location for sample in todo})}
+    # Only now is anything written: all input is there and readable.
     folder = open_folder(root, options, config, fingerprints, overwrite)
-    # A file that something else has cut short is no longer a zip file, and made again.
-    todo = [sample for sample in samples if not zipfile.is_zipfile(sample_path(folder, sample.token))]
-    job = _Job(folder, _read_maps(root, todo), options, config)
+    job = _Job(folder, maps, options, config)
     chunks = _chunks(todo)
     summary = Summary(folder, kept=len(samples) - len(todo))
     start = time.perf_counter()

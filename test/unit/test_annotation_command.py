@@ -1,0 +1,269 @@
+"""pivotnet annotate: whole runs, resumed runs, refused mixtures, bad input, interrupts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pivotnet.annotation.compare import compare_annotations
+from pivotnet.annotation.expansion import read_map
+from pivotnet.annotation.format import load_annotation
+from pivotnet.annotation.tables import read_samples
+from pivotnet.cli import main
+
+RECORDING = Path(__file__).resolve().parents[1] / "golden" / "annotation" / "nuscenes"
+VERSION = "v1.0-trainval"
+
+
+@pytest.fixture
+def root(tmp_path):
+    return Path(shutil.copytree(RECORDING, tmp_path / "nuscenes"))
+
+
+def folder_of(root):
+    return root / "customer" / "pivot-bezier"
+
+
+def annotate(root, *options):
+    return main(["annotate", "-d", str(root), "--workers", "1", *options])
+
+
+def refused(capsys, root, *options):
+    """The one line that a refused run prints."""
+    assert annotate(root, *options) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    return lines[0]
+
+
+def change(path, edit):
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def stamps(root):
+    return {path.name: path.stat().st_mtime_ns for path in folder_of(root).glob("*.npz")}
+
+
+def test_a_whole_run(root, capsys):
+    assert annotate(root) == 0
+    said = capsys.readouterr().out
+    assert "8 written, 0 kept" in said and "divider 205, ped_crossing 14, boundary 40" in said
+    assert re.search(r"train 5, val 3", said) and re.search(r"time +[\d.]+ s, [\d.]+ samples/s", said)
+    tokens = [sample.token for sample in read_samples(root, VERSION)]
+    assert sorted(stamps(root)) == sorted(f"{token}.npz" for token in tokens)
+    splits = {name: (folder_of(root) / "splits" / f"{name}.txt").read_text().split() for name in ("train", "val")}
+    assert [token for token in tokens if token in splits["train"]] == splits["train"]
+    assert sorted(splits["train"] + splits["val"]) == sorted(tokens) and len(splits["val"]) == 3
+
+
+def test_workers_write_the_same_bytes(root, capsys):
+    def contents():
+        return {path.name: path.read_bytes() for path in folder_of(root).glob("*.npz")}
+
+    assert annotate(root) == 0
+    alone = contents()
+    assert main(["annotate", "-d", str(root), "--workers", "3", "--overwrite"]) == 0
+    assert contents() == alone
+
+
+def test_a_resumed_run_keeps_whole_files(root, capsys):
+    assert annotate(root) == 0
+    before = stamps(root)
+    gone, cut, empty, *kept = sorted(before)
+    (folder_of(root) / gone).unlink()
+    (folder_of(root) / cut).write_bytes((folder_of(root) / cut).read_bytes()[:3000])
+    (folder_of(root) / empty).write_bytes(b"")
+    capsys.readouterr()
+    assert annotate(root) == 0
+    assert "3 written, 5 kept" in capsys.readouterr().out
+    after = stamps(root)
+    assert after.keys() == before.keys() and all(after[name] == before[name] for name in kept)
+    for name in (gone, cut, empty):
+        load_annotation(folder_of(root) / name)
+
+
+def test_other_options_are_not_mixed(root, capsys):
+    assert annotate(root) == 0
+    before = stamps(root)
+    message = refused(capsys, root, "--bezier")
+    assert "bezier=False" in message and "bezier=True" in message and "--overwrite" in message
+    assert stamps(root) == before
+    assert annotate(root, "--bezier", "--overwrite") == 0
+    assert all(load_annotation(path).ctr_points for path in folder_of(root).glob("8*.npz"))
+    assert "distinct_ids=True" in refused(capsys, root, "--bezier", "--distinct-ids")
+    for path in folder_of(root).glob("*.npz"):
+        path.unlink()
+    assert annotate(root) == 0  # without samples there is nothing to mix
+    (folder_of(root) / "annotation.json").write_text("{}")
+    assert "annotation.json is no options file" in refused(capsys, root)
+
+
+def test_another_map_is_not_mixed(root, capsys):
+    assert annotate(root) == 0
+    change(root / "maps" / "expansion" / "boston-seaport.json", lambda content: content["road_divider"].pop())
+    assert "boston-seaport=" in refused(capsys, root)
+    assert annotate(root, "--overwrite") == 0
+
+
+def test_files_of_unknown_origin_are_not_mixed(root, capsys):
+    folder_of(root).mkdir(parents=True)
+    for path in (RECORDING.parent / "upstream").glob("*.npz"):
+        shutil.copy(path, folder_of(root))
+    assert "no annotation.json" in refused(capsys, root)
+    assert annotate(root, "--overwrite") == 0
+    assert compare_annotations(folder_of(root), RECORDING.parent / "upstream").failures() == []
+
+
+def test_distinct_ids(root, capsys):
+    """Only the sample with more than 127 instances changes."""
+    assert annotate(root, "--distinct-ids") == 0
+    failures = compare_annotations(folder_of(root), RECORDING.parent / "upstream").failures()
+    assert len(failures) == 1 and failures[0].startswith("8b87819cd91b4d23996aa06c802bff46: pixels differ")
+
+
+def test_mini_and_test_versions(root, capsys):
+    for version in ("v1.0-mini", "v1.0-test"):
+        shutil.copytree(root / VERSION, root / version)
+        assert annotate(root, "--version", version) == 0
+    lists = {path.name: len(path.read_text().split()) for path in (folder_of(root) / "splits").iterdir()}
+    assert lists == {"train.txt": 8, "val.txt": 0, "test.txt": 8}  # no mini_val scene is among them
+
+
+def test_bad_roots(root, tmp_path, capsys):
+    assert f"{tmp_path / 'none'} is no folder" in refused(capsys, tmp_path / "none")
+    assert "no nuScenes root with v1.0-trainval/sample.json" in refused(capsys, tmp_path)
+    assert f"choose --version from {VERSION}" in refused(capsys, root, "--version", "v1.0-mini")
+    assert not folder_of(root).exists()
+
+
+def test_bad_maps(root, capsys):
+    path = root / "maps" / "expansion" / "singapore-queenstown.json"
+    whole = path.read_text()
+    path.unlink()
+    message = refused(capsys, root)
+    assert str(path) in message and "missing" in message and "nuScenes-map-expansion-v1.3" in message
+    assert not folder_of(root).exists()
+
+    path.write_text(whole[: len(whole) // 2])
+    assert "singapore-queenstown.json is truncated or no JSON" in refused(capsys, root)
+    for version in ("1.2", None, "new"):
+        path.write_text(whole)
+        change(path, lambda content, version=version: content.update(version=version))
+        assert f"is of map expansion version {version}, too old" in refused(capsys, root)
+    path.write_text(whole)
+    change(path, lambda content: content["node"].pop())
+    assert "is no consistent map expansion (KeyError" in refused(capsys, root)
+    path.write_text(whole)
+    change(path, lambda content: content["node"][0].update(x=float("nan")))
+    assert "coordinate that is no number" in refused(capsys, root)
+    path.write_text("[]")
+    assert "version none" in refused(capsys, root)
+    assert not folder_of(root).exists()
+
+
+def test_bad_tables(root, capsys):
+    table = root / VERSION / "sample_data.json"
+    whole = table.read_text()
+    table.write_text(whole[:1000])
+    assert "sample_data.json is truncated or no JSON" in refused(capsys, root)
+    table.unlink()
+    assert "cannot read" in refused(capsys, root)
+    table.write_text(whole)
+    change(table, lambda rows: rows[0].update(is_key_frame=False))
+    assert "has no key frame of CAM_" in refused(capsys, root)
+    table.write_text(whole)
+    change(root / VERSION / "log.json", lambda rows: rows.pop())
+    assert "do not fit together (KeyError" in refused(capsys, root)
+    change(root / VERSION / "sample.json", lambda rows: rows[0].update(token="../x"))
+    assert "'../x'" in refused(capsys, root)
+    assert not folder_of(root).exists()
+
+
+def test_a_folder_that_cannot_be_written(root, capsys):
+    (root / "customer").write_text("in the way")
+    assert "cannot write" in refused(capsys, root)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_full_disk(root, workers):
+    """Files of at most 16 kB: the first larger one stops the run with one line, and no file is cut."""
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384)); "
+    code = limited + "from pivotnet.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "annotate", "-d", str(root), "--workers", workers]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1 and "error: cannot write" in result.stderr
+    left = [path for path in folder_of(root).iterdir() if path.name != "annotation.json"]
+    assert all(path.suffix == ".npz" for path in left)
+    for path in left:
+        load_annotation(path)
+
+
+@pytest.mark.parametrize(("workers", "number"), [("1", signal.SIGINT), ("2", signal.SIGINT), ("2", signal.SIGTERM)])
+def test_an_interrupt_leaves_whole_files(root, workers, number):
+    """Interrupted as by Ctrl-C (the whole process group) or by SIGTERM while samples are being written."""
+    copies = 40
+    for name in ("sample", "sample_data"):
+        path = root / VERSION / f"{name}.json"
+        rows = json.loads(path.read_text())
+        key = "token" if name == "sample" else "sample_token"
+        more = [{**row, key: f"{row[key]}{copy}"} for copy in range(copies) for row in rows]
+        path.write_text(json.dumps(more))
+    command = [sys.executable, "-m", "pivotnet", "annotate", "-d", str(root), "--workers", workers]
+    running = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while len(list(folder_of(root).glob("*.npz"))) < 10:
+        assert running.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    if number == signal.SIGINT:
+        os.killpg(running.pid, number)
+    else:
+        running.send_signal(number)
+    said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
+    assert said[1].strip() == "interrupted"
+    left = sorted(path.name for path in folder_of(root).iterdir())
+    assert "splits" not in left and "annotation.json" in left
+    files = [name for name in left if name != "annotation.json"]
+    assert 10 <= len(files) < 8 * copies and all(re.fullmatch(r"\w+\.npz", name) for name in files)
+    for name in files:
+        load_annotation(folder_of(root) / name)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(running.pid, 0)  # no worker is left
+
+
+def test_devkit_reads_the_same(root):
+    """Order and geometry of a layer as the devkit gives them (on the full recording's tables it needs all 13)."""
+    map_api = pytest.importorskip("nuscenes.map_expansion.map_api")
+    location = "boston-seaport"
+    path = root / "maps" / "expansion" / f"{location}.json"
+
+    def complete(content):
+        for name in ("drivable_area", "road_block", "walkway", "stop_line", "carpark_area", "traffic_light"):
+            content[name] = []
+        content.update(lane_connector=[], arcline_path_3={}, connectivity={})
+        for lane in content["lane"]:
+            lane.update(left_lane_divider_segments=[], right_lane_divider_segments=[])
+
+    change(path, complete)
+    devkit = map_api.NuScenesMap(dataroot=str(root), map_name=location)
+    ours = read_map(root, location)
+    lines = [devkit.extract_line(row["line_token"]) for row in devkit.lane_divider]
+    assert [line for line in lines if not line.is_empty] == list(ours.dividers[1].geometries)
+    areas = [devkit.extract_polygon(row["polygon_token"]) for row in devkit.lane]
+    assert [area for area in areas if area.is_valid] == list(ours.areas[1].geometries)
+    assert len(ours.crossings.geometries) == 2 * len(devkit.ped_crossing) > 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pivotnet.errors import PivotNetError
@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     workers = args.workers or len(os.sched_getaffinity(0))
     started = time.monotonic()
     columns = (TextColumn("rendering samples"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True, disable=not sys.stderr.isatty()) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("samples", total=None)
         made = generate(args.out, options, workers, lambda done, total: bar.update(task, completed=done, total=total))
     told = f"{options.scenes} scenes of {options.samples_per_scene} samples, seed {options.seed}"

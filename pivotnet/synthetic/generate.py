@@ -22,7 +22,8 @@ import numpy as np
 from pivotnet.errors import PivotNetError
 from pivotnet.synthetic import tables, worker
 from pivotnet.synthetic.cars import park_cars
-from pivotnet.synthetic.expansion import build_expansion, map_mask
+from pivotnet.synthetic.expansion import build_expansion
+from pivotnet.synthetic.mask import map_mask
 from pivotnet.synthetic.plan import Options, Plan, make_plan
 
 MARKER = "synthetic.json"  # in a finished data set: what it was made from

@@ -18,6 +18,7 @@ BLOCK = 104.0  # metres between the junctions of the grid
 SHAKE = 9.0  # largest displacement of a junction from its place on the grid, metres
 BEND = 0.30  # largest turn of a road where it leaves a junction, radians
 ROUNDABOUT_SHARE = 0.3
+DIVIDED = Profile(forward=2, backward=2, lane_width=3.3, parking=0.0, median=0.9)  # every town has such a road
 MARGIN = 190.0  # metres of open land round the grid
 
 
@@ -50,17 +51,24 @@ def random_profile(rng: np.random.Generator) -> Profile:
 
 
 def plan(side: int, drive_right: bool, rng: np.random.Generator) -> Layout:
-    """The layout of a town of ``side`` x ``side`` grid places (side >= 3), driven on the right or on the left."""
+    """The layout of a town of ``side`` x ``side`` grid places (side >= 4), driven on the right or on the left.
+
+    Every town has a roundabout and a road with a median island.
+    """
     places = [(i, j) for i in range(side) for j in range(side) if not (i in (0, side - 1) and j in (0, side - 1))]
     numbers = {place: number for number, place in enumerate(places)}
     pairs = _pairs(side, numbers, rng)
+    is_roundabout = rng.random(len(places)) < ROUNDABOUT_SHARE
+    is_roundabout[rng.integers(len(places))] = True
     nodes = {}
     for place, number in numbers.items():
         position = MARGIN + BLOCK * np.array(place, dtype=np.float64) + rng.uniform(-SHAKE, SHAKE, 2)
-        nodes[number] = Node(position, float(rng.uniform(15, 18)) if rng.random() < ROUNDABOUT_SHARE else 0.0)
+        nodes[number] = Node(position, float(rng.uniform(15, 18)) if is_roundabout[number] else 0.0)
     extent = 2 * MARGIN + BLOCK * (side - 1)
     middle = np.array([extent, extent]) / 2
     profiles = [random_profile(rng) for _ in pairs]
+    corners = [road for road, (_, _, corner) in enumerate(pairs) if corner]
+    profiles[corners[rng.integers(len(corners))]] = DIVIDED
     curves = [_curve(nodes[a].position, nodes[b].position, middle if corner else None, rng) for a, b, corner in pairs]
     arms = _arms(pairs, curves)
     trims = _trims(nodes, arms, profiles, curves, rng)

@@ -15,10 +15,12 @@ PathLike = Union[str, "os.PathLike[str]"]
 
 
 @contextlib.contextmanager
-def atomic_write(path: PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(path: PathLike, mode: str = "wb", durable: bool = True) -> Iterator[IO[Any]]:
     """Open a temporary neighbour of ``path`` for writing; rename it to ``path`` when the block ends without an error.
 
     On any error (a full disk, an interrupt) the temporary file is removed and an older ``path`` stays as it was.
+    ``durable`` waits until the content is on the disk, so that this holds for a power failure too; many small files
+    that can be made again do without.
 
     Raises:
         PivotNetError: the folder is missing, not writable, or its disk is full.
@@ -29,8 +31,9 @@ def atomic_write(path: PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
         with os.fdopen(descriptor, mode) as stream:
             yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
         # mkstemp makes files private; give the usual permissions instead
         umask = os.umask(0)
         os.umask(umask)

@@ -83,7 +83,7 @@ def open_folder(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if overwrite:
-            for path in folder.glob("*.npz"):
+            for path in (*folder.glob("*.npz"), *folder.glob(".*.npz.*.tmp")):  # the latter if one was killed
                 path.unlink()
             (folder / OPTIONS_FILE).unlink(missing_ok=True)
     except OSError as error:

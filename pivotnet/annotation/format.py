@@ -136,6 +136,8 @@ def load_annotation(path: PathLike) -> Annotation:
 def save_annotation(path: PathLike, annotation: Annotation) -> None:
     """Write an annotated sample file; it appears whole or not at all, and equal content gives equal bytes.
 
+    It is not forced to the disk: after a power failure it may be cut short, and is made again by the next run.
+
     Raises:
         PivotNetError: the folder is missing, not writable, or its disk is full.
     """
@@ -143,7 +145,7 @@ def save_annotation(path: PathLike, annotation: Annotation) -> None:
     for key in LINE_KEYS[:3]:
         arrays.update(lines_to_arrays(key, getattr(annotation, key)))
     arrays.update(lines_to_arrays("pivot_pts", pivot_lines_of(annotation)))
-    with atomic_write(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+    with atomic_write(path, durable=False) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for key, array in arrays.items():
             member = io.BytesIO()
             np.lib.format.write_array(member, array, allow_pickle=False)

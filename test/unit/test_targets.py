@@ -1,0 +1,108 @@
+"""Annotated samples -> padded targets."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+from criterion_inputs import sample
+
+from pivotnet.config import preset
+from pivotnet.criterion.targets import build_targets
+from pivotnet.errors import PivotNetError
+
+SWINT, SMOKE = preset("swint"), preset("smoke")
+
+
+def test_shapes_and_padding() -> None:
+    targets = build_targets([sample(0, (3, 0, 2)), sample(1, (1, 4, 0))], SWINT)
+    assert targets.points.shape == (2, 3, 4, 30, 2)
+    assert targets.masks.shape == (2, 3, 4, 400, 200)
+    assert targets.semantic.shape == (2, 3, 400, 200)
+    assert targets.counts.tolist() == [[3, 0, 2], [1, 4, 0]]
+    for b, c in np.ndindex(2, 3):
+        n = targets.counts[b, c]
+        assert (targets.lengths[b, c, :n] >= 2).all()
+        assert not targets.lengths[b, c, n:].any()
+        assert not targets.points[b, c, n:].any()
+        assert not targets.masks[b, c, n:].any()
+
+
+def test_no_instance_at_all_is_padded_to_one() -> None:
+    targets = build_targets([sample(0, (0, 0, 0))], SWINT)
+    assert targets.masks.shape == (1, 3, 1, 400, 200)
+    assert not targets.counts.any() and not targets.semantic.any()
+
+
+def test_instances_follow_ascending_ids() -> None:
+    mask, points, lengths = sample(3, (3, 2, 1))
+    targets = build_targets([(mask, points, lengths)], SWINT)
+    for c in range(3):
+        ids = np.unique(mask[c])[1:]
+        assert len(ids) == targets.counts[0, c]
+        for k, identifier in enumerate(ids):
+            np.testing.assert_array_equal(targets.masks[0, c, k], mask[c] == identifier)
+            np.testing.assert_array_equal(targets.points[0, c, k, : points[c].shape[1]], np.float32(points[c][k]))
+    np.testing.assert_array_equal(targets.semantic[0], mask > 0)
+
+
+def test_a_lost_id_has_all_masks_of_its_class_redrawn_with_the_padding() -> None:
+    mask, points, lengths = sample(4, (3, 1, 2), lengths=(4, 10, 3))
+    mask[0][mask[0] == np.unique(mask[0])[2]] = 0
+    targets = build_targets([(mask, points, lengths)], SWINT)
+    for k in range(3):
+        pixels = (points[0][k] * (400, 200)).astype(np.int32)  # all 10 points: the padding is at the origin
+        expected = np.zeros((400, 200), np.uint8)
+        for start, end in zip(pixels, pixels[1:]):
+            cv2.line(expected, tuple(map(int, start[::-1])), tuple(map(int, end[::-1])), 1, 8)
+        np.testing.assert_array_equal(targets.masks[0, 0, k], expected)
+        assert bool(targets.masks[0, 0, k, 0, 0]) == (lengths[0][k] < 10)
+    np.testing.assert_array_equal(targets.masks[0, 2, 0], mask[2] == np.unique(mask[2])[1])
+    np.testing.assert_array_equal(targets.semantic[0], mask > 0)
+
+
+@pytest.mark.parametrize("short", [0, 1])
+def test_an_instance_of_less_than_two_points_is_left_out_with_its_mask(short: int) -> None:
+    mask, points, lengths = sample(5, (3, 0, 0), lengths=(4, 5, 3))
+    lengths[0][1] = short
+    targets = build_targets([(mask, points, lengths)], SWINT)
+    ids = np.unique(mask[0])[1:]
+    assert targets.counts[0].tolist() == [2, 0, 0]
+    assert targets.lengths[0, 0].tolist() == [4, 3]
+    np.testing.assert_array_equal(targets.masks[0, 0, 1], mask[0] == ids[2])
+    np.testing.assert_array_equal(targets.semantic[0, 0], mask[0] > 0)
+
+
+def test_mask_stride_keeps_every_fourth_pixel() -> None:
+    one = sample(6, (2, 2, 2))
+    full, small = build_targets([one], SWINT), build_targets([one], SMOKE)
+    assert small.masks.shape[-2:] == SMOKE.mask_size == (100, 50)
+    np.testing.assert_array_equal(small.masks, full.masks[..., ::4, ::4])
+    np.testing.assert_array_equal(small.semantic, full.semantic[..., ::4, ::4])
+
+
+def test_saturated_ids_count_as_one() -> None:
+    """Ids above 255 are stored as 255: fewer ids than instances, so the class is redrawn."""
+    mask, points, lengths = sample(7, (3, 0, 0))
+    ids = np.unique(mask[0])[1:]
+    mask[0][np.isin(mask[0], ids[1:])] = 255
+    targets = build_targets([(mask, points, lengths)], SWINT)
+    assert targets.counts[0, 0] == 3
+    assert targets.masks[0, 0].flatten(1).any(1).all()
+
+
+def test_unfit_samples_are_told() -> None:
+    mask, points, lengths = sample(8, (2, 1, 1))
+    with pytest.raises(PivotNetError, match="empty batch"):
+        build_targets([], SWINT)
+    with pytest.raises(PivotNetError, match=r"shape \(3, 400, 100\)"):
+        build_targets([(mask[:, :, :100], points, lengths)], SWINT)
+    with pytest.raises(PivotNetError, match="divider .* 3 lengths"):
+        build_targets([(mask, points, {**lengths, 0: np.array([2, 2, 2])})], SWINT)
+    with pytest.raises(PivotNetError, match="lengths up to 11"):
+        build_targets([(mask, points, {**lengths, 0: np.array([2, 11])})], SWINT)
+    with pytest.raises(PivotNetError, match="divider has points of shape"):
+        fewer = dataclasses.replace(SWINT, map=dataclasses.replace(SWINT.map, max_points=(8, 2, 30)))
+        build_targets([(mask, points, lengths)], fewer)

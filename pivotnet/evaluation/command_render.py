@@ -6,12 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Optional
 
-from rich.console import Console
-from rich.progress import track
-
 from pivotnet.annotation.format import FOLDER, load_annotation
 from pivotnet.config import MapConfig
 from pivotnet.errors import PivotNetError
+from pivotnet.evaluation.progress import progress
 from pivotnet.evaluation.results import load_result, result_path
 from pivotnet.evaluation.score import require_annotations
 from pivotnet.evaluation.tokens import add_sample_arguments, chosen_tokens
@@ -50,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise PivotNetError(f"cannot make {folder}: {error.strerror or error}; choose another --output") from error
     map_config = MapConfig()
-    for token in track(tokens, "render", console=Console(stderr=True)):
+    for token in progress(tokens, "render", len(tokens)):
         annotation = load_annotation(Path(args.data_root) / FOLDER / f"{token}.npz")
         predicted = _predicted(args.results, token, map_config)
         render_sample(folder / f"{token}.png", token, annotation, args.data_root, map_config, predicted)

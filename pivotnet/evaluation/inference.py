@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Callable, Optional, Protocol
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import nn
 
 from pivotnet.config import Config, MapConfig
@@ -15,6 +13,7 @@ from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import ApResult
 from pivotnet.evaluation.instances import MapInstances
 from pivotnet.evaluation.postprocess import draw_mask, postprocess
+from pivotnet.evaluation.progress import progress
 from pivotnet.evaluation.results import SampleResult, open_folder, result_path, save_result
 from pivotnet.evaluation.score import score_results
 from pivotnet.files import PathLike
@@ -39,9 +38,8 @@ def predict(
     """
     training = model.training
     model.eval()
-    console = Console(stderr=True)
     try:
-        for batch in track(loader, "predict", total=len(loader), console=console, disable=quiet or not len(loader)):
+        for batch in progress(loader, "predict", len(loader), quiet):
             # no_grad around the call, not around the yield: the caller's code runs in between
             with torch.no_grad():
                 inputs = batch.to(device, non_blocking=True)

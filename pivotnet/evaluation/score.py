@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Optional
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from pivotnet.annotation.format import FOLDER
 from pivotnet.annotation.npz import read_npz
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import ApResult, accumulate, sample_ap
+from pivotnet.evaluation.progress import progress
 from pivotnet.evaluation.results import load_result, require_results, result_path
 from pivotnet.files import PathLike
 
@@ -95,5 +94,4 @@ def score_results(
 
 def _gather(scored: Iterable[np.ndarray], total: int, quiet: bool) -> np.ndarray:
     """All samples' AP, float32 [N, C, 4]."""
-    console = Console(stderr=True)
-    return np.stack(list(track(scored, "evaluate", total=total, console=console, disable=quiet)))
+    return np.stack(list(progress(scored, "evaluate", total, quiet)))

@@ -1,0 +1,99 @@
+"""The camera model of the pictures, and the pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from evaluation_samples import FORWARD, INTRINSIC, PLACE, one_divider, write_images
+from matplotlib.colors import to_rgb
+
+from pivotnet.annotation.format import Annotation, Line
+from pivotnet.config import MapConfig
+from pivotnet.errors import PivotNetError
+from pivotnet.evaluation.camera_view import NEAR, project_ground_line
+from pivotnet.evaluation.render import COLOURS, render_sample
+from pivotnet.evaluation.vector_map import MapLine
+
+MAP = MapConfig()
+
+
+def project(points: list) -> list[np.ndarray]:
+    return project_ground_line(np.array(points, float), FORWARD, PLACE, INTRINSIC)
+
+
+def test_a_point_ahead_lies_below_the_horizon() -> None:
+    (line,) = project([[11, 0], [21, -2]])
+
+    # 10 m ahead, 1.5 m below: 150 pixels below the centre; 20 m ahead, 2 m to the right
+    np.testing.assert_allclose(line, [[800, 600], [900, 525]])
+
+
+def test_a_line_behind_the_camera_is_not_seen() -> None:
+    assert project([[-10, 0], [-2, 3]]) == []
+
+
+def test_a_line_is_cut_at_the_near_plane() -> None:
+    (line,) = project([[-9, 2], [11, 2]])
+
+    depth = 1000 * PLACE[2] / (line[:, 1] - 450)
+    np.testing.assert_allclose(depth, [NEAR, 10])
+    np.testing.assert_allclose(line[:, 0], 800 - 2000 / np.array([NEAR, 10]))
+
+
+def test_a_line_that_leaves_and_returns_is_seen_in_two_pieces() -> None:
+    pieces = project([[11, 3], [6, 3], [-9, 3], [-9, -3], [6, -3], [11, -3]])
+
+    assert [len(piece) for piece in pieces] == [3, 3]
+    assert (pieces[0][:, 0] < 800).all() and (pieces[1][:, 0] > 800).all()
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Annotation:
+    """A divider, a crossing and a boundary of one point in front of grey images."""
+    annotation = one_divider("a", 80)
+    annotation.ego_vectors += [Line(np.array([[20.0, 3], [20, -3]]), 1), Line(np.array([[5.0, 5]]), 2)]
+    write_images(tmp_path, annotation)
+    return annotation
+
+
+def pixels_of(picture: np.ndarray, label: int) -> int:
+    """Pixels (BGR) that have the colour of a class."""
+    colour = np.array(to_rgb(COLOURS[label]))[::-1] * 255
+    return int((np.abs(picture - colour).max(-1) < 30).sum())
+
+
+def test_ground_truth_alone(tmp_path: Path, sample: Annotation) -> None:
+    path = tmp_path / "a.png"
+
+    render_sample(path, "a", sample, tmp_path, MAP)
+
+    picture = cv2.imread(str(path)).astype(float)
+    assert picture.shape[1] > 2 * picture.shape[0]
+    # the lines in six images, from above and in the legend; of the boundary, which is a point, only the legend
+    assert pixels_of(picture, 0) > 4000
+    assert pixels_of(picture, 1) > 2000
+    assert 20 < pixels_of(picture, 2) < 400
+
+
+def test_a_prediction_stands_beside_the_truth(tmp_path: Path, sample: Annotation) -> None:
+    path, alone = tmp_path / "a.png", tmp_path / "b.png"
+    predicted = [MapLine(np.array([[25.0, -8], [3, -2], [-25, -2]]), 2, 0.8)]
+
+    render_sample(path, "a", sample, tmp_path, MAP, predicted)
+    render_sample(alone, "a", sample, tmp_path, MAP)
+
+    picture = cv2.imread(str(path)).astype(float)
+    assert picture.shape[1] > cv2.imread(str(alone)).shape[1] + 300
+    assert pixels_of(picture, 2) > 2000
+
+
+def test_a_missing_image_is_told_and_leaves_no_picture(tmp_path: Path, sample: Annotation) -> None:
+    (tmp_path / sample.image_paths[4]).unlink()
+
+    with pytest.raises(PivotNetError, match="camera image .*CAM_BACK.*missing"):
+        render_sample(tmp_path / "a.png", "a", sample, tmp_path, MAP)
+
+    assert not list(tmp_path.glob("*.png"))

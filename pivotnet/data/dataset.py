@@ -192,7 +192,9 @@ class Loader:
                     "give fewer --workers"
                 ) from error
             if isinstance(batch, PivotNetError):
-                raise batch
+                # A new error, so that this frame does not hold its own exception: in a reference cycle torch's
+                # iterator would be torn down in any order, and wait 5 s for each worker that nobody told to stop.
+                raise PivotNetError(str(batch))
             yield batch
 
 

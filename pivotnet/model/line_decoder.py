@@ -115,8 +115,10 @@ class LineDecoder(nn.Module):
         No gradient passes through it, so it costs no backward pass; the masks that are trained are made once for all
         layers.
         """
-        parts = self._split(self.decoder_norm(points)[None])
-        logits = self._mask_logits([self._join(part, index) for index, part in enumerate(parts)], bev)[0]
+        # Autocast keeps the weights it casts: cast here, without gradient, they would get none elsewhere either.
+        with torch.autocast(device_type=points.device.type, enabled=False):
+            parts = self._split(self.decoder_norm(points.float())[None])
+            logits = self._mask_logits([self._join(part, index) for index, part in enumerate(parts)], bev)[0]
         # Upstream compares the probability, not the logit: in float32 the two differ just below zero.
         hidden = logits.sigmoid() < 0.5  # [B, Q, N]
         allowed = ~hidden | hidden.all(dim=-1, keepdim=True)  # an instance that sees nothing may look everywhere

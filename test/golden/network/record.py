@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from network import small
 from recordings import inputs, record_network, rule, shim
 from torch import Tensor, nn
-
-from network import small
 
 HERE = Path(__file__).parent
 PRESETS = ("swint", "res50", "effb0")

@@ -119,3 +119,10 @@ if INSIDE:
             entry["text"] = report.longrepr[2] if skipped else report.longreprtext  # type: ignore[index]
         if os.environ.get(OUTCOMES) and report.when == "teardown":
             Path(os.environ[OUTCOMES]).write_text(json.dumps(SEEN))
+
+    @pytest.fixture(scope="session", autouse=True)
+    def device() -> Any:
+        """The NPU as the package sets it up: no private tensor formats, no compilation of operators at run time."""
+        from pivotnet.device import select_device
+
+        return select_device("npu")

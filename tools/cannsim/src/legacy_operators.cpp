@@ -79,9 +79,12 @@ aclError aclopCompileAndExecuteV2(const char *name, int input_count, aclTensorDe
 }
 
 aclError aclSetCompileopt(aclCompileOpt, const char *) { return ACL_SUCCESS; }
-size_t aclGetCompileoptSize(aclCompileOpt) { return 8; }
-aclError aclGetCompileopt(aclCompileOpt, char *value, size_t length) {
+// torch_npu asks whether operators are compiled at run time by default; on an Atlas A2 they are not.
+static const char JIT_COMPILE[] = "disable";
+size_t aclGetCompileoptSize(aclCompileOpt) { return sizeof JIT_COMPILE; }
+aclError aclGetCompileopt(aclCompileOpt option, char *value, size_t length) {
     memset(value, 0, length);
+    if (option == ACL_OP_JIT_COMPILE) strncpy(value, JIT_COMPILE, length);
     return ACL_SUCCESS;
 }
 

@@ -60,8 +60,8 @@ ACLNN_TEXT(FlashAttentionScore,
       (In query, In key, In value, In bias, In drop_mask, In, In mask, Integers, double scale, double keep, int64_t,
        int64_t, int64_t heads, const char *name_text, int64_t, int64_t, Out softmax_maximum, Out softmax_sum, Out,
        Out out),
-      name, Layout layout{name, heads}; Tensor q = layout.enter(query).to(at::kFloat);
-      Tensor k = layout.enter(key).to(at::kFloat); Tensor v = layout.enter(value).to(at::kFloat);
+      name, Layout layout{name, heads}; Tensor q = layout.enter(*query).to(at::kFloat);
+      Tensor k = layout.enter(*key).to(at::kFloat); Tensor v = layout.enter(*value).to(at::kFloat);
       Attention result = attend(q, k, bias, drop_mask, mask, scale, keep);
       out = layout.leave(at::matmul(result.kept, v));
       softmax_maximum = result.maximum.expand_as(*softmax_maximum); softmax_sum = result.sum.expand_as(*softmax_sum))
@@ -70,9 +70,9 @@ ACLNN_TEXT(FlashAttentionScoreGrad,
       (In query, In key, In value, In gradient, In bias, In drop_mask, In, In mask, In, In, In, In, Integers, double scale,
        double keep, int64_t, int64_t, int64_t heads, const char *name_text, int64_t, int64_t, Out query_gradient,
        Out key_gradient, Out value_gradient, Out bias_gradient),
-      name, Layout layout{name, heads}; Tensor q = layout.enter(query).to(at::kFloat);
-      Tensor k = layout.enter(key).to(at::kFloat); Tensor v = layout.enter(value).to(at::kFloat);
-      Tensor outer = layout.enter(gradient).to(at::kFloat);
+      name, Layout layout{name, heads}; Tensor q = layout.enter(*query).to(at::kFloat);
+      Tensor k = layout.enter(*key).to(at::kFloat); Tensor v = layout.enter(*value).to(at::kFloat);
+      Tensor outer = layout.enter(*gradient).to(at::kFloat);
       Attention result = attend(q, k, bias, drop_mask, mask, scale, keep);
       value_gradient = layout.leave(at::matmul(result.kept.transpose(-2, -1), outer));
       Tensor to_kept = at::matmul(outer, v.transpose(-2, -1));

@@ -47,5 +47,5 @@ ACLNN(DropoutGenMaskV2, (Integers shape, double drop, int64_t seed, int64_t offs
       Tensor weights = at::pow(2, at::arange(8, at::kInt)).to(at::kByte);
       bytes.copy_(keep.view({-1, 8}).to(at::kByte).mul(weights).sum(-1, false, at::kByte)))
 ACLNN(DropoutDoMask, (In self, In mask, double drop, Out out), Tensor values = *self;
-      Tensor bits = cannsim::unpack_bits(mask, values.numel()).view(values.sizes());
+      Tensor bits = cannsim::unpack_bits(*mask, values.numel()).view(values.sizes());
       out = at::where(bits, values * (1 / (1 - drop)), at::zeros({}, values.options())))

@@ -44,26 +44,26 @@ UNARY(Tan, tan)
 UNARY(Tanh, tanh)
 UNARY(Trunc, trunc)
 
-ACLNN(BitwiseNot, (In self, Out out), out = at::bitwise_not(self))
-ACLNN(IsFinite, (In self, Out out), out = at::isfinite(self))
-ACLNN(IsInf, (In self, Out out), out = at::isinf(self))
-ACLNN(IsNegInf, (In self, Out out), out = at::isneginf(self))
-ACLNN(IsPosInf, (In self, Out out), out = at::isposinf(self))
+ACLNN(BitwiseNot, (In self, Out out), out = at::bitwise_not(*self))
+ACLNN(IsFinite, (In self, Out out), out = at::isfinite(*self))
+ACLNN(IsInf, (In self, Out out), out = at::isinf(*self))
+ACLNN(IsNegInf, (In self, Out out), out = at::isneginf(*self))
+ACLNN(IsPosInf, (In self, Out out), out = at::isposinf(*self))
 ACLNN(NanToNum, (In self, float nan, float positive, float negative, Out out),
-      out = at::nan_to_num(self, nan, positive, negative))
+      out = at::nan_to_num(*self, nan, positive, negative))
 ACLNN(InplaceNanToNum, (Out self, float nan, float positive, float negative),
       self = at::nan_to_num(*self, nan, positive, negative))
 
 // ---- two arguments: with a tensor and with a number, each also in place ----
-ACLNN(Add, (In self, In other, Number alpha, Out out), out = at::add(self, other, alpha))
-ACLNN(AddV3, (Number self, In other, Number alpha, Out out), out = at::add(at::mul(other, alpha), *self))
-ACLNN(Adds, (In self, Number other, Number alpha, Out out), out = at::add(self, *other, alpha))
-ACLNN(InplaceAdd, (Out self, In other, Number alpha), self = at::add(*self, other, alpha))
-ACLNN(InplaceAdds, (Out self, Number other, Number alpha), self = at::add(*self, *other, alpha))
-ACLNN(Sub, (In self, In other, Number alpha, Out out), out = at::sub(self, other, alpha))
-ACLNN(Subs, (In self, Number other, Number alpha, Out out), out = at::sub(self, *other, alpha))
-ACLNN(InplaceSub, (Out self, In other, Number alpha), self = at::sub(*self, other, alpha))
-ACLNN(InplaceSubs, (Out self, Number other, Number alpha), self = at::sub(*self, *other, alpha))
+ACLNN(Add, (In self, In other, Number alpha, Out out), out = at::add(*self, *other, *alpha))
+ACLNN(AddV3, (Number self, In other, Number alpha, Out out), out = at::add(at::mul(*other, *alpha), *self))
+ACLNN(Adds, (In self, Number other, Number alpha, Out out), out = at::add(*self, *other, *alpha))
+ACLNN(InplaceAdd, (Out self, In other, Number alpha), self = at::add(*self, *other, *alpha))
+ACLNN(InplaceAdds, (Out self, Number other, Number alpha), self = at::add(*self, *other, *alpha))
+ACLNN(Sub, (In self, In other, Number alpha, Out out), out = at::sub(*self, *other, *alpha))
+ACLNN(Subs, (In self, Number other, Number alpha, Out out), out = at::sub(*self, *other, *alpha))
+ACLNN(InplaceSub, (Out self, In other, Number alpha), self = at::sub(*self, *other, *alpha))
+ACLNN(InplaceSubs, (Out self, Number other, Number alpha), self = at::sub(*self, *other, *alpha))
 ACLNN(Rsub, (In self, In other, Number alpha, Out out), out = at::rsub(*self, *other, *alpha))
 ACLNN(Rsubs, (In self, Number other, Number alpha, Out out), out = at::rsub(*self, *other, *alpha))
 
@@ -115,34 +115,34 @@ static std::optional<c10::string_view> rounding(int mode) {
     if (mode == 0) return std::nullopt;
     return c10::string_view(mode == 1 ? "trunc" : "floor");
 }
-ACLNN(DivMod, (In self, In other, int mode, Out out), out = at::div(self, other, rounding(mode)))
-ACLNN(DivMods, (In self, Number other, int mode, Out out), out = at::div(self, *other, rounding(mode)))
-ACLNN(InplaceDivMod, (Out self, In other, int mode), self = at::div(*self, other, rounding(mode)))
+ACLNN(DivMod, (In self, In other, int mode, Out out), out = at::div(*self, *other, rounding(mode)))
+ACLNN(DivMods, (In self, Number other, int mode, Out out), out = at::div(*self, *other, rounding(mode)))
+ACLNN(InplaceDivMod, (Out self, In other, int mode), self = at::div(*self, *other, rounding(mode)))
 ACLNN(InplaceDivMods, (Out self, Number other, int mode), self = at::div(*self, *other, rounding(mode)))
 
-ACLNN(Equal, (In self, In other, Out out), out = at::scalar_tensor(at::equal(self, other)))
+ACLNN(Equal, (In self, In other, Out out), out = at::scalar_tensor(at::equal(*self, *other)))
 ACLNN(IsClose, (In self, In other, double relative, double absolute, bool equal_nan, Out out),
-      out = at::isclose(self, other, relative, absolute, equal_nan))
+      out = at::isclose(*self, *other, relative, absolute, equal_nan))
 
 // ---- three arguments ----
-ACLNN(Addcdiv, (In self, In a, In b, Number value, Out out), out = at::addcdiv(self, a, b, value))
-ACLNN(Addcmul, (In self, In a, In b, Number value, Out out), out = at::addcmul(self, a, b, value))
-ACLNN(InplaceAddcdiv, (Out self, In a, In b, Number value), self = at::addcdiv(*self, a, b, value))
-ACLNN(InplaceAddcmul, (Out self, In a, In b, Number value), self = at::addcmul(*self, a, b, value))
+ACLNN(Addcdiv, (In self, In a, In b, Number value, Out out), out = at::addcdiv(*self, *a, *b, *value))
+ACLNN(Addcmul, (In self, In a, In b, Number value, Out out), out = at::addcmul(*self, *a, *b, *value))
+ACLNN(InplaceAddcdiv, (Out self, In a, In b, Number value), self = at::addcdiv(*self, *a, *b, *value))
+ACLNN(InplaceAddcmul, (Out self, In a, In b, Number value), self = at::addcmul(*self, *a, *b, *value))
 ACLNN(Lerp, (In self, In end, In weight, Out out), out = at::lerp(*self, *end, *weight))
 ACLNN(Lerps, (In self, In end, Number weight, Out out), out = at::lerp(*self, *end, *weight))
 ACLNN(InplaceLerp, (Out self, In end, In weight), self = at::lerp(*self, *end, *weight))
 ACLNN(InplaceLerps, (Out self, In end, Number weight), self = at::lerp(*self, *end, *weight))
 ACLNN(SWhere, (In condition, In self, In other, Out out), out = at::where(*condition, *self, *other))
-ACLNN(InplaceMaskedFillScalar, (Out self, In mask, Number value), self = at::masked_fill(*self, mask, *value))
-ACLNN(InplaceMaskedFillTensor, (Out self, In mask, In value), self = at::masked_fill(*self, mask, (*value).reshape({})))
-ACLNN(InplaceMaskedScatter, (Out self, In mask, In source), self = at::masked_scatter(*self, mask, source))
+ACLNN(InplaceMaskedFillScalar, (Out self, In mask, Number value), self = at::masked_fill(*self, *mask, *value))
+ACLNN(InplaceMaskedFillTensor, (Out self, In mask, In value), self = at::masked_fill(*self, *mask, (*value).reshape({})))
+ACLNN(InplaceMaskedScatter, (Out self, In mask, In source), self = at::masked_scatter(*self, *mask, *source))
 
 // ---- limits ----
 ACLNN(Clamp, (In self, Number low, Number high, Out out),
-      out = at::clamp(*self, std::optional<Scalar>(low), std::optional<Scalar>(high)))
+      out = at::clamp(*self, low, high))
 ACLNN(ClampTensor, (In self, In low, In high, Out out),
-      out = at::clamp(*self, std::optional<Tensor>(low), std::optional<Tensor>(high)))
+      out = at::clamp(*self, low, high))
 ACLNN(ClampMin, (In self, Number low, Out out), out = at::clamp_min(*self, *low))
 ACLNN(ClampMax, (In self, Number high, Out out), out = at::clamp_max(*self, *high))
 ACLNN(ClampMinTensor, (In self, In low, Out out), out = at::clamp_min(*self, *low))
@@ -150,32 +150,30 @@ ACLNN(ClampMaxTensor, (In self, In high, Out out), out = at::clamp_max(*self, *h
 ACLNN(InplaceClampMax, (Out self, Number high), self = at::clamp_max(*self, *high))
 ACLNN(InplaceClampMinTensor, (Out self, In low), self = at::clamp_min(*self, *low))
 ACLNN(InplaceClampMaxTensor, (Out self, In high), self = at::clamp_max(*self, *high))
-ACLNN(Threshold, (In self, Number threshold, Number value, Out out), out = at::threshold(self, threshold, value))
-ACLNN(InplaceThreshold, (Out self, Number threshold, Number value), self = at::threshold(*self, threshold, value))
+ACLNN(Threshold, (In self, Number threshold, Number value, Out out), out = at::threshold(*self, *threshold, *value))
+ACLNN(InplaceThreshold, (Out self, Number threshold, Number value), self = at::threshold(*self, *threshold, *value))
 
 // ---- activation functions and their gradients ----
 static c10::string_view gelu_form(int64_t approximate) { return approximate ? "tanh" : "none"; }
-ACLNN(Gelu, (In self, Out out), out = at::gelu(self))
-ACLNN(GeluV2, (In self, int64_t approximate, Out out), out = at::gelu(self, gelu_form(approximate)))
-ACLNN(GeluBackward, (In gradient, In self, Out out), out = at::gelu_backward(gradient, self))
+ACLNN(Gelu, (In self, Out out), out = at::gelu(*self))
+ACLNN(GeluV2, (In self, int64_t approximate, Out out), out = at::gelu(*self, gelu_form(approximate)))
+ACLNN(GeluBackward, (In gradient, In self, Out out), out = at::gelu_backward(*gradient, *self))
 ACLNN_TEXT(GeluBackwardV2, (In gradient, In self, const char *approximate_text, Out out), approximate,
-      out = at::gelu_backward(gradient, self, approximate))
-ACLNN(Silu, (In self, Out out), out = at::silu(self))
-ACLNN(SiluBackward, (In gradient, In self, Out out), out = at::silu_backward(gradient, self))
-ACLNN(Softplus, (In self, Number beta, Number threshold, Out out), out = at::softplus(self, beta, threshold))
+      out = at::gelu_backward(*gradient, *self, approximate))
+ACLNN(Silu, (In self, Out out), out = at::silu(*self))
+ACLNN(SiluBackward, (In gradient, In self, Out out), out = at::silu_backward(*gradient, *self))
+ACLNN(Softplus, (In self, Number beta, Number threshold, Out out), out = at::softplus(*self, *beta, *threshold))
 ACLNN(SoftplusBackward, (In gradient, In self, Number beta, Number threshold, Out out),
-      out = at::softplus_backward(gradient, self, beta, threshold))
-ACLNN(LeakyRelu, (In self, Number slope, Out out), out = at::leaky_relu(self, slope))
-ACLNN(InplaceLeakyRelu, (Out self, Number slope), self = at::leaky_relu(*self, slope))
+      out = at::softplus_backward(*gradient, *self, *beta, *threshold))
+ACLNN(LeakyRelu, (In self, Number slope, Out out), out = at::leaky_relu(*self, *slope))
+ACLNN(InplaceLeakyRelu, (Out self, Number slope), self = at::leaky_relu(*self, *slope))
 ACLNN(LeakyReluBackward, (In gradient, In self, Number slope, bool from_result, Out out),
-      out = at::leaky_relu_backward(gradient, self, slope, from_result))
-ACLNN(SigmoidBackward, (In gradient, In result, Out out), out = at::sigmoid_backward(gradient, result))
-ACLNN(TanhBackward, (In gradient, In result, Out out), out = at::tanh_backward(gradient, result))
+      out = at::leaky_relu_backward(*gradient, *self, *slope, from_result))
+ACLNN(SigmoidBackward, (In gradient, In result, Out out), out = at::sigmoid_backward(*gradient, *result))
+ACLNN(TanhBackward, (In gradient, In result, Out out), out = at::tanh_backward(*gradient, *result))
 ACLNN(ThresholdBackward, (In gradient, In self, Number threshold, Out out),
-      out = at::threshold_backward(gradient, self, threshold))
-ACLNN(HardsigmoidBackward, (In gradient, In self, Out out), out = at::hardsigmoid_backward(gradient, self))
-ACLNN(HardswishBackward, (In gradient, In self, Out out), out = at::hardswish_backward(gradient, self))
-ACLNN(LogSigmoidForward, (In self, Out out, Out buffer), auto both = at::log_sigmoid_forward(self);
-      out = std::get<0>(both); buffer = std::get<1>(both))
-ACLNN(LogSigmoidBackward, (In gradient, In self, In buffer, Out out),
-      out = at::log_sigmoid_backward(*gradient, *self, buffer ? *buffer : at::empty({0})))
+      out = at::threshold_backward(*gradient, *self, *threshold))
+ACLNN(HardsigmoidBackward, (In gradient, In self, Out out), out = at::hardsigmoid_backward(*gradient, *self))
+ACLNN(HardswishBackward, (In gradient, In self, Out out), out = at::hardswish_backward(*gradient, *self))
+ACLNN(LogSigmoidForward, (In self, Out out, Out), out = std::get<0>(at::log_sigmoid_forward(*self)))
+ACLNN(LogSigmoidBackward, (In gradient, In self, In, Out out), out = *gradient * at::sigmoid(-*self))

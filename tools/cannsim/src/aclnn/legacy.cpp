@@ -19,6 +19,15 @@ static bool run(const char *name, const LegacyCall &call, void (*body)(const Leg
     }
 }
 
+// Distances of broadcast points [.., rows, columns, channels] -> [.., rows, columns]; p = -1 stands for infinity.
+static void cdist(const LegacyCall &call) {
+    const float p = call.attributes->floats.at("p");
+    const double order = p < 0 ? std::numeric_limits<double>::infinity() : p;
+    const Tensor difference = over(call.inputs[0]) - over(call.inputs[1]);
+    Tensor target = over(call.outputs[0]);
+    target.copy_(at::linalg_vector_norm(difference, order, {-1}).reshape(target.sizes()));
+}
+
 // Gradient of cdist for the first set of points. Inputs are broadcast to [.., rows, columns, channels]:
 // outer gradient, x1, x2, distance; output [.., rows, channels].
 static void cdist_gradient(const LegacyCall &call) {
@@ -38,6 +47,7 @@ static void cdist_gradient(const LegacyCall &call) {
 }
 
 static const bool registered = [] {
+    register_legacy_operator("Cdist", [](const LegacyCall &call) { return run("Cdist", call, cdist); });
     register_legacy_operator("CdistGrad", [](const LegacyCall &call) { return run("CdistGrad", call, cdist_gradient); });
     return true;
 }();

@@ -33,7 +33,7 @@ const int64_t BILINEAR = 0, ZEROS = 0;
 
 ACLNN(MultiScaleDeformableAttn, (In value, In shapes, In, In locations, In weights, Out out), Tensor loc = *locations;
       const int64_t batch = loc.size(0), queries = loc.size(1), heads = loc.size(2), levels = loc.size(3);
-      const int64_t points = loc.size(4), channels = (*value).size(3); auto maps = level_maps(value, shapes);
+      const int64_t points = loc.size(4), channels = (*value).size(3); auto maps = level_maps(*value, *shapes);
       auto grids = sample_grids(loc);
       // [B*H, 1, Q, L, P]
       Tensor w = (*weights).transpose(1, 2).reshape({batch * heads, 1, queries, levels, points});
@@ -49,7 +49,7 @@ ACLNN(MultiScaleDeformableAttnGrad,
        Out weight_gradient),
       Tensor loc = *locations;
       const int64_t batch = loc.size(0), queries = loc.size(1), heads = loc.size(2), levels = loc.size(3);
-      const int64_t points = loc.size(4), channels = (*value).size(3); auto maps = level_maps(value, shapes);
+      const int64_t points = loc.size(4), channels = (*value).size(3); auto maps = level_maps(*value, *shapes);
       auto grids = sample_grids(loc);
       Tensor w = (*weights).transpose(1, 2).reshape({batch * heads, 1, queries, levels, points});
       // [B*H, C, Q, 1]

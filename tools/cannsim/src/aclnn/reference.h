@@ -26,10 +26,9 @@ at::Tensor tensor_over(const aclTensor *tensor);  // a CPU tensor over the same 
 at::Scalar number(const aclScalar *scalar);
 at::Tensor unpack_bits(const at::Tensor &bytes, int64_t count);  // bool, lowest bit of each byte first
 
-// A tensor that is read; undefined (or nullopt) where the caller passed none.
+// A tensor that is read: *self. Where the caller may have passed none, it turns into an optional by itself.
 struct In {
     const aclTensor *object;
-    operator at::Tensor() const { return tensor_over(object); }
     operator std::optional<at::Tensor>() const {
         return object ? std::optional<at::Tensor>(tensor_over(object)) : std::nullopt;
     }
@@ -56,7 +55,6 @@ struct Out {
 
 struct Number {
     const aclScalar *object;
-    operator at::Scalar() const { return number(object); }
     operator std::optional<at::Scalar>() const {
         return object ? std::optional<at::Scalar>(number(object)) : std::nullopt;
     }

@@ -179,23 +179,25 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         iterator = iter(self.loader)
-        while True:
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise PivotNetError(
-                    "a data loading worker was killed: too little memory, or too little shared memory (/dev/shm); "
-                    "give fewer --workers"
-                ) from error
-            if isinstance(batch, PivotNetError):
-                # A new error, so that this frame does not hold its own exception: in a reference cycle torch's
-                # iterator would be torn down in any order, and wait 5 s for each worker that nobody told to stop.
-                raise PivotNetError(str(batch))
-            yield batch
+        try:
+            while True:
+                batch = next(iterator, None)
+                if batch is None:
+                    return
+                if isinstance(batch, PivotNetError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise PivotNetError(
+                "a data loading worker was killed: too little memory, or too little shared memory (/dev/shm); "
+                "give fewer --workers"
+            ) from error
+        finally:
+            # Ends the workers now. Left to the garbage collector (an error's traceback holds this frame), their queues
+            # may go first, and torch then waits 5 s for each worker that nobody can tell to stop.
+            del iterator
 
 
 def default_workers(cached: bool, local_ranks: int = 1) -> int:
@@ -238,7 +240,8 @@ def build_loader(
     if pinned and device is not None and not hasattr(torch, "accelerator"):
         options["pin_memory_device"] = device.type  # torch < 2.6 pins for CUDA unless told otherwise
     if workers > 0:
-        options.update(persistent_workers=True, prefetch_factor=2, worker_init_fn=_one_thread)
+        # A loader is iterated once, by a sampler as long as the run: its workers live from the first step to the last.
+        options.update(prefetch_factor=2, worker_init_fn=_one_thread)
     batches: Sampler[list[int]] = sampler
     loader: DataLoader = DataLoader(
         dataset,

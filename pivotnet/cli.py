@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": ("pivotnet.evaluation.command_evaluate", "predict a split and print the AP table"),
     "predict": ("pivotnet.evaluation.command_predict", "write vector maps (JSON, metres in the ego frame)"),
     "render": ("pivotnet.evaluation.command_render", "draw ground truth and prediction into PNGs"),
+    "report": ("pivotnet.report.command", "print what training runs have measured"),
     "doctor": ("pivotnet.doctor.command", "say what this machine has and what is wrong with it"),
     "audit": ("pivotnet.audit.command", "count kernel launches and host waits of a training step"),
 }

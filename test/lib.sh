@@ -2,7 +2,7 @@
 # Shared by the scripts of this folder; sourced, never run. Offers:
 #   ROOT                     the checkout
 #   say, die                 one line to the user; die also leaves with status 1
-#   choose_python [extra]    sets PY to a Python that can import what is needed, making .venv when there is none
+#   choose_python run|test   sets PY to a Python that can import what is needed, making .venv when there is none
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -77,10 +77,10 @@ make_venv() {
   PY="$venv/bin/python"
 }
 
-# choose_python [test]: PYTHON when it is given; else the active environment when it has everything; else .venv.
+# choose_python run|test: sets PY to PYTHON when it is given; else the active environment when it has everything; else .venv.
 choose_python() {
   local modules=("${RUN_MODULES[@]}") files=("$ROOT/requirements.txt")
-  if [[ "${1:-}" == test ]]; then
+  if [[ "$1" == test ]]; then
     modules+=("${TEST_MODULES[@]}")
     files+=("$ROOT/requirements-test.txt")
   fi

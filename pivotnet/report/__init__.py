@@ -1,0 +1,1 @@
+"""What training runs have measured: the "Final result" block, tables and curves."""

@@ -37,7 +37,7 @@ def upstream() -> Iterator[ModuleType]:
 
 
 def made_up(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Predicted mask, scores and true mask; axis-parallel and shifted lines, so that distances tie and hit thresholds."""
+    """Predicted mask, scores and true mask; parallel and shifted lines, so that distances tie and hit thresholds."""
     rng = np.random.default_rng(seed)
     truth, drawn = np.zeros((3, 400, 200), np.uint8), np.zeros((3, 400, 200), np.uint8)
     scores = []

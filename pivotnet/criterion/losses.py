@@ -24,10 +24,10 @@ class _MaskLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, loss: Tensor, overlap: Tensor, area: Tensor, target_area: Tensor
+        ctx: Any, logits: Tensor, probabilities: Tensor, targets: Tensor, loss: Tensor, overlap: Tensor, area: Tensor
     ) -> Tensor:
-        """Args: logits [A, M, HW]; targets 0/1 [M, HW]; of each mask, [A, M]: loss, overlap, area; target_area [M]."""
-        ctx.save_for_backward(logits.sigmoid(), targets, overlap, area + target_area + 1)
+        """Args: logits, probabilities [A, M, HW]; targets 0/1 [M, HW]; loss, overlap and sum s + sum t, [A, M]."""
+        ctx.save_for_backward(probabilities, targets, overlap, area + 1)
         return loss
 
     @staticmethod
@@ -68,7 +68,10 @@ def instance_mask_losses(logits: Tensor, targets: Tensor, comparison: MaskCompar
     rows = logits.flatten(0, 2).index_select(0, matched).unflatten(0, (decoders, -1))
     rows = resize_masks(rows, (targets.shape[-2], targets.shape[-1])).flatten(2)
     instances = targets.flatten(0, 2).flatten(1)
-    return _MaskLoss.apply(rows, instances, loss, overlap, area, instances.sum(-1)).view(queries.shape)
+    # These rows are a copy of ours that nobody needs any more: it becomes the probabilities in place.
+    probabilities = rows.detach().sigmoid_()
+    area = area + instances.sum(-1)
+    return _MaskLoss.apply(rows, probabilities, instances, loss, overlap, area).view(queries.shape)
 
 
 def semantic_mask_losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -88,10 +91,9 @@ def semantic_mask_losses(logits: Tensor, targets: Tensor) -> Tensor:
         probabilities = rows.sigmoid()
         overlap, area = (probabilities * classes).sum(-1), probabilities.sum(-1)
         target_area = classes.sum(-1)
-        product = (rows * classes).sum(-1)
-        softplus = mean_softplus(rows, probabilities)
-        loss = mask_loss(softplus, product, overlap, area, target_area, rows.shape[-1])
-    return _MaskLoss.apply(rows, classes, loss, overlap, area, target_area)
+        softplus = mean_softplus(rows, probabilities.clone())
+        loss = mask_loss(softplus, (rows * classes).sum(-1), overlap, area, target_area, rows.shape[-1])
+    return _MaskLoss.apply(rows, probabilities, classes, loss, overlap, area + target_area)
 
 
 def instance_scale(counts: Tensor) -> Tensor:

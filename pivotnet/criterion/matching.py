@@ -55,25 +55,23 @@ def resize_masks(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
 
 
-def mean_softplus(logits: Tensor, probabilities: Tensor, scratch: Tensor | None = None) -> Tensor:
+def mean_softplus(logits: Tensor, probabilities: Tensor) -> Tensor:
     """Mean over the last axis of softplus(x) = max(x, 0) - log(sigmoid(|x|)); not differentiable.
 
     Logarithms are slow on a CPU: one is taken of the product of up to 64 factors, which all lie in [1/2, 1].
 
     Args:
         logits: float32 [..., N].
-        probabilities: float32 [..., N], their sigmoid.
-        scratch: memory to work in, like ``logits``.
+        probabilities: float32 [..., N], their sigmoid; overwritten, as the memory to work in.
 
     Returns:
         float32 [...].
     """
     pixels = logits.shape[-1]
     group = max(n for n in range(1, 65) if pixels % n == 0)
-    scratch = torch.empty_like(probabilities) if scratch is None else scratch
-    positive = torch.clamp_min(logits, 0, out=scratch).sum(-1)
-    factors = torch.sub(probabilities, 0.5, out=scratch).abs_().add_(0.5)  # sigmoid(|x|), exact to a rounding
-    return (positive - factors.unflatten(-1, (-1, group)).prod(-1).log_().sum(-1)) / pixels
+    factors = probabilities.sub_(0.5).abs_().add_(0.5)  # sigmoid(|x|), exact to a rounding
+    logs = factors.unflatten(-1, (-1, group)).prod(-1).log_().sum(-1)
+    return (torch.clamp_min(logits, 0, out=probabilities).sum(-1) - logs) / pixels
 
 
 def mask_loss(softplus: Tensor, product: Tensor, overlap: Tensor, area: Tensor, target_area: Tensor, pixels: int):
@@ -105,15 +103,15 @@ def compare_masks(logits: Tensor, targets: Tensor, num_queries: tuple[int, ...])
     # the row of ones makes the products sum up the probabilities, too
     rows = torch.cat([instances, torch.ones_like(instances[:, :1])], 1)
     # One decoder at a time: its masks are 19 MB, those of all 115 MB. Fresh memory costs a CPU more than the arithmetic
-    # does, so two buffers serve all decoders.
-    probabilities, scratch = instances.new_empty((2, *logits.shape[1:3], pixels))
+    # does, so one buffer serves all decoders.
+    probabilities = instances.new_empty((*logits.shape[1:3], pixels))
     products, overlaps, softplus = [], [], []
     for decoder in logits:
         x = resize_masks(decoder, size).flatten(2)
         torch.sigmoid(x, out=probabilities)
         products.append(torch.bmm(rows, x.transpose(1, 2)))
         overlaps.append(torch.bmm(rows, probabilities.transpose(1, 2)))
-        softplus.append(mean_softplus(x, probabilities, scratch))
+        softplus.append(mean_softplus(x, probabilities))
     both = torch.stack(products + overlaps).unflatten(0, (2, -1))  # [2, D, B, CG + 1, Q]
     area = both[1, :, :, -1]
     groups = both[..., :-1, :].unflatten(-2, targets.shape[1:3]).transpose(-1, -2)  # [2, D, B, C, Q, G]

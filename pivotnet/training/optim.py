@@ -29,17 +29,15 @@ def learning_rates(
     Raises:
         PivotNetError: upstream has no factor for this number of ranks, and ``lr`` is not given.
     """
-    if lr is None:
-        factor = 1.0
-        if optim.scale_lr:
-            if world_size not in LR_FACTORS:
-                raise PivotNetError(
-                    f"no learning rate is known for {world_size} ranks (only for {', '.join(map(str, LR_FACTORS))}): "
-                    "give --lr"
-                )
-            factor = LR_FACTORS[world_size]
-        lr = optim.lr * factor
-    return lr, lr * optim.backbone_lr / optim.lr if backbone_lr is None else backbone_lr
+    if lr is not None:
+        rates = lr, lr * optim.backbone_lr / optim.lr
+    else:
+        if optim.scale_lr and world_size not in LR_FACTORS:
+            known = ", ".join(map(str, LR_FACTORS))
+            raise PivotNetError(f"no learning rate is known for {world_size} ranks (only for {known}): give --lr")
+        factor = LR_FACTORS[world_size] if optim.scale_lr else 1.0
+        rates = optim.lr * factor, optim.backbone_lr * factor
+    return rates if backbone_lr is None else (rates[0], backbone_lr)
 
 
 def build_optimizer(

@@ -36,14 +36,14 @@ class Report:
     differences: list[Difference]  # of every sample in both, in the order of tokens
 
     def failures(self, points: float = 1e-9, pixels: int = 16) -> list[str]:
-        """One line for everything that is beyond the tolerances: coordinates, and pixels of a file."""
+        """One line for everything that is beyond the tolerances: of coordinates, and of pixels of a mask."""
         lines = [f"{token}: only in the first folder" for token in self.only_first]
         lines += [f"{token}: only in the second folder" for token in self.only_second]
         for difference in self.differences:
             lines += [f"{difference.token}: {what}" for what in difference.structure]
             if not difference.largest <= points:  # also catches NaN
                 lines.append(f"{difference.token}: numbers differ by {difference.largest:.3g}, more than {points:g}")
-            if sum(difference.pixels.values()) > pixels:
+            if max(difference.pixels.values(), default=0) > pixels:
                 lines.append(f"{difference.token}: pixels differ {difference.pixels}, more than {pixels}")
         return lines
 
@@ -52,10 +52,10 @@ class Report:
         exact = sum(not (d.structure or d.largest or d.pixels) for d in self.differences)
         same_pixels = sum(not d.pixels for d in self.differences)
         largest = max((d.largest for d in self.differences), default=0.0)
-        most = max((sum(d.pixels.values()) for d in self.differences), default=0)
+        most = max((count for d in self.differences for count in d.pixels.values()), default=0)
         return (
             f"{self.samples} samples in both, {exact} equal in every bit, {same_pixels} in every pixel; "
-            f"largest difference of a number {largest:.3g}, most differing pixels of a file {most}"
+            f"largest difference of a number {largest:.3g}, most differing pixels of a mask {most}"
         )
 
 

@@ -51,8 +51,8 @@ def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> A
 def rotation_matrices(quaternions: np.ndarray) -> np.ndarray:
     """Rotation matrices float64 [n, 3, 3] of quaternions [n, 4] (w, x, y, z), normalised first.
 
-    The matrix is the product of the left and the conjugate's right multiplication matrix, as pyquaternion builds it:
-    the same rounding keeps the same pixels.
+    The matrix is the product of the left and the conjugate's right multiplication matrix, as pyquaternion builds it,
+    summed in order and without fused operations, which libraries disagree on: the last bit of a yaw moves pixels.
     """
     squares = (quaternions**2).sum(1)
     off_unit = (np.abs(1.0 - squares) >= 1e-14) & (squares > 0)
@@ -60,7 +60,8 @@ def rotation_matrices(quaternions: np.ndarray) -> np.ndarray:
     w, x, y, z = (quaternions / norms[:, None]).T
     left = np.array([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]]).transpose(2, 0, 1)
     right = np.array([[w, x, y, z], [-x, w, -z, y], [-y, z, w, -x], [-z, -y, x, w]]).transpose(2, 0, 1)
-    return (left @ right)[:, 1:, 1:]
+    product = sum(left[:, :, k, None] * right[:, k, None, :] for k in range(4))  # [n, 4, 4]
+    return product[:, 1:, 1:]
 
 
 def check_root(root: PathLike, version: str) -> Path:

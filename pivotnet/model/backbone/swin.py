@@ -33,28 +33,34 @@ def padding(length: int, multiple: int) -> int:
     return -length % multiple
 
 
+@functools.lru_cache(maxsize=64)
+def zero_strip(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Padding, made once for each shape; nobody writes into it."""
+    with torch.inference_mode(False):  # made maybe in evaluation, and then used in training too
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+
 def pad_and_shift(x: Tensor, dim: int, shift: int) -> Tensor:
     """Zeros after the end up to whole windows, then a cyclic shift by ``shift`` towards the front, in one copy."""
     pad = padding(x.shape[dim], WINDOW)
-    shape = list(x.shape)
-    if x.shape[dim] < shift:  # the shift moves some of the padding too: make it part of the map
-        shape[dim], pad = pad, 0
-        x = torch.cat([x, x.new_zeros(shape)], dim)
     pieces = [x]
-    if shift:
-        front, rest = x.split([shift, x.shape[dim] - shift], dim)
-        pieces = [rest, front]
     if pad:
-        shape[dim] = pad
-        pieces.insert(1, x.new_zeros(shape))
+        strip = zero_strip((*x.shape[:dim], pad, *x.shape[dim + 1 :]), x.dtype, x.device)
+        pieces = [x, strip]
+    if x.shape[dim] < shift:  # the shift moves some of the padding too: make it part of the map
+        pieces = [torch.cat(pieces, dim)]
+    if shift:
+        front, rest = pieces[0].split([shift, pieces[0].shape[dim] - shift], dim)
+        pieces = [rest, *pieces[1:], front]
     return torch.cat(pieces, dim) if len(pieces) > 1 else x
 
 
 def unshift_and_crop(x: Tensor, dim: int, shift: int, length: int) -> Tensor:
     """Undo ``pad_and_shift`` of a dimension that had ``length`` elements."""
     if shift:
-        rest, front = x.split([x.shape[dim] - shift, shift], dim)
-        x = torch.cat([front, rest.narrow(dim, 0, max(length - shift, 0))], dim)
+        rest = max(length - shift, 0)
+        pieces = x.split([rest, x.shape[dim] - rest - shift, shift], dim)
+        x = torch.cat([pieces[2], pieces[0]], dim)
     return x.narrow(dim, 0, length) if x.shape[dim] > length else x
 
 
@@ -72,7 +78,7 @@ def shift_mask(height: int, width: int, device: torch.device) -> Tensor:
 
     The cyclic shift joins strips of opposite edges in one window; their tokens must not see each other.
     """
-    with torch.inference_mode(False):  # made once, maybe first in evaluation, and then used in training too
+    with torch.inference_mode(False):  # as above
         strip = []
         for length in (height, width):
             position = torch.arange(length)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Optional
+
+import torch
 
 from pivotnet.config import MapConfig
+from pivotnet.device import select_device
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import ApResult
 from pivotnet.evaluation.inference import evaluate_model
@@ -15,6 +18,9 @@ from pivotnet.evaluation.results import describe_run, has_result, read_run
 from pivotnet.evaluation.score import require_annotations, score_results
 from pivotnet.evaluation.table import format_table, table_dict, write_table
 from pivotnet.evaluation.tokens import add_sample_arguments, chosen_tokens
+
+if TYPE_CHECKING:
+    from pivotnet.training.distributed import Ranks
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,52 +40,78 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table and write it as JSON."""
-    if args.ckpt is None and args.results is None:
+    if args.ckpt is not None:
+        return _predict_and_score(args)
+    if args.results is None:
         raise PivotNetError("nothing to evaluate: give --ckpt to predict, or --results with result files")
-    tokens = chosen_tokens(args.data_root, args.split, args.tokens)
-    require_annotations(args.data_root, tokens)
-    if args.ckpt is None:
-        folder = Path(args.results)
-        result: Optional[ApResult] = score_results(folder, args.data_root, tokens, MapConfig().resolution, args.workers)
-    else:
-        folder = Path(args.results or Path(args.ckpt).parent / f"results_{Path(args.ckpt).stem}")
-        result = _predict_and_score(args, tokens, folder)
-    if result is not None:  # the main rank
-        name = "tokens" if args.tokens else args.split
-        _report(result, Path(args.output or folder / f"ap_{name}.json"), {"split": name, **read_run(folder)})
+    tokens = _annotated_tokens(args)
+    result = score_results(args.results, args.data_root, tokens, MapConfig().resolution, args.workers)
+    _report(args, result, Path(args.results))
     return 0
 
 
-def _predict_and_score(args: argparse.Namespace, tokens: list[str], folder: Path) -> Optional[ApResult]:
+def _annotated_tokens(args: argparse.Namespace) -> list[str]:
+    tokens = chosen_tokens(args.data_root, args.split, args.tokens)
+    require_annotations(args.data_root, tokens)
+    return tokens
+
+
+def _predict_and_score(args: argparse.Namespace) -> int:
     # Imported here: training comes after evaluation.
-    from pivotnet.training.distributed import agree, gather_objects, process_group
+    from pivotnet.training.distributed import CollectiveError, process_group, ranks_from_environment
 
-    ranks, device, model, config = load_network(args)
-    with process_group(ranks, device):
-        # One rank looks, before any of them writes.
-        left = [token for token in tokens if not has_result(folder, token)] if ranks.main else None
-        left = gather_objects(left, ranks)[0]
-        if ranks.main and len(left) < len(tokens):
-            print(f"{len(tokens) - len(left)} of {len(tokens)} samples have results in {folder}; predicting the rest")
-        loader = build_sample_loader(args, config, left, ranks, device)
-        return evaluate_model(
-            model,
-            loader,
-            config=config,
-            device=device,
-            data_root=args.data_root,
-            tokens=tokens,
-            folder=folder,
-            run=describe_run(args.ckpt, config.name),
-            main=ranks.main,
-            agree=lambda error: agree(error, ranks),
-            workers=args.workers,
-        )
+    ranks = ranks_from_environment()
+    device = select_device(args.device, ranks.local_rank)
+    folder = Path(args.results or Path(args.ckpt).parent / f"results_{Path(args.ckpt).stem}")
+    try:
+        with process_group(ranks, device):
+            result = _evaluate_checkpoint(args, folder, ranks, device)
+    except CollectiveError:
+        if ranks.main:
+            raise
+        return 2
+    if result is not None:  # the main rank
+        _report(args, result, folder)
+    return 0
 
 
-def _report(result: ApResult, output: Path, more: dict[str, Any]) -> None:
-    write_table(output, result, **more)
+def _evaluate_checkpoint(
+    args: argparse.Namespace, folder: Path, ranks: Ranks, device: torch.device
+) -> Optional[ApResult]:
+    from pivotnet.training.distributed import agree, gather_objects
+
+    error: Optional[PivotNetError] = None
+    try:
+        tokens = _annotated_tokens(args)
+        model, config = load_network(args, device)
+    except PivotNetError as caught:
+        error = caught
+    agree(error, ranks)
+    # One rank looks, before any of them writes.
+    left = [token for token in tokens if not has_result(folder, token)] if ranks.main else None
+    left = gather_objects(left, ranks)[0]
+    if ranks.main and len(left) < len(tokens):
+        print(f"{len(tokens) - len(left)} of {len(tokens)} samples have results in {folder}; predicting the rest")
+    return evaluate_model(
+        model,
+        build_sample_loader(args, config, left, ranks, device),
+        config=config,
+        device=device,
+        data_root=args.data_root,
+        tokens=tokens,
+        folder=folder,
+        run=describe_run(args.ckpt, config.name) if ranks.main else {},
+        main=ranks.main,
+        agree=lambda error: agree(error, ranks),
+        workers=args.workers,
+    )
+
+
+def _report(args: argparse.Namespace, result: ApResult, folder: Path) -> None:
+    name = "tokens" if args.tokens else args.split
+    output = Path(args.output or folder / f"ap_{name}.json")
     print(format_table(result.ap))
+    write_table(output, result, split=name, **read_run(folder))
     average = table_dict(result)["average"]["percent"]
     print(
         f"mAP_hard {average['mAP_hard']}, mAP_easy {average['mAP_easy']} (percent) "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pivotnet.device import select_device
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation import vector_map
 from pivotnet.evaluation.inference import predict
@@ -26,8 +27,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict and write."""
+    from pivotnet.training.distributed import ranks_from_environment  # here, because training comes after evaluation
+
     tokens = chosen_tokens(args.data_root, args.split, args.tokens)
-    ranks, device, model, config = load_network(args)
+    ranks = ranks_from_environment()
+    device = select_device(args.device, ranks.local_rank)
+    model, config = load_network(args, device)
     folder = Path(args.output)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import torch
 from pivotnet.config import PRESETS, Config
 from pivotnet.data.dataset import Loader, build_loader
 from pivotnet.data.sampler import EvaluationSampler
-from pivotnet.device import select_device, set_reduced_precision
+from pivotnet.device import set_reduced_precision
 from pivotnet.errors import PivotNetError
 from pivotnet.model.pivotnet import PivotNet
 
@@ -28,23 +28,18 @@ def add_network_arguments(parser: argparse.ArgumentParser, required: bool = Fals
     parser.add_argument("--workers", type=int, metavar="N", help="processes that load and score (default: by cores)")
 
 
-def load_network(args: argparse.Namespace) -> tuple[Ranks, torch.device, PivotNet, Config]:
-    """The network of the options on this rank's device, in eval mode.
+def load_network(args: argparse.Namespace, device: torch.device) -> tuple[PivotNet, Config]:
+    """The network of the options on ``device``, in eval mode.
 
     Raises:
-        PivotNetError: the checkpoint or the device cannot be used.
+        PivotNetError: the checkpoint cannot be used, or the batch is empty.
     """
-    # Imported here: training comes after evaluation.
-    from pivotnet.training.checkpoint import load_model
-    from pivotnet.training.distributed import ranks_from_environment
+    from pivotnet.training.checkpoint import load_model  # here, because training comes after evaluation
 
     if args.batch_size < 1:
         raise PivotNetError(f"--batch-size is {args.batch_size}: give 1 or more")
-    ranks = ranks_from_environment()
-    device = select_device(args.device, ranks.local_rank)
     set_reduced_precision(False)
-    model, config = load_model(args.ckpt, device, args.preset)
-    return ranks, device, model, config
+    return load_model(args.ckpt, device, args.preset)
 
 
 def build_sample_loader(

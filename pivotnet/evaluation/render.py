@@ -162,7 +162,7 @@ def _draw_legend(figure: Figure, predicted: bool) -> None:
         handles.append(Line2D([], [], color="#444444", linewidth=2.6, label="prediction"))
         handles.append(Line2D([], [], color="#444444", linewidth=1.5, linestyle=(0, (4, 2.5)), label="ground truth"))
     corner = {"loc": "lower left", "bbox_to_anchor": (0.0, 0.0)}
-    figure.legend(handles=handles, ncols=len(handles), frameon=False, fontsize=12, **corner)
+    figure.legend(handles=handles, ncol=len(handles), frameon=False, fontsize=12, **corner)
 
 
 def _save(figure: Figure, path: PathLike) -> None:

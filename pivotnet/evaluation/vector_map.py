@@ -9,7 +9,7 @@ sample::
      "range": {"x": [-30.0, 30.0], "y": [-15.0, 15.0]},      metres, what the map covers
      "instances": [
        {"class": "divider" | "ped_crossing" | "boundary",
-        "score": 0.93,                                       probability of the instance
+        "score": 0.93,                                       probability; null in ground truth
         "points": [[x, y], ...]}]}                           metres, at least two, in order along the line
 """
 
@@ -73,7 +73,7 @@ def true_pivots(annotation: Annotation, map_config: MapConfig) -> list[MapLine]:
 def save_vector_map(
     path: PathLike, token: str, lines: Sequence[MapLine], checkpoint: str, map_config: MapConfig
 ) -> None:
-    """Write the JSON of one sample; points are rounded to millimetres.
+    """Write the JSON of one sample; points are rounded to millimetres, scores to four digits.
 
     Raises:
         PivotNetError: the file cannot be written.
@@ -86,7 +86,11 @@ def save_vector_map(
         "checkpoint": checkpoint,
         "range": {"x": [-x, x], "y": [-y, y]},
         "instances": [
-            {"class": CLASSES[line.label], "score": line.score, "points": np.round(line.points, 3).tolist()}
+            {
+                "class": CLASSES[line.label],
+                "score": None if line.score is None else round(line.score, 4),
+                "points": np.round(line.points, 3).tolist(),
+            }
             for line in lines
         ],
     }
@@ -119,4 +123,5 @@ def _line(entry: dict[str, Any]) -> MapLine:
     points = np.asarray(entry["points"], np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise ValueError(f"points of shape {points.shape}")
-    return MapLine(points, CLASSES.index(entry["class"]), float(entry["score"]))
+    score = entry["score"]
+    return MapLine(points, CLASSES.index(entry["class"]), None if score is None else float(score))

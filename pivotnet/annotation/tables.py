@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -48,20 +49,35 @@ def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> A
         raise PivotNetError(f"{path} is truncated or no JSON ({error}): unpack or download it again") from error
 
 
+def _unit(quaternions: np.ndarray) -> np.ndarray:
+    """Quaternions [n, 4] of length 1; those that are so but for rounding are left alone, as pyquaternion does."""
+    squares = (quaternions**2).sum(1)
+    off_unit = (np.abs(1.0 - squares) >= 1e-14) & (squares > 0)
+    return quaternions / np.where(off_unit, np.sqrt(squares), 1.0)[:, None]
+
+
 def rotation_matrices(quaternions: np.ndarray) -> np.ndarray:
     """Rotation matrices float64 [n, 3, 3] of quaternions [n, 4] (w, x, y, z), normalised first.
 
-    The matrix is the product of the left and the conjugate's right multiplication matrix, as pyquaternion builds it,
-    summed in order and without fused operations, which libraries disagree on: the last bit of a yaw moves pixels.
+    The product of the left and the conjugate's right multiplication matrix, as pyquaternion builds it.
     """
-    squares = (quaternions**2).sum(1)
-    off_unit = (np.abs(1.0 - squares) >= 1e-14) & (squares > 0)
-    norms = np.where(off_unit, np.sqrt(squares), 1.0)
-    w, x, y, z = (quaternions / norms[:, None]).T
+    w, x, y, z = _unit(quaternions).T
     left = np.array([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]]).transpose(2, 0, 1)
     right = np.array([[w, x, y, z], [-x, w, -z, y], [-y, z, w, -x], [-z, -y, x, w]]).transpose(2, 0, 1)
-    product = sum(left[:, :, k, None] * right[:, k, None, :] for k in range(4))  # [n, 4, 4]
-    return product[:, 1:, 1:]
+    return (left @ right)[:, 1:, 1:]
+
+
+def yaw_degrees(quaternion: Sequence[float]) -> float:
+    """Direction in the plane of the rotated x axis, degrees.
+
+    The last bit counts: it moves where lines are cut, and a line of 8 m has 8 or 9 points. So the two sums of products
+    are rounded after each step and nowhere else, as matrix products do that use fused multiply-add.
+    """
+    w, x, y, z = (Fraction(float(part)) for part in _unit(np.array([quaternion], np.float64))[0])
+    cosine, sine = 0.0, 0.0
+    for in_cosine, in_sine in ((x * x, y * x), (w * w, z * w), (-z * z, w * z), (-y * y, x * y)):
+        cosine, sine = float(Fraction(cosine) + in_cosine), float(Fraction(sine) + in_sine)
+    return float(np.arctan2(sine, cosine) / np.pi * 180)
 
 
 def check_root(root: PathLike, version: str) -> Path:
@@ -156,7 +172,6 @@ def _join(tables: _Tables) -> list[Sample]:
             raise PivotNetError(f"sample {token} in {tables.folder} has no key frame of {', '.join(missing)}")
         scene = tables.scenes[row["scene_token"]]
         pose = tables.poses[tables.frames[token, _LIDAR][2]]
-        forward = rotation_matrices(np.array([pose["rotation"]], np.float64))[0, :, 0]
         files, mounts, _ = zip(*(tables.frames[token, camera] for camera in CAMERAS))
         samples.append(
             Sample(
@@ -164,7 +179,7 @@ def _join(tables: _Tables) -> list[Sample]:
                 scene=scene["name"],
                 location=tables.logs[scene["log_token"]]["location"],
                 translation=(pose["translation"][0], pose["translation"][1]),
-                yaw=float(np.arctan2(forward[1], forward[0]) / np.pi * 180),
+                yaw=yaw_degrees(pose["rotation"]),
                 image_paths=list(files),
                 trans=np.array([tables.mounts[mount]["translation"] for mount in mounts], np.float64),
                 rots=mount_rotations[[mount_row[mount] for mount in mounts]],

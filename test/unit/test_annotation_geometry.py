@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from pivotnet.annotation.format import Line
 from pivotnet.annotation.pivots import orient, pivot_line
 from pivotnet.annotation.rasterize import clip_again, rasterize
 from pivotnet.annotation.splits import VAL_SCENES, split_of_scene
-from pivotnet.annotation.tables import rotation_matrices
+from pivotnet.annotation.tables import rotation_matrices, yaw_degrees
 from pivotnet.annotation.vectors import Window, contours, ego_vectors, line_parts, resample
 from pivotnet.config import MapConfig
 from pivotnet.errors import PivotNetError
@@ -45,12 +46,26 @@ def test_rotation_matrices():
     np.testing.assert_allclose(rotation_matrices(turn)[0, :2, 0], [math.cos(0.8), math.sin(0.8)], atol=1e-15)
 
 
-def test_rotation_matrices_are_pyquaternions():
+def test_rotations_are_pyquaternions():
     pyquaternion = pytest.importorskip("pyquaternion")
     quaternions = np.random.default_rng(1).normal(size=(200, 4))
     quaternions[::2] /= np.linalg.norm(quaternions[::2], axis=1, keepdims=True)
     want = np.array([pyquaternion.Quaternion(q).rotation_matrix for q in quaternions])
     np.testing.assert_allclose(rotation_matrices(quaternions), want, rtol=0, atol=1e-15)
+    yaws = np.degrees(np.arctan2(want[:, 1, 0], want[:, 0, 0]))
+    np.testing.assert_allclose([yaw_degrees(q) for q in quaternions], yaws, rtol=0, atol=1e-12)
+
+
+def test_yaw_is_rounded_once_a_step():
+    """Parts with many digits, for which products rounded on their own give another last bit."""
+    quaternion = (0.9848433436555583, -0.0006746089018881697, 0.0014403467542148407, -0.1734389193964179)
+    w, x, y, z = map(Fraction, quaternion)
+    cosine = float(Fraction(float(Fraction(float(x * x)) + w * w)) - z * z)
+    cosine = float(Fraction(cosine) - y * y)
+    sine = float(Fraction(float(Fraction(float(y * x)) + z * w)) + w * z)
+    sine = float(Fraction(sine) + x * y)
+    assert yaw_degrees(quaternion) == np.arctan2(sine, cosine) / np.pi * 180
+    assert yaw_degrees((math.cos(0.4), 0, 0, math.sin(0.4))) == pytest.approx(math.degrees(0.8), abs=1e-13)
 
 
 def test_splits():

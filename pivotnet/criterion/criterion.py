@@ -78,7 +78,7 @@ class Criterion(nn.Module):
             names = [field.name for field in dataclasses.fields(Supervision)]
             goal: Supervision[Tensor] = Supervision(*to_device([getattr(supervision, name) for name in names], device))
 
-            instance_masks = instance_mask_losses(masks, target_masks, comparison, goal.mask_queries.int())
+            instance_masks = instance_mask_losses(masks, target_masks, comparison, goal.mask_places.int())
             semantic_masks = semantic_mask_losses(semantic_logits, targets.semantic.float())
             terms = self._terms(predictions, goal, scale, instance_masks, semantic_masks)
             total = terms.sum()

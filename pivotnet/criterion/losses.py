@@ -45,33 +45,30 @@ class _MaskLoss(torch.autograd.Function):
         return result, None, None, None, None, None
 
 
-def instance_mask_losses(logits: Tensor, targets: Tensor, comparison: MaskComparison, queries: Tensor) -> Tensor:
+def instance_mask_losses(logits: Tensor, targets: Tensor, comparison: MaskComparison, places: Tensor) -> Tensor:
     """Mask loss of each instance with its matched query.
 
     Args:
         logits: [D, B, Q, h, w].
         targets: float32 [B, C, G, H, W] 0/1.
         comparison: of the same logits and targets.
-        queries: integer [D, B, C, G], the query of each instance, counted over [D, B, Q]; any where there is none.
+        places: integer [2, D, B, C, G], where each instance's query stands in [D, B, Q], and the pair of both in
+            [D, B, Q, G]; any place where there is no query.
 
     Returns:
         float32 [D, B, C, G].
     """
-    decoders, most = logits.shape[0], targets.shape[2]
-    matched = queries.flatten()
-    pairs = matched * most + torch.arange(most, device=matched.device, dtype=matched.dtype).repeat(
-        matched.numel() // most
-    )
-    area = comparison.area.flatten().index_select(0, matched).view(decoders, -1)
+    decoders = logits.shape[0]
+    queries, pairs = places.flatten(1)
+    rows = logits.flatten(0, 2).index_select(0, queries).unflatten(0, (decoders, -1))
+    rows = resize_masks(rows, (targets.shape[-2], targets.shape[-1])).flatten(2)  # [D, BCG, HW]
+    instances = targets.flatten(0, 2).flatten(1)  # [BCG, HW]
+    area = comparison.area.flatten().index_select(0, queries).view(decoders, -1) + instances.sum(-1)
     sums = torch.stack([comparison.loss.flatten(), comparison.overlap.flatten()])
     loss, overlap = sums.index_select(1, pairs).view(2, decoders, -1)
-    rows = logits.flatten(0, 2).index_select(0, matched).unflatten(0, (decoders, -1))
-    rows = resize_masks(rows, (targets.shape[-2], targets.shape[-1])).flatten(2)
-    instances = targets.flatten(0, 2).flatten(1)
     # These rows are a copy of ours that nobody needs any more: it becomes the probabilities in place.
     probabilities = rows.detach().sigmoid_()
-    area = area + instances.sum(-1)
-    return _MaskLoss.apply(rows, probabilities, instances, loss, overlap, area).view(queries.shape)
+    return _MaskLoss.apply(rows, probabilities, instances, loss, overlap, area).view(places.shape[1:])
 
 
 def semantic_mask_losses(logits: Tensor, targets: Tensor) -> Tensor:

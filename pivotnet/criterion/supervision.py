@@ -32,7 +32,7 @@ class Supervision(Generic[Array]):
     object_sides: Array  # [D, B, Q] -1 for a matched query, +1 for any other
     object_weights: Array  # [D, B, Q]
     mask_weights: Array  # [D, B, C, G]
-    mask_queries: Array  # [D, B, C, G] the matched query, counted over [D, B, Q]; whole numbers
+    mask_places: Array  # [2, D, B, C, G] whole numbers: of the query in [D, B, Q], of the pair in [D, B, Q, G]
     semantic_weights: Array  # [E]
 
 
@@ -61,7 +61,7 @@ def supervise(matches: Sequence[ClassMatches], targets: Targets, config: Config)
         object_sides=np.ones((*head, queries), np.float32),
         object_weights=np.zeros((*head, queries), np.float32),
         mask_weights=np.zeros((*head, len(CLASSES), most), np.float32),
-        mask_queries=np.zeros((*head, len(CLASSES), most), np.float32),
+        mask_places=np.zeros((2, *head, len(CLASSES), most), np.float32),
         semantic_weights=(bev_weights * criterion.weight_semantic).astype(np.float32),
     )
     target_points = targets.points.numpy()
@@ -70,7 +70,9 @@ def supervise(matches: Sequence[ClassMatches], targets: Targets, config: Config)
         found = matches[c]
         d, b, lengths = found.decoder, found.sample, found.lengths[:, None]
         weight = decoder_weights[d]  # [K]
-        dense.mask_queries[d, b, c, found.instance] = (d * batch + b) * queries + first_query + found.query
+        place = (d * batch + b) * queries + first_query + found.query
+        dense.mask_places[0, d, b, c, found.instance] = place
+        dense.mask_places[1, d, b, c, found.instance] = place * most + found.instance
         dense.mask_weights[d, b, c, found.instance] = weight * criterion.weight_mask
 
         dense.object_sides[d, b, first_query + found.query] = -1

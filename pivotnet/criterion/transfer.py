@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pivotnet.device import pin_memory
+
 
 def to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
     """Copy tensors of one device to the host in a single blocking copy.
@@ -34,8 +36,10 @@ def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor
     Returns:
         float32 tensors of the same shapes, views of one buffer.
     """
-    packed = np.concatenate([array.ravel() for array in arrays], dtype=np.float32, casting="same_kind")
-    return _split(torch.from_numpy(packed).to(device, non_blocking=True), [array.shape for array in arrays])
+    packed = torch.from_numpy(np.concatenate([array.ravel() for array in arrays], dtype=np.float32))
+    if pin_memory(device):
+        packed = packed.pin_memory()  # else the host would wait, or the memory go before it was copied
+    return _split(packed.to(device, non_blocking=True), [array.shape for array in arrays])
 
 
 def _split(packed, shapes: Sequence[tuple[int, ...]]) -> list:

@@ -57,8 +57,9 @@ def average_precision(matched: np.ndarray, scores: np.ndarray, num_labels: int) 
     """
     if len(scores) == 0 or num_labels == 0:
         return np.float32(0)
-    unmatched = np.setdiff1d(np.arange(len(scores)), matched)
-    order = np.concatenate([matched, unmatched])
+    unmatched = np.ones(len(scores), bool)
+    unmatched[matched] = False
+    order = np.concatenate([matched, np.flatnonzero(unmatched)])
     hit = np.arange(len(scores)) < len(matched)
     hit = hit[np.argsort(scores[order], kind="stable")]
     true_positives = np.cumsum(hit).astype(np.float32)
@@ -81,7 +82,7 @@ def line_ap(predicted: PixelSets, scores: np.ndarray, labelled: PixelSets) -> Op
         return None
     if len(predicted) == 0 or len(labelled) == 0:
         return np.zeros(len(THRESHOLDS), np.float32)
-    distances = chamfer_matrix(predicted, labelled, max(THRESHOLDS))
+    distances = chamfer_matrix(predicted, labelled, THRESHOLDS)
     scores = scores.astype(np.float32)
     return np.array(
         [average_precision(greedy_match(distances, t)[0], scores, len(labelled)) for t in THRESHOLDS], np.float32

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pivotnet.evaluation.ap import RECALLS, accumulate, average_precision, greedy_match, line_ap, sample_ap
-from pivotnet.evaluation.chamfer import chamfer_distance, chamfer_matrix, pixel_sets
+from pivotnet.evaluation.ap import RECALLS, THRESHOLDS, accumulate, average_precision, greedy_match, line_ap, sample_ap
+from pivotnet.evaluation.chamfer import PixelSets, chamfer_distance, chamfer_matrix, pixel_sets
 
 RESOLUTION = 0.15
 
@@ -35,7 +35,7 @@ def test_pixel_sets_are_the_pixels_of_each_id() -> None:
     assert sets.ids.tolist() == np.unique(mask)[1:].tolist()
     for index, line in enumerate(sets.ids):
         expected = np.argwhere(mask == line).astype(np.float32) * np.float32(RESOLUTION)
-        np.testing.assert_array_equal(sets.line(index), expected.astype(np.float64))
+        np.testing.assert_array_equal(sets.metres[sets.line(index)], expected.astype(np.float64))
 
 
 def test_chamfer_distance_of_parallel_lines() -> None:
@@ -47,20 +47,56 @@ def test_chamfer_distance_of_parallel_lines() -> None:
     assert chamfer_distance(line, longer) == pytest.approx((0 + 55 / 30) / 2)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_chamfer_matrix_is_exact_below_the_limit(seed: int) -> None:
-    first, second = (pixel_sets(random_mask(seed + k, 8), RESOLUTION) for k in (0, 100))
-
-    distances = chamfer_matrix(first, second, 1.5)
-
+def exact_matrix(first: PixelSets, second: PixelSets) -> np.ndarray:
+    """Chamfer distances by the plain formula."""
+    matrix = np.zeros((len(first), len(second)))
     for i in range(len(first)):
         for j in range(len(second)):
-            all_pairs = torch.cdist(torch.from_numpy(first.line(i)), torch.from_numpy(second.line(j)))
-            expected = ((all_pairs.min(1)[0].mean() + all_pairs.min(0)[0].mean()) / 2).item()
-            if expected < 1.5:
-                assert distances[i, j] == pytest.approx(expected, abs=1e-6)
-            else:
-                assert 1.5 <= distances[i, j] <= expected + 1e-6
+            one, other = first.metres[first.line(i)], second.metres[second.line(j)]
+            pairs = np.sqrt(((one[:, None] - other) ** 2).sum(-1))
+            matrix[i, j] = (pairs.min(1).mean() + pairs.min(0).mean()) / 2
+    return matrix
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_chamfer_matrix_is_exact_where_it_is_compared(seed: int) -> None:
+    first, second = (pixel_sets(random_mask(seed + k, 12), RESOLUTION) for k in (0, 100))
+    exact = exact_matrix(first, second)
+
+    distances = chamfer_matrix(first, second, THRESHOLDS)
+
+    near = exact < 1.5
+    assert near.any() and not near.all()
+    np.testing.assert_allclose(distances[near], exact[near], rtol=0, atol=1e-5)
+    assert ((distances[~near] >= 1.5) & (distances[~near] <= exact[~near] + 1e-5)).all()
+    np.testing.assert_array_equal(np.argsort(distances[near], kind="stable"), np.argsort(exact[near], kind="stable"))
+
+
+@pytest.mark.parametrize("offset", [(0, 1), (0, -1), (3, 0), (0, 10), (7, 7)])
+def test_near_ties_are_decided_by_the_rounding_of_coordinates(offset: tuple[int, int]) -> None:
+    # Four lines at the same distance in pixels; in float32 metres they differ by less than a micrometre.
+    drawn, truth = np.zeros((400, 200), np.uint8), np.zeros((400, 200), np.uint8)
+    for index in range(4):
+        row, column = 20 + 90 * index, 50 + 20 * index
+        truth[row : row + 30, column] = index + 1
+        drawn[row + offset[0] : row + offset[0] + 30, column + offset[1]] = index + 1
+    first, second = pixel_sets(drawn, RESOLUTION), pixel_sets(truth, RESOLUTION)
+
+    distances = chamfer_matrix(first, second, THRESHOLDS)
+
+    exact = exact_matrix(first, second)
+    np.testing.assert_array_equal(distances[exact < 1.6], exact[exact < 1.6])
+    assert (exact < 1.6).sum() == 4
+
+
+def test_a_map_too_large_for_float32_is_exact_too() -> None:
+    drawn, truth = np.zeros((4000, 4000), np.uint8), np.zeros((4000, 4000), np.uint8)
+    truth[3990, 3000:3900] = 1
+    drawn[3993, 3000:3900] = 1
+
+    distances = chamfer_matrix(pixel_sets(drawn, RESOLUTION), pixel_sets(truth, RESOLUTION), THRESHOLDS)
+
+    assert distances[0, 0] == pytest.approx(0.45, abs=1e-4)
 
 
 def test_matching_is_greedy_and_ties_go_to_the_lower_indices() -> None:

@@ -31,6 +31,7 @@ def main() -> int:
     recorder.add_argument("--parts", nargs="+", choices=record.PARTS, default=record.PARTS, help="default: all")
     recorder.add_argument("--presets", nargs="+", choices=shim.PRESETS, default=shim.PRESETS, help="default: all")
     recorder.add_argument("--converter-python", help="Python that can run upstream's converter (shapely 1)")
+    recorder.add_argument("--mask-step", type=int, default=8, help="keep every N-th pixel of masks (default 8)")
     checker = commands.add_parser("check", help="compare with recordings")
     checker.add_argument("folder", type=Path, metavar="DIR", help="folder of recordings")
     checker.add_argument("--parts", nargs="+", default=(), help="only these, such as loss or forward/effb0")
@@ -40,7 +41,8 @@ def main() -> int:
             rows = check.check(args.folder, tuple(args.parts))
             print_table(rows, Console())
             return 0 if all(row.good for row in rows) else 1
-        record.record(args.upstream, args.out, args.seed, tuple(args.parts), tuple(args.presets), args.converter_python)
+        parts, presets = tuple(args.parts), tuple(args.presets)
+        record.record(args.upstream, args.out, args.seed, parts, presets, args.converter_python, args.mask_step)
     except (PivotNetError, shim.ShimError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

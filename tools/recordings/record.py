@@ -23,12 +23,14 @@ def record(
     parts: tuple[str, ...] = PARTS,
     presets: tuple[str, ...] = shim.PRESETS,
     converter_python: str | None = None,
+    mask_step: int = 8,
 ) -> None:
     """Run upstream on the CPU and write what it computes into ``folder``, in the layout that ``check`` reads.
 
     Args:
         parts: which of PARTS; the annotation archives are written where ``converter_python`` is given.
         converter_python: see record_data.record_annotation.
+        mask_step: keep every so many-th row and column of masks and their gradients.
     """
     checkout = shim.import_upstream(checkout)
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,8 +39,8 @@ def record(
     for preset in presets:
         jobs[f"state_dict/{preset}"] = _job(record_network.record_state_dict, preset)
         jobs[f"initialisation/{preset}"] = _job(record_network.record_initialisation, preset, seed)
-        jobs[f"forward/{preset}"] = _job(record_network.record_forward, preset, seed)
-    jobs["loss"] = _job(record_criterion.record_loss, seed)
+        jobs[f"forward/{preset}"] = _job(record_network.record_forward, preset, seed, mask_step)
+    jobs["loss"] = _job(record_criterion.record_loss, seed, mask_step)
     jobs["matching"] = _job(record_criterion.record_matching, seed)
     jobs["postprocess"] = _job(record_criterion.record_postprocess, seed)
     jobs["transform"] = _job(record_data.record_transform, seed)

@@ -36,8 +36,8 @@ def as_targets(target: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def record_loss(seed: int) -> dict[str, np.ndarray]:
-    """golden_loss.npz: totals, terms, matchings and gradients of all cases."""
+def record_loss(seed: int, mask_step: int) -> dict[str, np.ndarray]:
+    """golden_loss.npz: totals, terms, matchings and gradients of all cases; every ``mask_step``-th pixel of masks'."""
     record: dict[str, np.ndarray] = {"seed": np.int64(seed)}
     processor = post_processor().train()
     for case in inputs.CASES:
@@ -67,9 +67,10 @@ def record_loss(seed: int) -> dict[str, np.ndarray]:
             for j, ((dt, gt),) in enumerate(row):
                 record[f"{case}/match_dt/{i}/{j}"], record[f"{case}/match_gt/{i}/{j}"] = dt.numpy(), gt.numpy()
         for name, rows in outputs.items():
+            step = mask_step if name.endswith("masks") else 1
             for i, row in enumerate(rows):
                 for j, tensor in enumerate(row):
-                    record[f"{case}/grad/{name}/{i}/{j}"] = _subsampled(name, tensor)
+                    record[f"{case}/grad/{name}/{i}/{j}"] = _gradient(tensor, step)
     return record
 
 
@@ -78,9 +79,10 @@ def _keeper(results: list[Any]) -> Any:
     return lambda module, arguments, output: results.append(output)
 
 
-def _subsampled(name: str, tensor: Tensor) -> np.ndarray:
+def _gradient(tensor: Tensor, step: int) -> np.ndarray:
+    """Gradient of an output, of every ``step``-th row and column."""
     gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-    return (gradient[..., ::8, ::8] if name.endswith("masks") else gradient).numpy()
+    return gradient[..., ::step, ::step].numpy() if step > 1 else gradient.numpy()
 
 
 def record_matching(seed: int) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -132,6 +133,8 @@ def record_annotation(seed: int, checkout: Path, converter_python: str, folder: 
         command = [sys.executable, "-m", "pivotnet", "synth", str(root), "--seed", str(seed), "--no-images"]
         environment = dict(os.environ, PYTHONPATH=str(Path(__file__).resolve().parents[2]))
         _run([*command, "--scenes", "8", "--samples-per-scene", "3"], environment, checkout)
+        for expansion in sorted((root / "maps" / "expansion").glob("*.json")):
+            _shorten_tokens(expansion)
         converter = checkout / "tools" / "anno_converter" / "nuscenes"
         environment = dict(os.environ, PYTHONPATH=f"{checkout}:{converter}", TORCH_DEVICE_BACKEND_AUTOLOAD="0")
         command = [converter_python, "-B", str(converter / "convert.py"), "-d", str(root)]
@@ -143,6 +146,14 @@ def record_annotation(seed: int, checkout: Path, converter_python: str, folder: 
         _record_evaluation(seed, checkout, written, evaluation)
         files = [path for path in sorted(evaluation.rglob("*")) if path.is_file()]
         _pack(folder / "eval.tar.gz", {f"eval/{path.relative_to(evaluation)}": path for path in files})
+
+
+def _shorten_tokens(expansion: Path) -> None:
+    """Count a map's tokens through instead of their random digits, which would be most of the archive."""
+    numbers: dict[str, str] = {}
+    pattern = re.compile(r'"([0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12})"')
+    text = pattern.sub(lambda match: f'"{numbers.setdefault(match[1], str(len(numbers)))}"', expansion.read_text())
+    expansion.write_text(text)
 
 
 def _run(command: list[str], environment: dict[str, str], folder: Path) -> None:

@@ -59,8 +59,9 @@ def network_inputs(seed: int, extrinsic: np.ndarray, intrinsic: np.ndarray) -> d
     }
 
 
-def record_forward(preset: str, seed: int) -> dict[str, np.ndarray]:
-    """golden_forward_<preset>.npz: every output in evaluation and training mode, under no_grad."""
+def record_forward(preset: str, seed: int, mask_step: int) -> dict[str, np.ndarray]:
+    """golden_forward_<preset>.npz: every output in evaluation and training mode, under no_grad; every
+    ``mask_step``-th pixel of masks."""
     extrinsic, intrinsic = inputs.cameras(seed)
     images = rule.images(seed)
     record: dict[str, np.ndarray] = {
@@ -85,7 +86,7 @@ def record_forward(preset: str, seed: int) -> dict[str, np.ndarray]:
         for name, rows in result["outputs"].items():
             for i, row in enumerate(rows):
                 for j, tensor in enumerate(row):
-                    kept = tensor[..., ::8, ::8] if name.endswith("masks") else tensor
+                    kept = tensor[..., ::mask_step, ::mask_step] if name.endswith("masks") else tensor
                     record[f"{mode}/{name}/{i}/{j}"] = kept.numpy()
         for i, tensor in enumerate(result["bev_enc_features"]):
             record[f"{mode}/bev_enc_features/{i}"] = tensor[:, ::4, ::4, ::4].numpy()

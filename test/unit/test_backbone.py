@@ -220,3 +220,20 @@ def test_initialisation():
                 assert weight.std().item() == pytest.approx(std, rel=5 / math.sqrt(weight.numel())), key
             elif hasattr(module, "relative_position_bias_table"):
                 assert module.relative_position_bias_table.std().item() == pytest.approx(0.02, rel=0.2)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_autocast(name):
+    """bfloat16 where autocast wants it: features stay near, every parameter gets a gradient."""
+    backbone = build(name)
+    x = images(2, 64, 96)
+    with torch.no_grad():
+        want = backbone.eval()(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            features = backbone(x)
+    for feature, exact in zip(features, want):
+        assert (feature.float() - exact).norm() < 0.05 * exact.norm()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = backbone.train()(x)
+    sum(feature.float().square().mean() for feature in features).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.parameters())

@@ -117,8 +117,8 @@ class EfficientNet(nn.Module):
         norms: list[Any] = [module for module in self._blocks.modules() if hasattr(module, "num_batches_tracked")]
         for norm in norms:
             norm.momentum = 2 * MOMENTUM - MOMENTUM**2 if once else MOMENTUM
-        if once:
-            torch._foreach_add_([norm.num_batches_tracked for norm in norms], 1)
+            if once:
+                norm.num_batches_tracked.add_(1)
         return learning and self.checkpointing
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

@@ -45,8 +45,10 @@ class BevEncoder(nn.Module):
         self.tgt_pos_embed = GridEmbedding(config.bev_size, channels)
         self.tgt_embed = GridEmbedding(config.bev_size, channels)
         source_centres = torch.cat([cell_centres(size) for size in source_sizes])
-        self.register_buffer("source_centres", source_centres[None], persistent=False)  # [1, S, 2]
-        self.register_buffer("bev_centres", cell_centres(config.bev_size)[None], persistent=False)  # [1, N, 2]
+        # [1, S, 1, 1, 1, 2] and [1, N, 1, 1, 1, 2]: the same for all heads, levels and points
+        self.register_buffer("source_centres", source_centres.view(1, -1, 1, 1, 1, 2), persistent=False)
+        bev_centres = cell_centres(config.bev_size).view(1, -1, 1, 1, 1, 2)
+        self.register_buffer("bev_centres", bev_centres, persistent=False)
 
     def _reset_parameters(self) -> None:
         for parameter in self.parameters():
@@ -86,6 +88,7 @@ class BevEncoder(nn.Module):
         with torch.autocast(device_type=source.device.type, enabled=False):
             learned = self.t2s_reference_points(bev_position).sigmoid()  # [N, 2]
             reference = torch.where(reference_valid[..., None], reference_points, learned)  # [B, N, 2]
+            reference = reference.view(len(source), -1, 1, 1, 1, 2)
         bev = self.tgt_embed.pos_embed.weight.expand(len(source), -1, -1)  # [B, N, C]
         outputs = []
         for layer in self.decoder.layers:
@@ -113,10 +116,10 @@ class EncoderLayer(nn.Module):
         self.linear1 = nn.Linear(channels, config.bev_feedforward)
         self.linear2 = nn.Linear(config.bev_feedforward, channels)
         self.norm2 = nn.LayerNorm(channels)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, source: Tensor, position: Tensor, centres: Tensor) -> Tensor:
-        """[B, S, C] -> [B, S, C]; position [S, C], centres [1, S, 2]."""
+        """[B, S, C] -> [B, S, C]; position [S, C], centres [1, S, 1, 1, 1, 2]."""
         attended = self.self_attn(source + position, centres, source)
         source = self.norm1(source + self.dropout(attended))
         widened = self.dropout(F.relu(self.linear1(source)))
@@ -136,20 +139,28 @@ class DecoderLayer(nn.Module):
         self.linear1 = nn.Linear(channels, config.bev_feedforward)
         self.linear2 = nn.Linear(config.bev_feedforward, channels)
         self.norm3 = nn.LayerNorm(channels)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, bev: Tensor, position: Tensor, centres: Tensor, source: Tensor, reference: Tensor) -> Tensor:
-        """[B, N, C] -> [B, N, C]; position [N, C], centres [1, N, 2], source [B, S, C], reference [B, N, 2]."""
+        """[B, N, C] -> [B, N, C]; position [N, C], source [B, S, C], centres and reference [., N, 1, 1, 1, 2]."""
         bev = self.norm2(bev + self.dropout(self.self_attn(bev + position, centres, bev)))
         bev = self.norm1(bev + self.dropout(self.cross_attn(bev + position, reference, source)))
         widened = self.dropout(F.relu(self.linear1(bev)))
         return self.norm3(bev + self.dropout(self.linear2(widened)))
 
 
+class Dropout(nn.Dropout):
+    """nn.Dropout in one launch on every device; keeps a mask of one byte a value on the CPU too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return torch.native_dropout(x, self.p, True)[0] if self.training and self.p else x
+
+
 class DeformableAttention(nn.Module):
     """Projections around multi-scale deformable attention."""
 
-    level_sizes: Tensor
+    cell_size: Tensor
 
     def __init__(self, channels: int, heads: int, points: int, sizes: tuple[Size, ...]) -> None:
         super().__init__()
@@ -159,9 +170,9 @@ class DeformableAttention(nn.Module):
         self.attention_weights = nn.Linear(channels, samples)
         self.value_proj = nn.Linear(channels, channels)
         self.output_proj = nn.Linear(channels, channels)
-        # (w, h) of the levels, [levels, 1, 2]
-        widths_first = torch.tensor([(width, height) for height, width in sizes], dtype=torch.float32)
-        self.register_buffer("level_sizes", widths_first[:, None], persistent=False)
+        # (1 / w, 1 / h) of the levels, [levels, 1, 2]: offsets count cells
+        cell_size = torch.tensor([(1 / width, 1 / height) for height, width in sizes])
+        self.register_buffer("cell_size", cell_size[:, None], persistent=False)
 
     def reset_parameters(self) -> None:
         """Each head looks along its own direction, its points 1, 2, ... cells away; all samples weigh the same."""
@@ -179,7 +190,7 @@ class DeformableAttention(nn.Module):
         nn.init.xavier_uniform_(self.output_proj.weight)
 
     def forward(self, query: Tensor, reference: Tensor, source: Tensor) -> Tensor:
-        """Sample ``source`` [B, S, C] around ``reference`` [B or 1, L, 2] as ``query`` [B, L, C] asks: [B, L, C]."""
+        """Sample ``source`` [B, S, C] around ``reference`` [B or 1, L, 1, 1, 1, 2] as ``query`` asks: [B, L, C]."""
         batch, length, channels = query.shape
         samples = (batch, length, self.heads, len(self.sizes), self.points)
         value = self.value_proj(source).view(batch, -1, self.heads, channels // self.heads)
@@ -187,7 +198,7 @@ class DeformableAttention(nn.Module):
             # Places and weights in float32: bfloat16 has 3 digits, a row of cameras 336 cells.
             query = query.float()
             offsets = self.sampling_offsets(query).view(*samples, 2)
-            locations = torch.addcdiv(reference[:, :, None, None, None], offsets, self.level_sizes)
+            locations = torch.addcmul(reference, offsets, self.cell_size)
             weights = self.attention_weights(query).view(batch, length, self.heads, -1).softmax(-1).view(samples)
         attended = multi_scale_deformable_attention(value, self.sizes, locations, weights)
         return self.output_proj(attended)

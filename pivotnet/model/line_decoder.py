@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from pivotnet.config import MapConfig, ModelConfig
 from pivotnet.model.mlp import Mlp
 
+Projection = tuple[Tensor, Tensor]  # weight and bias of a linear map
+
 
 @dataclass
 class LineFeatures:
@@ -33,6 +35,7 @@ class LineDecoder(nn.Module):
     """Line-aware point decoder: masked cross-attention, self-attention and feed-forward layers, all post-norm."""
 
     instance_of_point: Tensor
+    own_class: Tensor
     position: Tensor
 
     def __init__(self, model: ModelConfig, map_config: MapConfig) -> None:
@@ -58,7 +61,11 @@ class LineDecoder(nn.Module):
         )
         lengths = [p for p, q in zip(self.points, self.instances) for _ in range(q)]
         instance_of_point = torch.tensor([i for i, length in enumerate(lengths) for _ in range(length)]).int()
+        classes = [label for label, q in enumerate(self.instances) for _ in range(q)]
+        own_class = torch.tensor([i * len(self.instances) + label for i, label in enumerate(classes)]).int()
         self.register_buffer("instance_of_point", instance_of_point, persistent=False)  # [T]
+        # row of an instance's own class where every instance has one row for each class, [Q]
+        self.register_buffer("own_class", own_class, persistent=False)
         self.register_buffer("position", sine_position(model.bev_size, channels), persistent=False)  # [N, C]
 
     def forward(self, bev: Tensor, final_only: bool = False) -> LineFeatures:
@@ -69,21 +76,22 @@ class LineDecoder(nn.Module):
             final_only: predict from the last layer alone, and no masks.
         """
         memory = bev + self.level_embed.weight  # [B, N, C]; masks are read off the features without it
-        keys, values = self._keys_and_values(memory)
-        query_embed = self.query_embed
+        projections = [
+            cast(CrossAttentionLayer, layer).multihead_attn.projections()
+            for layer in self.transformer_cross_attention_layers
+        ]
+        keys = _joined_linear(memory + self.position, [key for _, key, _ in projections])
+        values = _joined_linear(memory, [value for _, _, value in projections])
+        mask_layers = self._joined_mask_layers()
         points = self.query_feat.expand(len(bev), -1, -1)  # [B, T, C]
         outputs = []
-        for index, (cross_attention, self_attention, feed_forward) in enumerate(
-            zip(
-                self.transformer_cross_attention_layers,
-                self.transformer_self_attention_layers,
-                self.transformer_ffn_layers,
+        for index, (query, _, _) in enumerate(projections):
+            allowed = self._attention_mask(points, bev, mask_layers)
+            points = self.transformer_cross_attention_layers[index](
+                points, self.query_embed, query, keys[index], values[index], allowed
             )
-        ):
-            allowed = self._attention_mask(points, bev)
-            points = cross_attention(points, query_embed, keys[index], values[index], allowed)
-            points = self_attention(points, query_embed)
-            points = feed_forward(points)
+            points = self.transformer_self_attention_layers[index](points, self.query_embed)
+            points = self.transformer_ffn_layers[index](points)
             outputs.append(points)
         # Predictions do not feed back other than through the masks, so all layers are predicted from at once.
         features = self.decoder_norm(torch.stack(outputs[-1:] if final_only else outputs))  # [D, B, T, C]
@@ -109,7 +117,7 @@ class LineDecoder(nn.Module):
             return torch.einsum("dbqc,bnc->dbqn", embedding.float(), bev.float())
 
     @torch.no_grad()
-    def _attention_mask(self, points: Tensor, bev: Tensor) -> Tensor:
+    def _attention_mask(self, points: Tensor, bev: Tensor, mask_layers: list[Projection]) -> Tensor:
         """Which BEV cells each point query [B, T, C] may look at: bool [B, 1, T, N].
 
         No gradient passes through it, so it costs no backward pass; the masks that are trained are made once for all
@@ -117,25 +125,45 @@ class LineDecoder(nn.Module):
         """
         # Autocast keeps the weights it casts: cast here, without gradient, they would get none elsewhere either.
         with torch.autocast(device_type=points.device.type, enabled=False):
-            parts = self._split(self.decoder_norm(points.float())[None])
-            logits = self._mask_logits([self._join(part, index) for index, part in enumerate(parts)], bev)[0]
+            parts = self._split(self.decoder_norm(points.float()))
+            hidden = torch.cat(
+                [
+                    F.linear(
+                        self._join(part, index),
+                        mlp.get_parameter("layers.0.weight"),
+                        mlp.get_parameter("layers.0.bias"),
+                    )
+                    for index, (part, mlp) in enumerate(zip(parts, self.mask_embed))
+                ],
+                dim=1,
+            )  # [B, Q, C]
+            for weight, bias in mask_layers:
+                of_all_classes = F.linear(F.relu(hidden), weight, bias).view(len(hidden), -1, hidden.shape[-1])
+                hidden = of_all_classes.index_select(1, self.own_class)
+            logits = hidden @ bev.float().transpose(1, 2)  # [B, Q, N]
         # Upstream compares the probability, not the logit: in float32 the two differ just below zero.
-        hidden = logits.sigmoid() < 0.5  # [B, Q, N]
-        allowed = ~hidden | hidden.all(dim=-1, keepdim=True)  # an instance that sees nothing may look everywhere
+        hidden_cells = logits.sigmoid() < 0.5
+        # an instance that sees nothing may look everywhere
+        allowed = ~hidden_cells | hidden_cells.all(dim=-1, keepdim=True)
         return allowed.index_select(1, self.instance_of_point)[:, None]
 
-    def _keys_and_values(self, memory: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values of all layers from one product each: every layer looks at the same [B, N, C]."""
-        projections = [
-            cast(CrossAttentionLayer, layer).multihead_attn.projections()
-            for layer in self.transformer_cross_attention_layers
+    @torch.no_grad()
+    def _joined_mask_layers(self) -> list[Projection]:
+        """The second and third layer of the classes' mask perceptrons, each as one [classes * C, C]."""
+        return [
+            (
+                torch.cat([mlp.get_parameter(f"layers.{number}.weight") for mlp in self.mask_embed]),
+                torch.cat([mlp.get_parameter(f"layers.{number}.bias") for mlp in self.mask_embed]),
+            )
+            for number in (1, 2)
         ]
-        layers = []
-        for source, part in ((memory + self.position, 1), (memory, 2)):
-            weight = torch.cat([weights[part] for weights, _ in projections])
-            bias = torch.cat([biases[part] for _, biases in projections])
-            layers.append(list(F.linear(source, weight, bias).chunk(len(projections), dim=-1)))
-        return layers[0], layers[1]
+
+
+def _joined_linear(source: Tensor, projections: list[Projection]) -> list[Tensor]:
+    """Several linear maps of the same [B, N, C] from one product."""
+    weight = torch.cat([weight for weight, _ in projections])
+    bias = torch.cat([bias for _, bias in projections])
+    return list(F.linear(source, weight, bias).chunk(len(projections), dim=-1))
 
 
 class Attention(nn.Module):
@@ -151,9 +179,9 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def projections(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def projections(self) -> list[Projection]:
         """Weights and biases of query, key and value."""
-        return self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        return list(zip(self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Optional[Tensor] = None) -> Tensor:
         """Attend with projected [B, T, C], [B, N, C], [B, N, C]; allowed: bool [B, 1, T, N]. Returns [B, T, C]."""
@@ -170,10 +198,17 @@ class CrossAttentionLayer(nn.Module):
         self.multihead_attn = Attention(channels, heads)
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, points: Tensor, query_embed: Tensor, keys: Tensor, values: Tensor, allowed: Tensor) -> Tensor:
-        """Points [B, T, C] look at projected keys and values [B, N, C]."""
-        weights, biases = self.multihead_attn.projections()
-        query = F.linear(points + query_embed, weights[0], biases[0])
+    def forward(
+        self,
+        points: Tensor,
+        query_embed: Tensor,
+        projection: Projection,
+        keys: Tensor,
+        values: Tensor,
+        allowed: Tensor,
+    ) -> Tensor:
+        """Points [B, T, C], projected to queries here, look at keys and values that are so already, [B, N, C]."""
+        query = F.linear(points + query_embed, *projection)
         return self.norm(points + self.multihead_attn(query, keys, values, allowed))
 
 

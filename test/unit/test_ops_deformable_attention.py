@@ -8,9 +8,11 @@ import math
 import pytest
 import torch
 
-from pivotnet.model.ops.deformable_attention import multi_scale_deformable_attention
+from pivotnet.model.ops.deformable_attention import multi_scale_deformable_attention, sample_levels
 
 SHAPES = ((3, 5), (2, 2))
+# what runs on this machine, and what runs on devices without a kernel of their own
+BOTH = pytest.mark.parametrize("attention", [multi_scale_deformable_attention, sample_levels])
 
 
 def inputs(batch=2, queries=4, heads=2, channels=3, points=2, shapes=SHAPES, dtype=torch.float32, spread=0.8):
@@ -42,18 +44,20 @@ def reference(value, shapes, locations, weights):
 
 
 @pytest.mark.parametrize("spread", [0.4, 0.8, 3.0])
-def test_equals_the_definition(spread):
+@BOTH
+def test_equals_the_definition(attention, spread):
     value, locations, weights = inputs(spread=spread)
-    output = multi_scale_deformable_attention(value, SHAPES, locations, weights)
+    output = attention(value, SHAPES, locations, weights)
     assert output.shape == (2, 4, 6)
     torch.testing.assert_close(output, reference(value, SHAPES, locations, weights), rtol=1e-5, atol=1e-5)
 
 
-def test_samples_on_cell_centres_and_borders():
+@BOTH
+def test_samples_on_cell_centres_and_borders(attention):
     value = torch.arange(6.0).view(1, 6, 1, 1)
     centres = torch.tensor([[0.5 / 3, 0.25], [2.5 / 3, 0.75], [0.0, 0.25], [1.0, 0.75], [-0.5 / 3, 0.25]])
     locations = centres.view(1, 5, 1, 1, 1, 2)
-    output = multi_scale_deformable_attention(value, ((2, 3),), locations, torch.ones(1, 5, 1, 1, 1))
+    output = attention(value, ((2, 3),), locations, torch.ones(1, 5, 1, 1, 1))
     # the border lies half a cell outside the centre of the last cell: half of it is zero padding
     torch.testing.assert_close(output.flatten(), torch.tensor([0.0, 5.0, 0.0, 2.5, 0.0]))
 
@@ -66,9 +70,10 @@ def gradients(function, value, locations, weights):
     return [leaf.grad for leaf in leaves]
 
 
-def test_gradients_equal_finite_differences():
+@BOTH
+def test_gradients_equal_finite_differences(attention):
     tensors = inputs()
-    ours = gradients(lambda v, x, w: multi_scale_deformable_attention(v, SHAPES, x, w), *tensors)
+    ours = gradients(lambda v, x, w: attention(v, SHAPES, x, w), *tensors)
     generator = torch.Generator().manual_seed(1)
     upstream_gradient = torch.randn(2, 4, 6, generator=generator).double()
     for index, gradient in enumerate(ours):
@@ -93,10 +98,28 @@ def test_computes_in_float32_under_autocast():
     torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_batch_equals_singles():
+@BOTH
+def test_batch_equals_singles(attention):
     value, locations, weights = inputs(batch=3)
-    together = multi_scale_deformable_attention(value, SHAPES, locations, weights)
+    together = attention(value, SHAPES, locations, weights)
     for b in range(3):
         one = slice(b, b + 1)
-        alone = multi_scale_deformable_attention(value[one], SHAPES, locations[one], weights[one])
+        alone = attention(value[one], SHAPES, locations[one], weights[one])
         torch.testing.assert_close(together[one], alone)
+
+
+def test_nan_locations_do_not_stop_the_program():
+    """A diverged network is reported by its loss; the operator must not fail on an index before that."""
+    value, locations, weights = inputs()
+    locations[0, 0] = float("nan")
+    locations[0, 1] = float("inf")
+    assert multi_scale_deformable_attention(value, SHAPES, locations, weights).shape == (2, 4, 6)
+
+
+def test_both_ways_agree_on_a_large_map():
+    tensors = inputs(batch=1, queries=300, heads=4, channels=8, points=4, shapes=((40, 60), (20, 30)))
+    shapes = ((40, 60), (20, 30))
+    ours = gradients(lambda v, x, w: multi_scale_deformable_attention(v, shapes, x, w), *tensors)
+    plain = gradients(lambda v, x, w: sample_levels(v, shapes, x, w), *tensors)
+    for first, second in zip(ours, plain):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4 * float(second.abs().max()))

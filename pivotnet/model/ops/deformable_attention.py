@@ -1,7 +1,7 @@
 """Multi-scale deformable attention (Zhu et al., Deformable DETR, arXiv:2010.04159, equation 3).
 
 Every query samples each level of a feature map bilinearly at a few places and adds the samples up with its own
-weights. On an NPU mx_driving's kernel does it; elsewhere plain PyTorch.
+weights. On an NPU mx_driving's kernel does it, on a CPU deformable_attention_cpu.py, elsewhere grid_sample.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pivotnet.model.ops import deformable_attention_cpu
 
 Shapes = tuple[tuple[int, int], ...]
 
@@ -38,7 +40,11 @@ def multi_scale_deformable_attention(
 
             shapes, starts = _level_tensors(spatial_shapes, value.device)
             return mx_driving.multi_scale_deformable_attn(value, shapes, starts, sampling_locations, attention_weights)
-        return _sample_levels(value, spatial_shapes, sampling_locations, attention_weights)
+        if value.device.type == "cpu":
+            return deformable_attention_cpu.deformable_attention(
+                value, spatial_shapes, sampling_locations, attention_weights
+            )
+        return sample_levels(value, spatial_shapes, sampling_locations, attention_weights)
 
 
 @lru_cache(maxsize=32)
@@ -54,8 +60,8 @@ def _level_tensors(spatial_shapes: Shapes, device: torch.device) -> tuple[Tensor
     )
 
 
-def _sample_levels(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """The same by grid_sample, level by level."""
+def sample_levels(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """The same in plain PyTorch, level by level by grid_sample."""
     batch, _, heads, channels = value.shape
     queries, points = locations.shape[1], locations.shape[4]
     grid = locations.mul(2).sub(1).permute(0, 2, 3, 1, 4, 5)  # [B, heads, levels, L, points, 2] in [-1, 1]

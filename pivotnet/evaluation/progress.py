@@ -12,5 +12,8 @@ T = TypeVar("T")
 
 
 def progress(items: Iterable[T], what: str, total: int, quiet: bool = False) -> Iterable[T]:
-    """``items`` behind a bar on stderr, which goes when they end, so that an error message stands alone."""
-    return track(items, what, total, console=Console(stderr=True), transient=True, disable=quiet or total == 0)
+    """``items`` behind a bar on the terminal, which goes when they end, so that an error message stands alone."""
+    console = Console(stderr=True)
+    if quiet or total == 0 or not console.is_terminal:
+        return items  # rich's own switch would still print an empty line
+    return track(items, what, total, console=console, transient=True)

@@ -104,7 +104,13 @@ def _draw_camera(
     if predicted is not None:
         for line in truth:
             for piece in project_ground_line(line.points, *matrices):
-                axes.plot(*piece.T, color=COLOURS[line.label], linewidth=1.5, linestyle=(0, (4, 2.5)), alpha=0.95)
+                axes.plot(
+                    *piece.T,
+                    color=COLOURS[line.label],
+                    linewidth=1.5,
+                    linestyle=(0, (4, 2.5)),
+                    path_effects=_outline(2.8),
+                )
 
 
 def _outline(width: float) -> list[Any]:

@@ -10,6 +10,7 @@ pickle ``dt_res``, are read too.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zipfile
 from collections.abc import Sequence
@@ -56,8 +57,10 @@ def save_result(path: PathLike, result: SampleResult) -> None:
         "dt_res.scores": instances.scores.astype(np.float32),
         "dt_res.labels": instances.labels.astype(np.int64),
     }
+    content = io.BytesIO()  # an archive that meets a full disk complains twice, the second time when it is collected
+    np.savez_compressed(content, **arrays)
     with atomic_write(path) as stream:
-        np.savez_compressed(stream, **arrays)
+        stream.write(content.getbuffer())
 
 
 def load_result(path: PathLike) -> SampleResult:

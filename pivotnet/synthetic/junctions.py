@@ -92,13 +92,13 @@ def through(junction: Junction, entering: Lane, leaving: Lane, drive_right: bool
     start_step = start - entering.centre[-2]
     end_step = leaving.centre[1] - end
     start_step, end_step = start_step / np.hypot(*start_step), end_step / np.hypot(*end_step)
-    if not junction.ring_radius:
-        reach = 0.4 * np.hypot(*(end - start))
-        return geometry.cubic_bezier(start, start + reach * start_step, end - reach * end_step, end, 14)
     # round the island: with traffic on the right counter-clockwise, else clockwise
     sense = 1.0 if drive_right else -1.0
     first, last = _angle(start - junction.centre), _angle(end - junction.centre)
     sweep = sense * ((sense * (last - first)) % (2 * np.pi))
+    if not junction.ring_radius:
+        reach = 0.4 * np.hypot(*(end - start))
+        return geometry.cubic_bezier(start, start + reach * start_step, end - reach * end_step, end, 14)
     lead = sense * min(0.55, abs(sweep) / 3)
     circle = geometry.arc(junction.centre, junction.ring_radius, first + lead, first + sweep - lead, ARC_STEP)
     entry = geometry.quadratic_bezier(start, start + 5.0 * start_step, circle[0], 6)

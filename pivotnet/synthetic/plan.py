@@ -33,15 +33,13 @@ class Options:
         Raises:
             PivotNetError: a number outside its limits.
         """
-        if self.scenes < 1:
-            raise PivotNetError(f"--scenes {self.scenes} is too few; choose 1 to 600")
+        scene_names.assign(self.scenes)
         if self.samples_per_scene < 1:
             raise PivotNetError(f"--samples-per-scene {self.samples_per_scene} is too few; choose at least 1")
         if self.seed < 0:
             raise PivotNetError(f"--seed {self.seed} is negative; choose 0 or more")
         if not 1.0 <= self.map_scale <= LARGEST_SCALE:
             raise PivotNetError(f"--map-scale {self.map_scale:g} is outside 1 to {LARGEST_SCALE:g}")
-        scene_names.assign(self.scenes)
 
     def to_dict(self) -> dict:
         """Plain dict for JSON."""

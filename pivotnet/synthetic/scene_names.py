@@ -25,6 +25,7 @@ VAL_RANGES = (
     (802, 802), (904, 917), (919, 931), (962, 963), (966, 969), (971, 972), (1059, 1073),
 )
 # fmt: on
+MOST_SCENES = 600  # every fourth is for val, which has 150 names
 
 
 def names(ranges: tuple[tuple[int, int], ...]) -> list[str]:
@@ -41,12 +42,9 @@ def assign(scenes: int) -> list[str]:
     """A name for every scene, from the split that :func:`is_val` says.
 
     Raises:
-        PivotNetError: more scenes than nuScenes' splits have names for.
+        PivotNetError: no scene, or more than nuScenes' splits have names for.
     """
+    if not 1 <= scenes <= MOST_SCENES:
+        raise PivotNetError(f"--scenes {scenes} is outside 1 to {MOST_SCENES}, what nuScenes' splits have names for")
     pools = {False: iter(names(TRAIN_RANGES)), True: iter(names(VAL_RANGES))}
-    try:
-        return [next(pools[is_val(scene, scenes)]) for scene in range(scenes)]
-    except StopIteration:
-        raise PivotNetError(
-            f"--scenes {scenes} needs more names than nuScenes' splits have; choose at most 600"
-        ) from None
+    return [next(pools[is_val(scene, scenes)]) for scene in range(scenes)]

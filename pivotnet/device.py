@@ -154,7 +154,13 @@ def fused_adamw(groups: list[dict[str, Any]], device: torch.device, **options: A
     """
     if device.type == "npu":
         optim = importlib.import_module("torch_npu.optim")
-        return optim.NpuFusedAdamW(groups, **options)
+        optimizer = optim.NpuFusedAdamW(groups, **options)
+        # It joins the gradients at the first step, by the sizes of their storages. A gradient that autograd gave may be
+        # a part of a larger storage, or be missing: then it would fail or mix up parameters. These have their own.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        return optimizer
     try:
         return torch.optim.AdamW(groups, fused=True, **options)
     except RuntimeError:  # torch < 2.4 has the fused kernel for GPUs only

@@ -109,17 +109,19 @@ def _building(ring: np.ndarray, height: float, colour: tuple[int, int, int], sun
 
 
 def car_solids(car: Car, sun: float) -> list[Solid]:
-    """Body and cabin of a car, to be drawn in this order."""
+    """Undercarriage, body and cabin of a car, to be drawn in this order."""
     middle = np.array([car.x, car.y])
     heading = np.array([np.cos(car.yaw), np.sin(car.yaw)])
     paint = CAR_PAINTS[car.colour]
     belt = 0.58 * car.height
+    under = box(geometry.rectangle(middle, 0.94 * car.length, 0.94 * car.width, car.yaw), 0.0, 0.28)
     body = box(geometry.rectangle(middle, car.length, car.width, car.yaw), 0.28, belt)
     upper = geometry.rectangle(middle - 0.15 * heading, 0.55 * car.length, 0.9 * car.width, car.yaw)
     cabin = box(upper, belt, car.height)
     glass = [_windows(face, 1, 1) for face in cabin[:4]] + [np.zeros((0, 4, 3))]
     none = [np.zeros((0, 4, 3))] * 5
     return [
+        Solid(middle, under, np.full((5, 3), 28.0), none, GLASS),
         Solid(middle, body, _shaded(body, paint, sun), none, GLASS),
         Solid(middle, cabin, _shaded(cabin, paint, sun), glass, GLASS),
     ]

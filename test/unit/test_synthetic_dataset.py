@@ -89,7 +89,7 @@ def test_references_inside_a_map_resolve(root, location):
         assert tokens and len(tokens) == len(content[layer])
         for record in content[layer]:
             for field, value in record.items():
-                name = field.removesuffix("_tokens").removesuffix("_token") if hasattr(str, "removesuffix") else field
+                name = field.removesuffix("_tokens").removesuffix("_token")
                 target = targets.get(name, "node" if name.endswith("node") else name)
                 if field.endswith("_token") and value is not None:
                     assert value in known[target], (layer, field)

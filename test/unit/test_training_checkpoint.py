@@ -99,7 +99,9 @@ def test_upstreams_checkpoint_needs_a_preset(trained, tmp_path):
     with pytest.raises(PivotNetError, match="effb0 backbone.*give --preset"):
         checkpoints.load_model(path, CPU)
     model, _ = checkpoints.load_model(path, CPU, "smoke")
-    assert torch.equal(model.state_dict()["ins_decoder.bev_decoder.query_feat"], weights["module.ins_decoder.bev_decoder.query_feat"])
+    assert torch.equal(
+        model.state_dict()["ins_decoder.bev_decoder.query_feat"], weights["module.ins_decoder.bev_decoder.query_feat"]
+    )
 
 
 def test_another_backbone_is_one_line(trained, tmp_path):
@@ -113,7 +115,9 @@ def test_another_backbone_is_one_line(trained, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("change, message", [("drop", "lacks 1 of"), ("add", "unknown 1 of"), ("shape", "other shapes of 1")])
+@pytest.mark.parametrize(
+    "change, message", [("drop", "lacks 1 of"), ("add", "unknown 1 of"), ("shape", "other shapes of 1")]
+)
 def test_weights_that_do_not_fit(trained, change, message):
     state = packed(trained)
     weights = dict(state["model_state"])

@@ -170,23 +170,24 @@ def _match_class(
     instance: np.ndarray,  # [N]
     config: CriterionConfig,
 ) -> ClassMatches:
-    decoders, samples, queries, size = points.shape[:4]
+    decoders, samples, _, size = points.shape[:4]
     longest = int(lengths.max(initial=2))
     target_first = targets[:, :longest].transpose(1, 2, 0)  # [n, 2, N]
-    points_first = points.transpose(3, 4, 0, 2, 1)[..., sample]  # [P, 2, D, Qc, N]
-    apart = distances(target_first[:, :, None, None], points_first)  # [n, P, D, Qc, N]
-    pair_lengths = np.broadcast_to(lengths, apart.shape[2:])
+    # pairs are (instance, decoder, query), so that expressions run over all queries of an instance at a time
+    points_first = np.ascontiguousarray(points.transpose(3, 4, 1, 0, 2)[:, :, sample])  # [P, 2, N, D, Qc]
+    apart = distances(target_first[..., None, None], points_first)  # [n, P, N, D, Qc]
+    pair_lengths = np.broadcast_to(lengths[:, None, None], apart.shape[2:])
     sequence = sequence_costs(apart.reshape(longest, size, -1), pair_lengths.ravel(), config.end_point_weight)
-    total = costs[:, sample, :, instance].transpose(1, 2, 0)  # [D, Qc, N]
+    total = costs[:, sample, :, instance]  # [N, D, Qc]
     total = total + config.cost_points * sequence.reshape(total.shape)
     total = np.nan_to_num(total, nan=_WORST_COST, posinf=_WORST_COST, neginf=-_WORST_COST)
 
     bounds = np.searchsorted(sample, np.arange(samples + 1))
-    found = [(np.zeros(0, int),) * 3]  # (decoder, query, instance among all N)
+    found = [(np.zeros(0, int),) * 3]  # (instance among all N, decoder, query)
     for d in range(decoders):
         for start, end in zip(bounds[:-1], bounds[1:]):
-            query, column = linear_sum_assignment(total[d, :, start:end])
-            found.append((np.full(len(query), d), query, start + column))
-    decoder, query, which = (np.concatenate(parts) for parts in zip(*found))
-    _, path = match_points(apart[:, :, decoder, query, which], lengths[which])
+            query, column = linear_sum_assignment(total[start:end, d].T)
+            found.append((start + column, np.full(len(query), d), query))
+    which, decoder, query = (np.concatenate(parts) for parts in zip(*found))
+    _, path = match_points(apart[:, :, which, decoder, query], lengths[which])
     return ClassMatches(decoder, sample[which], instance[which], query, path, lengths[which])

@@ -24,9 +24,11 @@ def distances(targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     Returns:
         float32 [n, P, ...], computed in float32 as upstream computes them.
     """
-    rows = np.abs(targets[:, None, 0] - predictions[None, :, 0])
-    rows += np.abs(targets[:, None, 1] - predictions[None, :, 1])
-    return rows
+    apart = np.subtract(targets[:, None, 0], predictions[None, :, 0])
+    np.abs(apart, out=apart)
+    columns = np.subtract(targets[:, None, 1], predictions[None, :, 1])
+    apart += np.abs(columns, out=columns)
+    return apart
 
 
 def sequence_costs(cost: np.ndarray, lengths: np.ndarray, end_weight: float) -> np.ndarray:

@@ -143,9 +143,9 @@ PRESETS = {
         ModelConfig(
             backbone="effb0",
             backbone_channels=(112, 320),
-            image_size=(128, 224),
+            image_size=(64, 128),
             hidden=64,
-            heads=8,
+            heads=4,
             bev_size=(32, 16),
             bev_encoder_layers=1,
             bev_decoder_layers=2,
@@ -160,8 +160,9 @@ PRESETS = {
             mask_stride=4,
             checkpointing=False,
         ),
-        criterion=CriterionConfig(decoder_weights=(0.4, 0.8, 1.6), bev_weights=(0.8, 2.4)),
-        optim=OptimConfig(lr=1e-3, backbone_lr=5e-4, epochs=30, scale_lr=False),
+        MapConfig(num_queries=(12, 10, 8)),
+        CriterionConfig(decoder_weights=(0.4, 0.8, 1.6), bev_weights=(0.8, 2.4)),
+        OptimConfig(lr=1e-3, backbone_lr=1e-3, epochs=240, scale_lr=False),
     ),
 }
 

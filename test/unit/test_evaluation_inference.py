@@ -18,7 +18,7 @@ from pivotnet.evaluation.inference import evaluate_model, predict
 from pivotnet.evaluation.results import load_result, result_path
 from pivotnet.structures import Batch, Predictions
 
-CONFIG = preset("smoke")
+CONFIG = preset("swint")
 CPU = torch.device("cpu")
 RUN = {"checkpoint": "some.pth", "fingerprint": "f", "preset": "smoke"}
 

@@ -195,5 +195,5 @@ def test_presets_take_real_cameras():
     images = torch.zeros(1, 6, *config.model.image_size, 3, dtype=torch.uint8)
     with torch.no_grad():
         predictions = smoke(images, points[None], valid[None])
-    assert predictions.masks.shape == (3, 1, 60, *config.mask_size)
-    assert predictions.points.shape == (3, 1, 700, 2)
+    assert predictions.masks.shape == (3, 1, config.map.total_queries, *config.mask_size)
+    assert predictions.points.shape == (3, 1, config.map.total_points, 2)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from pivotnet.config import preset
+from pivotnet.config import CriterionConfig, preset
 from pivotnet.criterion.targets import build_targets
 from pivotnet.structures import Predictions, Targets
 
-CONFIG = preset("smoke")  # 3 line decoders, 2 BEV decoders, masks of 100 x 50
+# upstream's classes with 3 line decoders, 2 BEV decoders and masks of 100 x 50
+CONFIG = dataclasses.replace(
+    preset("swint"),
+    model=dataclasses.replace(preset("swint").model, mask_stride=4),
+    criterion=CriterionConfig(decoder_weights=(0.4, 0.8, 1.6), bev_weights=(0.8, 2.4)),
+)
 MAP = CONFIG.map
 FIELDS = ("object_logits", "points", "point_logits", "masks", "semantic_logits")
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import criterion_rank
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from criterion_inputs import CONFIG, FIELDS, gradients, part, predictions, target_part, targets
+from criterion_inputs import CONFIG, FIELDS, part, predictions, target_part, targets
+from criterion_rank import COUNTS
 
 from pivotnet.criterion import criterion as criterion_module
 from pivotnet.criterion.criterion import TERMS, Criterion
 from pivotnet.criterion.losses import instance_scale
-
-COUNTS = ((6, 3, 4), (1, 0, 2), (0, 0, 0), (3, 5, 17))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4])
@@ -45,20 +44,9 @@ def test_the_normaliser_is_the_mean_number_of_instances_but_at_least_one() -> No
     torch.testing.assert_close(instance_scale(counts), torch.tensor([1 / 4.5, 1.0, 1 / 1.5]))
 
 
-def _rank(rank: int, ranks: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/start", rank=rank, world_size=ranks)
-    own = slice(rank, rank + 1)
-    predicted, drawn = part(predictions(ranks), own), target_part(targets(*COUNTS[:ranks]), own)
-    result = Criterion(CONFIG)(predicted, drawn)
-    result.total.backward()
-    torch.save({"terms": result.terms, "gradients": gradients(predicted)}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 def test_ranks_of_one_sample_equal_one_rank_of_all(tmp_path: Path) -> None:
     ranks = 2
-    multiprocessing.start_processes(_rank, (ranks, str(tmp_path)), nprocs=ranks, start_method="spawn")
+    multiprocessing.start_processes(criterion_rank.work, (ranks, str(tmp_path)), nprocs=ranks, start_method="spawn")
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
     predicted, drawn = predictions(ranks), targets(*COUNTS[:ranks])
     result = Criterion(CONFIG)(predicted, drawn)

@@ -7,13 +7,13 @@ import dataclasses
 import cv2
 import numpy as np
 import pytest
-from criterion_inputs import sample
+from criterion_inputs import CONFIG, sample
 
 from pivotnet.config import preset
 from pivotnet.criterion.targets import build_targets
 from pivotnet.errors import PivotNetError
 
-SWINT, SMOKE = preset("swint"), preset("smoke")
+SWINT = preset("swint")
 
 
 def test_shapes_and_padding() -> None:
@@ -77,8 +77,8 @@ def test_an_instance_of_less_than_two_points_is_left_out_with_its_mask(short: in
 
 def test_mask_stride_keeps_every_fourth_pixel() -> None:
     one = sample(6, (2, 2, 2))
-    full, small = build_targets([one], SWINT), build_targets([one], SMOKE)
-    assert small.masks.shape[-2:] == SMOKE.mask_size == (100, 50)
+    full, small = build_targets([one], SWINT), build_targets([one], CONFIG)
+    assert small.masks.shape[-2:] == CONFIG.mask_size == (100, 50)
     np.testing.assert_array_equal(small.masks, full.masks[..., ::4, ::4])
     np.testing.assert_array_equal(small.semantic, full.semantic[..., ::4, ::4])
 

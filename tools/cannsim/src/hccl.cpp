@@ -190,12 +190,9 @@ HcclResult HcclCommInitRootInfoConfig(uint32_t ranks, const HcclRootInfo *root, 
                                       HcclComm *handle) {
     return HcclCommInitRootInfo(ranks, root, rank, handle);
 }
-HcclResult HcclCommDestroy(HcclComm handle) {
-    auto *group = (Communicator *)handle;
-    munmap(group->base, group->bytes);
-    delete group;
-    return HCCL_SUCCESS;
-}
+// The memory stays mapped until the process ends: torch_npu's launch queue may still hold collectives of this group,
+// which a real HCCL would have launched long ago.
+HcclResult HcclCommDestroy(HcclComm) { return HCCL_SUCCESS; }
 HcclResult HcclCommInitAll(uint32_t, int32_t *, HcclComm *) { return HCCL_E_NOT_SUPPORT; }
 HcclResult HcclGetCommName(HcclComm handle, char *name) {
     snprintf(name, COMM_NAME_MAX_LENGTH, "%s", ((Communicator *)handle)->name.c_str());

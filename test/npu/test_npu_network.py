@@ -1,0 +1,212 @@
+"""The network and the criterion on a simulated NPU equal the CPU, part by part and as a whole."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from scene import assert_near, batch, network, small
+from torch import Tensor, nn
+
+from pivotnet import device as devices
+from pivotnet.criterion.criterion import Criterion
+from pivotnet.model.ops.deformable_attention import multi_scale_deformable_attention
+from pivotnet.structures import Predictions
+
+NPU = torch.device("npu")
+SHAPES = ((8, 21), (4, 11))
+
+
+def test_device_py_chooses_the_npu():
+    device = devices.select_device()
+    assert device == torch.device("npu", 0)
+    assert devices.distributed_backend(device) == "hccl"
+    assert devices.device_count("npu") == 8
+    assert devices.select_device(local_rank=3) == torch.device("npu", 3)
+    assert devices.device_name(device) == "Ascend910B1"
+    devices.select_device("npu:0")
+
+
+def attention_inputs(heads: int = 8, channels: int = 8, queries: int = 24) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    cells = sum(height * width for height, width in SHAPES)
+    shape = (2, queries, heads, len(SHAPES), 8)
+    return [
+        torch.randn(2, cells, heads, channels, generator=generator),
+        torch.rand(*shape, 2, generator=generator) * 1.4 - 0.2,  # also outside the map
+        torch.randn(shape, generator=generator),
+    ]
+
+
+@pytest.mark.parametrize("heads, channels", [(8, 8), (4, 32), (8, 32)])
+def test_mx_drivings_deformable_attention_equals_the_plain_path(heads: int, channels: int):
+    value, locations, weights = attention_inputs(heads, channels)
+    outer = torch.randn(2, 24, heads * channels, generator=torch.Generator().manual_seed(1))
+
+    def run(device: torch.device) -> tuple[Tensor, list[Tensor]]:
+        leaves = [tensor.detach().to(device).requires_grad_() for tensor in (value, locations, weights)]
+        result = multi_scale_deformable_attention(leaves[0], SHAPES, leaves[1], leaves[2])
+        assert result.device.type == device.type
+        result.backward(outer.to(device))
+        return result, [leaf.grad for leaf in leaves]
+
+    expected, expected_gradients = run(torch.device("cpu"))
+    actual, gradients = run(NPU)
+    assert_near(actual, expected, what="result")
+    for name, gradient, wanted in zip(("value", "locations", "weights"), gradients, expected_gradients):
+        assert_near(gradient, wanted, what=f"gradient of {name}")
+
+
+def flat(result: Any) -> list[Tensor]:
+    """All tensors of a module's result."""
+    if isinstance(result, Tensor):
+        return [result]
+    if isinstance(result, (list, tuple)):
+        return [tensor for item in result for tensor in flat(item)]
+    return [tensor for item in vars(result).values() for tensor in flat(item)] if hasattr(result, "__dict__") else []
+
+
+# Parts of the network by the path of their module, and what they are called in messages.
+PARTS = {
+    "im_backbone": "backbone",
+    "bev_decoder.bev_encoder": "BEV encoder and decoder",
+    "ins_decoder.bev_decoder": "line decoder",
+    "output_head": "point head",
+}
+
+
+def assert_gradients_near(on_npu: nn.Module, on_cpu: nn.Module) -> None:
+    """The gradient of all parameters as one vector: where a sample falls on a cell's edge, one ulp in its place changes
+    one element by much."""
+    pairs = [(mine.grad.cpu(), other.grad) for mine, other in zip(on_npu.parameters(), on_cpu.parameters()) if other.grad is not None]
+    assert len(pairs) > 50
+    actual, expected = (torch.cat([gradient.flatten() for gradient in side]) for side in zip(*pairs))
+    assert float((actual - expected).norm() / expected.norm()) < 1e-3
+
+
+def test_every_part_of_the_network_equals_the_cpu():
+    config = small("smoke")
+    on_cpu = network(config).train()
+    on_npu = copy.deepcopy(on_cpu).to(NPU)
+    results: dict[str, dict[str, list[Tensor]]] = {"cpu": {}, "npu": {}}
+
+    def keep(kind: str, path: str, result: Any) -> None:
+        results[kind][path] = flat(result)
+
+    given, losses = batch(config), {}
+    # float images in plain layout: batch norm of the CPU sums another layout in another order
+    images = on_cpu.normalise(given.images).contiguous()
+    for kind, model in (("cpu", on_cpu), ("npu", on_npu)):
+        for path in PARTS:
+            hook = partial(lambda kind, path, module, inputs, result: keep(kind, path, result), kind, path)
+            model.get_submodule(path).register_forward_hook(hook)
+        moved = given.to(torch.device(kind))
+        predictions = model(images.to(kind), moved.reference_points, moved.reference_valid)
+        result = Criterion(config)(predictions, moved.targets)
+        result.total.backward()
+        losses[kind] = result.total
+    for path, part in PARTS.items():
+        assert len(results["npu"][path]) == len(results["cpu"][path]) > 0
+        for index, (actual, expected) in enumerate(zip(results["npu"][path], results["cpu"][path])):
+            assert actual.device.type == "npu"
+            assert_near(actual, expected, what=f"result {index} of the {part}")
+    assert_near(losses["npu"], losses["cpu"], what="loss")
+    assert_gradients_near(on_npu, on_cpu)
+
+
+@pytest.mark.parametrize("name", ["effb0", "res50", "swint"])
+def test_backbones_equal_the_cpu(name: str):
+    config = small(name, image_size=(64, 96), checkpointing=True)
+    on_cpu = network(config).im_backbone.train()
+    on_npu = copy.deepcopy(on_cpu).to(NPU)
+    images = torch.randn(6, 3, *config.model.image_size, generator=torch.Generator().manual_seed(0))
+    results = {}
+    for kind, backbone in (("cpu", on_cpu), ("npu", on_npu)):
+        results[kind] = backbone(images.to(kind))
+        sum(level.square().mean() for level in results[kind]).backward()
+    for level, (actual, expected) in enumerate(zip(results["npu"], results["cpu"])):
+        assert_near(actual, expected, 3e-5, f"features of level {level}")
+    assert_gradients_near(on_npu, on_cpu)
+    for (key, actual), expected in zip(on_npu.named_buffers(), on_cpu.buffers()):
+        assert_near(actual, expected, what=f"buffer {key}")
+
+
+def test_pictures_are_normalised_on_the_npu():
+    model = network(small("smoke"))
+    images = torch.randint(0, 256, (2, 6, 8, 10, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = model.normalise(images)
+    assert_near(model.to(NPU).normalise(images.to(NPU)), expected, what="images")
+
+
+FIELDS = ("object_logits", "points", "point_logits", "masks", "semantic_logits")
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_the_whole_criterion_equals_the_cpu(samples: int):
+    config = small("smoke")
+    generator = torch.Generator().manual_seed(samples)
+    depth, bev_depth = len(config.criterion.decoder_weights), len(config.criterion.bev_weights)
+    queries, points, size = config.map.total_queries, config.map.total_points, config.mask_size
+    made = {
+        "object_logits": torch.randn(depth, samples, queries, 2, generator=generator),
+        "points": torch.rand(depth, samples, points, 2, generator=generator),
+        "point_logits": torch.randn(depth, samples, points, 2, generator=generator),
+        "masks": torch.randn(depth, samples, queries, *size, generator=generator) * 3,
+        "semantic_logits": torch.randn(bev_depth, samples, 3, 2, *size, generator=generator),
+    }
+    given = batch(config, samples=samples).targets
+    assert given is not None
+    criterion = Criterion(config)
+
+    def run(device: torch.device) -> tuple[Any, dict[str, Tensor]]:
+        leaves = {name: tensor.detach().to(device).requires_grad_() for name, tensor in made.items()}
+        result = criterion(Predictions(**leaves), given.to(device), carry=torch.arange(3.0, device=device))
+        result.total.backward()
+        return result, {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+
+    expected, expected_gradients = run(torch.device("cpu"))
+    actual, gradients = run(NPU)
+    assert actual.carried.tolist() == [0.0, 1.0, 2.0]
+    assert_near(actual.total, expected.total, what="total")
+    for name, term in expected.terms.items():
+        assert_near(actual.terms[name], term, what=name)
+    for name in FIELDS:
+        assert_near(gradients[name], expected_gradients[name], what=f"gradient of {name}")
+
+
+def test_a_class_without_instances_costs_nothing_on_the_npu():
+    config = small("smoke")
+    model = network(config).to(NPU).train()
+    moved = batch(config).to(NPU)
+    assert moved.targets is not None and moved.targets.host is not None
+    for part in (moved.targets, moved.targets.host):
+        for tensor in (part.points, part.lengths, part.counts, part.masks, part.semantic):
+            tensor.zero_()
+    predictions = model(moved.images, moved.reference_points, moved.reference_valid)
+    result = Criterion(config)(predictions, moved.targets)
+    result.total.backward()
+    assert torch.isfinite(result.total).item()
+    assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
+
+
+def test_autocast_in_bfloat16_stays_near_float32():
+    config = small("smoke")
+    model = network(config).to(NPU).train()
+    moved = batch(config).to(NPU)
+
+    def loss(dtype: Any) -> float:
+        model.zero_grad()
+        with devices.autocast(NPU, dtype):
+            predictions = model(moved.images, moved.reference_points, moved.reference_valid)
+        assert predictions.points.dtype == torch.float32
+        result = Criterion(config)(predictions, moved.targets)
+        result.total.backward()
+        assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
+        return float(result.total)
+
+    full, mixed = loss(None), loss(torch.bfloat16)
+    assert mixed != full  # bfloat16 was really used
+    assert mixed == pytest.approx(full, rel=0.1)

@@ -1,0 +1,63 @@
+"""Several simulated NPUs: the real ProcessGroupHCCL, DistributedDataParallel and synchronised batch norm."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from scene import assert_near, batch, network
+from worker import PRESET, small
+
+from pivotnet.criterion.criterion import Criterion
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+
+def torchrun(ranks: int, *arguments: str) -> None:
+    """Run a script in so many ranks; fails with the end of what they said."""
+    paths = [str(ROOT), str(ROOT / "tools"), str(HERE), os.environ["PYTHONPATH"]]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths), OMP_NUM_THREADS="1")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *arguments]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+
+
+def test_two_ranks_over_hccl_equal_one_process_with_both_samples(tmp_path: Path):
+    torchrun(2, str(HERE / "worker.py"), str(tmp_path))
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+    config = small(PRESET)
+    model = network(config).to("npu").train()
+    moved = batch(config, seed=0, samples=2).to(torch.device("npu"))
+    predictions = model(moved.images, moved.reference_points, moved.reference_valid)
+    result = Criterion(config)(predictions, moved.targets)
+    result.total.backward()
+
+    for name, parameter in model.named_parameters():
+        assert torch.equal(ranks[0]["gradients"][name], ranks[1]["gradients"][name]), name
+    mine = torch.cat([parameter.grad.cpu().flatten() for parameter in model.parameters()])
+    joined = torch.cat([ranks[0]["gradients"][name].flatten() for name, _ in model.named_parameters()])
+    assert float((joined - mine).norm() / mine.norm()) < 1e-3
+    for rank in ranks:
+        # [stop flag, total, terms]: the mean over the ranks
+        assert_near(rank["loss"][1], result.total.cpu(), what="loss")
+        for name, buffer in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                assert_near(rank["model"][name], buffer, what=name)
+    for name, weight in ranks[0]["model"].items():
+        assert torch.equal(weight, ranks[1]["model"][name]), f"{name} differs between the ranks"
+
+
+@pytest.mark.full
+def test_eight_ranks_agree(tmp_path: Path):
+    torchrun(8, str(HERE / "worker.py"), str(tmp_path))
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(8)]
+    for rank in ranks[1:]:
+        assert torch.equal(rank["loss"], ranks[0]["loss"])
+        for name, weight in ranks[0]["model"].items():
+            assert torch.equal(weight, rank["model"][name]), name

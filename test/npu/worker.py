@@ -1,0 +1,98 @@
+"""One rank of the tests with several simulated NPUs: torchrun --nproc-per-node 2 worker.py OUTPUT."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from scene import batch, network, small
+
+from pivotnet import device as devices
+from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
+from pivotnet.structures import Batch, Targets
+from pivotnet.training.distributed import process_group, ranks_from_environment
+from pivotnet.training.loop import Run, Trainer
+from pivotnet.training.optim import build_optimizer
+from pivotnet.training.schedule import MultiStepSchedule
+
+PRESET = "smoke"
+
+
+def sample(whole: Batch, index: int) -> Batch:
+    """One sample of a batch, as a batch."""
+    one = slice(index, index + 1)
+    assert whole.targets is not None
+    names = ("points", "lengths", "counts", "masks", "semantic")
+    targets = Targets(**{name: getattr(whole.targets, name)[one] for name in names})
+    return Batch(whole.images[one], whole.reference_points[one], whole.reference_valid[one], whole.tokens[one], targets)
+
+
+def collectives(rank: int, ranks: int, device: torch.device) -> None:
+    """What the package and DistributedDataParallel ask of HCCL."""
+    values = torch.arange(5.0, device=device) + rank
+    dist.all_reduce(values)
+    expected = torch.arange(5.0) * ranks + sum(range(ranks))
+    assert torch.equal(values.cpu(), expected), values
+    for kind in (torch.int32, torch.int64, torch.bfloat16, torch.float16, torch.uint8):
+        largest = torch.full((3,), rank, dtype=kind, device=device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        assert largest.cpu().tolist() == [ranks - 1] * 3, (kind, largest)
+    sent = torch.full((2,), float(rank), device=device)
+    dist.broadcast(sent, src=ranks - 1)
+    assert sent.cpu().tolist() == [ranks - 1.0] * 2
+    parts = [torch.zeros(2, device=device) for _ in range(ranks)]
+    dist.all_gather(parts, torch.full((2,), float(rank), device=device))
+    assert [part.cpu().tolist() for part in parts] == [[float(other)] * 2 for other in range(ranks)]
+    piece = torch.zeros(2, device=device)
+    dist.reduce_scatter_tensor(piece, torch.arange(2.0 * ranks, device=device))
+    assert piece.cpu().tolist() == [ranks * 2.0 * rank, ranks * (2.0 * rank + 1)]
+    told = [None] * ranks
+    dist.all_gather_object(told, {"rank": rank})
+    assert told == [{"rank": other} for other in range(ranks)]
+    large = torch.ones(5_000_000, device=device)  # more than a slot of the shared memory
+    dist.all_reduce(large)
+    assert float(large.min()) == float(large.max()) == ranks
+    if rank == 0:
+        dist.send(torch.arange(3.0, device=device), 1)
+    elif rank == 1:
+        received = torch.zeros(3, device=device)
+        dist.recv(received, 0)
+        assert received.cpu().tolist() == [0.0, 1.0, 2.0]
+    dist.barrier()
+
+
+def main(output: str) -> None:
+    ranks = ranks_from_environment()
+    device = devices.select_device("npu", ranks.local_rank)
+    with process_group(ranks, device):
+        assert dist.get_backend() == "hccl"
+        collectives(ranks.rank, ranks.world_size, device)
+        config = small(PRESET)
+        model = convert_sync_batch_norm(network(config).to(device)).train()
+        rates = (config.optim.lr, config.optim.backbone_lr)
+        run = Run(Path(output), steps=2, steps_per_epoch=2, batch_size=1, seed=0, save_every=2, keep=1)
+        optimizer = build_optimizer(model, config.optim, rates, device)
+        trainer = Trainer(model, optimizer, MultiStepSchedule(config.optim, rates, 2), config, run, device, ranks)
+        trainer.train_step(sample(batch(config, seed=0, samples=ranks.world_size), ranks.rank))
+        state = {
+            "loss": trainer._pending,
+            "gradients": {name: parameter.grad for name, parameter in model.named_parameters()},
+            "model": model.state_dict(),
+        }
+        state = {key: move(value) for key, value in state.items()}
+        carried = trainer.train_step(sample(batch(config, seed=1, samples=ranks.world_size), ranks.rank))
+        assert carried is not None and torch.isfinite(torch.from_numpy(carried)).all()
+        torch.save(state, Path(output) / f"rank{ranks.rank}.pt")
+
+
+def move(value: object) -> object:
+    """Tensors to host memory, also inside dicts."""
+    if isinstance(value, dict):
+        return {key: move(item) for key, item in value.items()}
+    return value.detach().cpu() if isinstance(value, torch.Tensor) else value
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -6,62 +6,28 @@ import copy
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from sync_batch_norm_rank import CASES, RANKS, data, network, observe, work
 from torch import nn
 
 from pivotnet.model.ops.sync_batch_norm import SyncBatchNorm, convert_sync_batch_norm
 
-CHANNELS = 5
-SIZES = (2, 3)  # samples of each rank: the ranks may differ
-RANKS = len(SIZES)
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Folder with what each rank saw in each case."""
+    folder = tmp_path_factory.mktemp("ranks")
+    multiprocessing.spawn(work, args=(str(folder),), nprocs=RANKS)
+    return folder
 
 
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    layers = nn.Sequential(nn.BatchNorm2d(CHANNELS, momentum=0.3))
-    nn.init.normal_(layers[0].weight)
-    nn.init.normal_(layers[0].bias)
-    return layers
-
-
-def data(offset: float) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    shape = (sum(SIZES), CHANNELS, 6, 7)
-    return torch.randn(shape, generator=generator) + offset, torch.randn(shape, generator=generator)
-
-
-def observe(layers: nn.Module, images: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Two steps, so that the second starts from moved running statistics."""
-    seen = {}
-    for step in range(2):
-        leaf = images.clone().requires_grad_()
-        output = layers(leaf)
-        layers.zero_grad()
-        (output * weights).sum().backward()
-        seen[f"output{step}"], seen[f"image gradient{step}"] = output.detach(), leaf.grad
-        for key, parameter in layers.named_parameters():
-            seen[f"{key} gradient{step}"] = parameter.grad.clone()
-        for key, buffer in layers.named_buffers():
-            seen[f"{key}{step}"] = buffer.clone()
-    return seen
-
-
-def work(rank: int, folder: str, offset: float) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
-    layers = convert_sync_batch_norm(network())
-    first = sum(SIZES[:rank])
-    images, weights = (tensor[first : first + SIZES[rank]] for tensor in data(offset))
-    torch.save(observe(layers, images, weights), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-@pytest.mark.parametrize("offset", [0.0, 300.0])
-def test_two_processes_equal_the_joined_batch(tmp_path, offset):
-    multiprocessing.spawn(work, args=(str(tmp_path), offset), nprocs=RANKS)
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_two_processes_equal_the_joined_batch(recorded, case):
+    """Recomputed in the backward pass, running statistics move twice, as those of BatchNorm2d."""
+    offset, recompute = CASES[case]
+    ranks = [torch.load(recorded / f"{case}.{rank}.pt", weights_only=True) for rank in range(RANKS)]
     images, weights = data(offset)
-    joined = observe(network().double(), images.double(), weights.double())
+    joined = observe(network().double(), images.double(), weights.double(), recompute)
     for key, wanted in joined.items():
         if key.startswith(("output", "image")):
             ours = torch.cat([rank[key] for rank in ranks])

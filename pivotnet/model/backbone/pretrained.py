@@ -52,7 +52,7 @@ def load_pretrained(backbone: nn.Module, name: str, path: PathLike) -> None:
     if source.is_dir():
         source = source / kind.name
     expected = backbone.get_submodule("bkb").state_dict()
-    weights = _select(_read(source, kind), kind)
+    weights = _select(_read(source, kind), kind, expected)
 
     # files older than the counters of batch norm come without them
     counters = {key: value for key, value in expected.items() if key.endswith("num_batches_tracked")}
@@ -93,9 +93,11 @@ def _read(source: Path, kind: WeightFile) -> dict[str, Any]:
     return state
 
 
-def _select(state: dict[str, Any], kind: WeightFile) -> dict[str, Tensor]:
+def _select(state: dict[str, Any], kind: WeightFile, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """The backbone's tensors under the names of ``Backbone.bkb``."""
     named = {key[len(kind.prefix) :]: value for key, value in state.items() if str(key).startswith(kind.prefix)}
     return {
-        key: value for key, value in named.items() if isinstance(value, Tensor) and not key.startswith(kind.dropped)
+        key: value
+        for key, value in named.items()
+        if isinstance(value, Tensor) and (key in expected or not key.startswith(kind.dropped))
     }

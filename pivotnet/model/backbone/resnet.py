@@ -44,11 +44,13 @@ class ResNet(nn.Module):
 
     Args:
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        outputs: how many of the last features (strides 4, 8, 16, 32) are returned.
     """
 
-    def __init__(self, checkpointing: bool) -> None:
+    def __init__(self, checkpointing: bool, outputs: int = 2) -> None:
         super().__init__()
         self.checkpointing = checkpointing
+        self.outputs = outputs
         self.conv1 = nn.Conv2d(3, STEM_CHANNELS, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(STEM_CHANNELS)
         inputs = STEM_CHANNELS
@@ -90,4 +92,4 @@ class ResNet(nn.Module):
                 else:
                     x = block(x)
             features.append(x)
-        return tuple(features[-2:])
+        return tuple(features[-self.outputs :])

@@ -220,17 +220,19 @@ class SwinTransformer(nn.Module):
     Args:
         drop_path: largest rate of stochastic depth; it rises linearly from 0 over the blocks.
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        feature_stages: stages whose outputs are returned; stage s has stride 4 * 2^s.
     """
 
-    def __init__(self, drop_path: float, checkpointing: bool) -> None:
+    def __init__(self, drop_path: float, checkpointing: bool, feature_stages: tuple[int, ...] = FEATURE_STAGES) -> None:
         super().__init__()
         self.checkpointing = checkpointing
+        self.feature_stages = feature_stages
         self.patch_embed = PatchEmbed(CHANNELS)
         self.layers = nn.ModuleList(
             SwinStage(CHANNELS << stage, depth, heads, merge=stage + 1 < len(DEPTHS))
             for stage, (depth, heads) in enumerate(zip(DEPTHS, HEADS))
         )
-        for stage in FEATURE_STAGES:
+        for stage in feature_stages:
             self.add_module(f"norm{stage}", nn.LayerNorm(CHANNELS << stage))
         rates = torch.linspace(0, drop_path, sum(DEPTHS)).tolist()
         self.stochastic_depth = StochasticDepth([rate for rate in rates for _ in ("attention", "mlp")])
@@ -251,6 +253,6 @@ class SwinTransformer(nn.Module):
         features = []
         for number, stage in enumerate(self.layers):
             output, x = stage(x, biases, scales, self.checkpointing)
-            if number in FEATURE_STAGES:
+            if number in self.feature_stages:
                 features.append(self.get_submodule(f"norm{number}")(output).permute(0, 3, 1, 2).contiguous())
         return tuple(features)

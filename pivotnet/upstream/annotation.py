@@ -1,0 +1,43 @@
+"""tools/anno_converter/nuscenes/convert.py: upstream's options, the converter of this package."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Optional
+
+from pivotnet.annotation.command import annotate_with_progress, print_summary
+from pivotnet.annotation.convert import Options
+from pivotnet.errors import PivotNetError
+from pivotnet.upstream.settings import require
+
+FIXED = {
+    "num_degrees": [2, 1, 3],
+    "thickness": [1, 8],
+    "xbound": [-30.0, 30.0, 0.15],
+    "ybound": [-15.0, 15.0, 0.15],
+}
+
+
+def convert_annotations(arguments: Optional[Sequence[str]] = None) -> None:
+    """Annotate every version; exits with status 2 and one line if it cannot."""
+    parser = argparse.ArgumentParser(
+        description="nuScenes tables and maps -> annotated samples for PivotNet and BeMapNet"
+    )
+    add = parser.add_argument
+    add("-d", "--data_root", default="data/nuscenes", help="nuScenes root (%(default)s)")
+    add("-v", "--version", nargs="+", default=["v1.0-trainval"], help="v1.0-trainval, v1.0-mini, v1.0-test")
+    add("--num_degrees", nargs="+", type=int, default=FIXED["num_degrees"])
+    add("--thickness", nargs="+", type=int, default=FIXED["thickness"])
+    add("--xbound", nargs=3, type=float, default=FIXED["xbound"])
+    add("--ybound", nargs=3, type=float, default=FIXED["ybound"])
+    add("--bezier", action="store_true", help="fit bezier curves too (BeMapNet's targets)")
+    args = parser.parse_args(arguments)
+    try:
+        require("the converter", vars(args), FIXED)
+        for version in args.version:
+            print_summary(annotate_with_progress(args.data_root, version, Options(bezier=args.bezier)))
+    except PivotNetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,210 @@
+"""Upstream's execution environment by name: devices, process group, synchronised batch norm, DDP.
+
+Works under torchrun, and started plainly: then core.py starts one process for each listed card, as upstream does. The
+CPU counts as one card unless CARDS says otherwise.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import warnings
+from typing import Any, Optional
+
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pivotnet import device as devices
+from pivotnet.errors import PivotNetError
+from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
+from pivotnet.training.distributed import TIMEOUT, ranks_from_environment
+from pivotnet.training.optim import LR_FACTORS
+from pivotnet.upstream.performance import Performance, requested_steps
+
+
+def parse_cards(text: Optional[str]) -> list[int]:
+    """ "0-3" -> [0, 1, 2, 3]; "0,2" -> [0, 2]; nothing -> [].
+
+    Raises:
+        PivotNetError: another form.
+    """
+    try:
+        cards: list[int] = []
+        for part in (text or "").split(",") if text else []:
+            first, _, last = part.partition("-")
+            cards.extend(range(int(first), int(last or first) + 1))
+        return cards
+    except ValueError as error:
+        raise PivotNetError(f"-d {text!r} lists no cards: write 0-7 or 0,2,3") from error
+
+
+def count_cards(listed: list[int]) -> int:
+    """Processes to start on this machine: CARDS, else those of the listed cards that exist, else all.
+
+    Raises:
+        PivotNetError: none of the listed cards exists, or CARDS is no number.
+    """
+    chosen = os.environ.get("CARDS", "")
+    if chosen:
+        if not chosen.isdigit() or int(chosen) < 1:
+            raise PivotNetError(f"CARDS is {chosen!r}: give a whole number of at least 1")
+        return int(chosen)
+    kind = devices.select_device().type
+    existing = 1 if kind == "cpu" else devices.device_count(kind)
+    count = len([card for card in listed if card < existing]) if listed else existing
+    if count == 0:
+        raise PivotNetError(f"none of the cards {listed} exists: {existing} of type {kind} are visible; correct -d")
+    return count
+
+
+class ShareFSUUIDNameServer:
+    """Nothing is shared through files any more: torchrun, or the environment, tells ranks where the first one is."""
+
+    def __init__(self, is_master: bool) -> None:
+        self.is_master = is_master
+
+    def __enter__(self) -> ShareFSUUIDNameServer:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        return None
+
+
+class RlaunchReplicaEnv:
+    """Where a process runs; also the callback that puts the model there.
+
+    Args:
+        sync_bn: 0 keeps batch norms local, 1 joins all ranks, n joins groups of n ranks (all, if there are fewer).
+        devices: cards to use, "0-7" or "0,2".
+        find_unused_parameters: DDP's.
+    """
+
+    enabled_rank = None  # called back on every rank
+
+    def __init__(self, sync_bn: int = 0, devices: Optional[str] = None, find_unused_parameters: bool = False) -> None:
+        self.sync_bn, self.find_unused_parameters = int(sync_bn), find_unused_parameters
+        self.ranks = ranks_from_environment()
+        cards = parse_cards(devices)
+        if "WORLD_SIZE" in os.environ:
+            self.nr_gpus = 1  # torchrun has started all processes: core.py has none to start
+            self._world, self._rank, self._local = self.ranks.world_size, self.ranks.rank, self.ranks.local_rank
+        else:
+            self.nr_gpus = self._world = count_cards(cards)
+            self._rank = self._local = int(os.environ.get("LOCAL_RANK", 0))
+        self.device = _select(cards[self._local] if self._local < len(cards) else self._local)
+        self._uri = "env://"
+        steps = requested_steps()
+        self.performance = None if steps is None else Performance(steps, self.device)
+
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self._world
+
+    def global_rank(self) -> int:
+        """This process among all."""
+        return self._rank
+
+    def local_rank(self) -> int:
+        """This process among those of the machine."""
+        return self._local
+
+    def rate_devices(self) -> int:
+        """The number of cards whose learning rate upstream would use: the largest it knows that is not above ours."""
+        known = max(count for count in LR_FACTORS if count <= self._world)
+        if known != self._world and self._rank == 0:
+            warnings.warn(f"upstream has no learning rate for {self._world} cards; using that of {known}", stacklevel=2)
+        return known
+
+    def set_master_uri(self, ns: ShareFSUUIDNameServer) -> None:
+        """Choose the meeting point of processes that core.py is about to start; they inherit it."""
+        if "WORLD_SIZE" in os.environ:
+            return
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        if "MASTER_PORT" not in os.environ:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
+        self._uri = f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+
+    @staticmethod
+    def setup_nccl() -> None:
+        """Collective libraries find their network by themselves; their own variables overrule them."""
+
+    def init_dist(self) -> None:
+        """Form the process group; also for a single process, since upstream's code asks for DDP's ``module``."""
+        dist.init_process_group(
+            devices.distributed_backend(self.device),
+            init_method=self._uri,
+            rank=self._rank,
+            world_size=self._world,
+            timeout=TIMEOUT,
+        )
+        atexit.register(self.cleanup)
+        dist.barrier()
+
+    @staticmethod
+    def cleanup() -> None:
+        """Close the process group."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def setup(self, executor: Any) -> None:
+        """Move the model before anything holds its parameters: on some devices moving makes new ones."""
+        executor.model = executor.model.to(self.device)
+        if self.sync_bn > 0:
+            convert_sync_batch_norm(executor.model, self._batch_norm_group())
+        devices.set_reduced_precision(False)
+
+    def _batch_norm_group(self) -> Optional[dist.ProcessGroup]:
+        size = self.sync_bn
+        if size == 1 or size >= self._world:
+            return None
+        if self._world % size:
+            raise PivotNetError(f"--sync_bn {size} does not divide {self._world} ranks: give 1 to join them all")
+        groups = [dist.new_group(list(range(first, first + size))) for first in range(0, self._world, size)]
+        return groups[self._rank // size]
+
+    def after_init(self, executor: Any) -> None:
+        """Wrap the model for data-parallel training."""
+        model: nn.Module = executor.model
+        executor.model = DistributedDataParallel(
+            model,
+            find_unused_parameters=self.find_unused_parameters,
+            # synchronised batch norms keep the buffers of all ranks equal
+            broadcast_buffers=self.sync_bn == 0,
+            **devices.ddp_options(self.device),
+        )
+
+    def before_train(self, executor: Any) -> None:
+        """Callback."""
+        if self.performance is not None:
+            self.performance.begin(executor)
+
+    def before_step(self, executor: Any, step: int, data_dict: Any) -> None:
+        """Callback."""
+        if self.performance is not None:
+            self.performance.loaded()
+
+    def after_step(self, executor: Any, step: int, data_dict: Any, **result: Any) -> None:
+        """Callback; ``result``: loss and extra (terms) of a training step."""
+        if self.performance is not None and "loss" in result:
+            self.performance.step(executor, result["loss"], result["extra"])
+
+
+def _select(card: int) -> Any:
+    return devices.select_device(local_rank=card)
+
+
+def collect_env_info() -> str:
+    """Versions of Python and the packages, and the device."""
+    lines = [f"{name} {version}" for name, version in devices.versions().items()]
+    return "\n".join([*lines, f"device {devices.device_name(devices.select_device())}"])
+
+
+def get_root_dir() -> str:
+    """The patched tree."""
+    import mapmaster
+
+    return os.path.dirname(os.path.dirname(os.path.abspath(mapmaster.__file__)))

@@ -1,0 +1,84 @@
+"""The evaluator that tools/evaluation/eval.py runs: result files against annotations, over the cores of the machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+
+from pivotnet.errors import PivotNetError
+from pivotnet.evaluation.ap import accumulate
+from pivotnet.evaluation.results import result_path
+from pivotnet.evaluation.score import SAMPLES_PER_WORKER, score_sample
+from pivotnet.evaluation.table import format_table
+from pivotnet.files import PathLike
+from pivotnet.upstream.settings import require
+
+
+def evaluated_tokens(val_txt: PathLike, gt_dir: PathLike, dt_dir: PathLike) -> list[str]:
+    """Samples of ``val_txt`` that count.
+
+    All of them if all are annotated. Else (a mini or a synthetic data set) those that were predicted; if none of the
+    list's was, and it is val.txt, the list that ``pivotnet annotate`` has left in GT_DIR/splits.
+
+    Raises:
+        PivotNetError: no sample is left.
+    """
+    wanted = Path(val_txt).read_text().split()
+    if all((Path(gt_dir) / f"{token}.npz").is_file() for token in wanted):
+        return wanted
+    predicted = [token for token in wanted if result_path(dt_dir, token).is_file()]
+    own = Path(gt_dir) / "splits" / Path(val_txt).name
+    if not predicted and own.is_file():
+        predicted = own.read_text().split()
+    if not predicted:
+        raise PivotNetError(f"no sample of {val_txt} is annotated in {gt_dir}: there is nothing to evaluate")
+    return predicted
+
+
+def _score(job: tuple[Path, Path, float]) -> np.ndarray:
+    return score_sample(*job)
+
+
+class ResultEvaluator:
+    """Average precision of result files.
+
+    Args:
+        gt_dir: folder of annotated samples.
+        dt_dir: folder of result files.
+        val_txt: tokens, one a line.
+        batch_size: upstream's; the cores decide here.
+        num_classes: 3.
+        map_resolution: metres a pixel, rows and columns.
+    """
+
+    def __init__(
+        self,
+        gt_dir: PathLike,
+        dt_dir: PathLike,
+        val_txt: PathLike,
+        batch_size: int = 4,
+        num_classes: int = 3,
+        map_resolution: tuple[float, float] = (0.15, 0.15),
+    ) -> None:
+        row, column = map_resolution
+        require("the evaluator", {"num_classes": num_classes, "map_resolution": column}, {"num_classes": 3})
+        require("the evaluator", {"map_resolution": column}, {"map_resolution": row})
+        tokens = evaluated_tokens(val_txt, gt_dir, dt_dir)
+        self.jobs = [(result_path(dt_dir, token), Path(gt_dir) / f"{token}.npz", row) for token in tokens]
+
+    def execute(self) -> None:
+        """Print upstream's table.
+
+        Raises:
+            PivotNetError: a file is missing or damaged.
+        """
+        workers = min(os.cpu_count() or 1, len(self.jobs) // SAMPLES_PER_WORKER)
+        if workers > 1:
+            with multiprocessing.get_context("fork").Pool(workers) as pool:
+                scores = pool.map(_score, self.jobs, chunksize=8)
+        else:
+            scores = [_score(job) for job in self.jobs]
+        print(format_table(accumulate(np.stack(scores)).ap))

@@ -1,0 +1,44 @@
+"""Sampling of masks at points (Kirillov et al., PointRend, arXiv:1912.08193), under detectron2's names."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def point_sample(input: Tensor, point_coords: Tensor, **kwargs: Any) -> Tensor:
+    """Bilinear samples of [N, C, H, W] at [N, P, 2] (x, y) in [0, 1]: [N, C, P]; ``kwargs`` are grid_sample's."""
+    return F.grid_sample(input, 2.0 * point_coords.unsqueeze(2) - 1.0, **kwargs).squeeze(3)
+
+
+def get_uncertain_point_coords_with_randomness(
+    coarse_logits: Tensor,
+    uncertainty_func: Callable[[Tensor], Tensor],
+    num_points: int,
+    oversample_ratio: float,
+    importance_ratio: float,
+) -> Tensor:
+    """Points where a mask is uncertain, and some anywhere (section 3.3 of the paper, training).
+
+    Args:
+        coarse_logits: [N, C, H, W].
+        uncertainty_func: logits [N, C, P] -> uncertainties [N, 1, P].
+        num_points: P.
+        oversample_ratio: random candidates a point.
+        importance_ratio: share of the points that are the most uncertain candidates; the rest is drawn anew.
+
+    Returns:
+        [N, P, 2] (x, y) in [0, 1].
+    """
+    count, device = len(coarse_logits), coarse_logits.device
+    candidates = torch.rand(count, int(num_points * oversample_ratio), 2, device=device)
+    uncertainty = uncertainty_func(point_sample(coarse_logits, candidates, align_corners=False))
+    chosen = int(importance_ratio * num_points)
+    places = uncertainty[:, 0].topk(chosen, dim=1).indices
+    points = candidates.gather(1, places[..., None].expand(-1, -1, 2))
+    if chosen < num_points:
+        points = torch.cat([points, torch.rand(count, num_points - chosen, 2, device=device)], dim=1)
+    return points

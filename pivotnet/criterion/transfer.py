@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pivotnet.device import pin_memory
+from pivotnet import device as devices
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
@@ -24,7 +24,7 @@ def to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
         float32 arrays of the same shapes, views of one buffer.
     """
     packed = torch.cat([tensor.detach().flatten().float() for tensor in tensors])
-    return _split(packed.cpu().numpy(), [tuple(tensor.shape) for tensor in tensors])
+    return _split(devices.to_host(packed).numpy(), [tuple(tensor.shape) for tensor in tensors])
 
 
 def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
@@ -37,7 +37,7 @@ def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor
         float32 tensors of the same shapes, views of one buffer.
     """
     packed = torch.from_numpy(np.concatenate([array.ravel() for array in arrays], dtype=np.float32))
-    if pin_memory(device):
+    if devices.pin_memory(device):
         packed = packed.pin_memory()  # else the host would wait, or the memory go before it was copied
     return _split(packed.to(device, non_blocking=True), [array.shape for array in arrays])
 

@@ -1,0 +1,176 @@
+"""The benchmarks of tools/bench.py: their options, and what is measured and shown."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from typing import Any, Optional
+
+from benchmarks.criterion import BACKWARD, OtherCriterion, OurCriterion
+from benchmarks.other import describe
+from benchmarks.pair import TOTAL, Measurement, Ratio, Side, measure
+from benchmarks.report import GIB, Report
+from benchmarks.step import OtherStep, OurStep, machine_rates
+from pivotnet.config import PRESETS
+from recordings import inputs
+
+CARD_BYTES = 64e9  # of memory on the cards that the port is for
+CHECKPOINTING = {"default": None, "on": True, "off": False}
+
+
+def _add_sample_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        choices=tuple(inputs.CASES),
+        default=["typical"],
+        help="drawn targets; typical has 6 dividers, 3 crossings, 4 boundaries, dense 20, 25, 15 (default typical)",
+    )
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1], help="ours; the other knows 1 (default 1)")
+    parser.add_argument("--device", default="cpu", help="of ours: npu, cuda, cpu (default cpu)")
+
+
+def configure_step(parser: argparse.ArgumentParser) -> None:
+    """Options of ``step``."""
+    _add_sample_options(parser)
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="swint", help="default: swint")
+    parser.add_argument("--checkpointing", choices=tuple(CHECKPOINTING), default="default", help="of ours")
+    parser.add_argument("--amp", choices=("none", "bf16"), default="none", help="of ours (default none)")
+    parser.add_argument("--no-count", action="store_true", help="leave operators and arithmetic out")
+
+
+def run_step(args: argparse.Namespace) -> None:
+    """A training step: seconds by phase, memory, operators, arithmetic."""
+    report = Report("step")
+    others = {}
+    if args.against:
+        others = {"checkout": args.against, "preset_name": args.preset, "seed": args.seed}
+    ours = {
+        "preset_name": args.preset,
+        "seed": args.seed,
+        "checkpointing": CHECKPOINTING[args.checkpointing],
+        "device": args.device,
+        "amp": args.amp,
+    }
+    measured = _over_sizes(args, report, (OurStep, ours), (OtherStep, others), count=not args.no_count)
+    if not args.no_count:
+        _show_floors(args, report, measured)
+    if len(args.batch_sizes) > 1:
+        _show_memory(report, measured)
+    report.close(args.json)
+
+
+def configure_criterion(parser: argparse.ArgumentParser) -> None:
+    """Options of ``criterion``."""
+    _add_sample_options(parser)
+    parser.add_argument("--count", action="store_true", help="count operators too")
+
+
+def run_criterion(args: argparse.Namespace) -> None:
+    """Matching and losses alone, on random predictions and drawn targets."""
+    report = Report("criterion")
+    others = {"checkout": args.against, "seed": args.seed} if args.against else {}
+    ours = {"seed": args.seed, "device": args.device}
+    measured = _over_sizes(args, report, (OurCriterion, ours), (OtherCriterion, others), count=args.count)
+    for case in args.cases if args.against else ():
+        pair = measured[case, 1]
+        without = [_without(one, BACKWARD) for one in pair]
+        ratios = [
+            Ratio.of(getattr(without[0], kind)[TOTAL], getattr(without[1], kind)[TOTAL]) for kind in ("wall", "cpu")
+        ]
+        told = [f"{ratio.median:.3f} ({ratio.least:.3f}-{ratio.most:.3f})" for ratio in ratios if ratio]
+        report.say(f"{case}: forward with targets, ours / other: {told[0]} of wall, {told[1]} of CPU time")
+    report.close(args.json)
+
+
+def _without(one: Measurement, phase: str) -> Measurement:
+    """The measurement with that phase taken out of its total."""
+    result = Measurement(one.name)
+    phases = [name for name in one.wall if name not in (phase, TOTAL)]
+    for number in range(len(one.wall[TOTAL])):
+        result.add({name: (one.wall[name][number], one.cpu[name][number]) for name in phases})
+    return result
+
+
+Built = tuple[Callable[..., Any], dict[str, Any]]
+
+
+def _over_sizes(
+    args: argparse.Namespace, report: Report, ours: Built, other: Built, count: bool
+) -> dict[tuple[str, int], list[Measurement]]:
+    """Measure every case and batch size, the other side wherever the batch size is 1."""
+    measured = {}
+    for case in args.cases:
+        for batch_size in args.batch_sizes:
+            sides = [Side("ours", ours[0], {**ours[1], "case": case, "batch_size": batch_size})]
+            if other[1] and batch_size == 1:
+                sides.append(Side(describe(args.against), other[0], {**other[1], "case": case}))
+            results = measure(sides, rounds=args.rounds, warmup=args.warmup, threads=args.threads, count=count)
+            report.pair(f"{report.content['benchmark']}, targets {case}, batch {batch_size}", results, batch_size)
+            if count:
+                report.operators(results)
+            measured[case, batch_size] = results
+    if len(args.batch_sizes) > 1 and args.batch_sizes[0] == 1:
+        _show_scaling(args, report, measured)
+    return measured
+
+
+def _show_scaling(args: argparse.Namespace, report: Report, measured: dict[tuple[str, int], list[Measurement]]) -> None:
+    """Seconds of each batch size by those of as many batches of 1."""
+    rows = []
+    for (case, batch_size), (one, *_) in measured.items():
+        single = measured[case, 1][0]
+        for phase in one.cpu:
+            seconds = statistics.median(one.cpu[phase])
+            alone = statistics.median(single.cpu[phase])
+            share = seconds / (batch_size * alone) if alone else 0.0
+            rows.append((case, batch_size, phase, statistics.median(one.wall[phase]), seconds, share))
+    heads = ("targets", "batch", "phase", "wall s", "CPU s", "CPU s / (batch x CPU s of batch 1)")
+    report.table("scaling with the batch size, ours", heads, rows)
+
+
+def _show_memory(report: Report, measured: dict[tuple[str, int], list[Measurement]]) -> None:
+    """Memory as a straight line over the batch size, and where it meets a card's."""
+    sizes = sorted({size for _, size in measured})
+    case = next(iter(measured))[0]
+    peaks = [measured[case, size][0].peak_bytes for size in sizes]
+    slope = (peaks[-1] - peaks[0]) / (sizes[-1] - sizes[0])
+    rest = peaks[0] - slope * sizes[0]
+    largest = int((CARD_BYTES - rest) // slope) if slope > 0 else 0
+    heads = ("GiB a sample", "GiB besides", "largest batch in 64 GB (estimated)")
+    report.table(
+        f"memory of ours, from batches {sizes[0]} and {sizes[-1]}", heads, [(slope / GIB, rest / GIB, largest)]
+    )
+
+
+def _show_floors(args: argparse.Namespace, report: Report, measured: dict[tuple[str, int], list[Measurement]]) -> None:
+    """Arithmetic and bytes of the first step by what this CPU reaches at its best."""
+    rates = machine_rates(args.threads)
+    rows = []
+    for one in next(iter(measured.values())):
+        counts: Optional[dict[str, Any]] = one.operators
+        if counts is None:
+            continue
+        moved = sum(counts["bytes"].values())
+        floors = (counts["flops"] / rates["flops_per_second"], moved / rates["bytes_per_second"])
+        rows.append((one.name, counts["flops"] / 2e9, moved / 1e9, *floors, statistics.median(one.wall[TOTAL])))
+    heads = (
+        "side",
+        "GMAC a step",
+        "GB read and written",
+        "s at this CPU's rate",
+        "s at its bandwidth",
+        "measured wall s",
+    )
+    title = (
+        f"floors on this CPU, {args.threads} threads: {rates['flops_per_second'] / 1e9:.0f} GFLOP/s (matrix product), "
+        f"{rates['bytes_per_second'] / 1e9:.1f} GB/s (copy)"
+    )
+    report.table(title, heads, rows)
+
+
+BENCHMARKS: dict[str, tuple[Callable[[argparse.Namespace], None], Callable[[argparse.ArgumentParser], None]]] = {
+    "step": (run_step, configure_step),
+    "criterion": (run_criterion, configure_criterion),
+}

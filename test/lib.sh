@@ -2,6 +2,8 @@
 # Shared by the scripts of this folder; sourced, never run. Offers:
 #   ROOT                     the checkout
 #   say, die                 one line to the user; die also leaves with status 1
+#   supervise COMMAND...     runs a command so that no signal leaves any of its processes behind
+#   lock_folder FOLDER       waits for others that work in a folder; unlock_folder lets them go on
 #   choose_python run|test   sets PY to a Python that can import what is needed, making .venv when there is none
 set -euo pipefail
 
@@ -13,6 +15,79 @@ die() {
   printf '[pivotnet] error: %s\n' "$*" >&2
   exit 1
 }
+
+# marked_processes MARK: process numbers that have PIVOTNET_RUN=MARK in the environment that they were started with
+marked_processes() {
+  { grep -lzsx "PIVOTNET_RUN=$1" /proc/[0-9]*/environ 2>/dev/null || true; } | cut -d/ -f3
+}
+
+# end_marked MARK: ends what a supervised command has left behind
+end_marked() {
+  local attempt pids
+  for attempt in {1..50}; do
+    pids="$(marked_processes "$1")"
+    if [[ -z "$pids" ]]; then return; fi
+    # shellcheck disable=SC2086  # a list of numbers
+    case "$attempt" in
+      1) kill -TERM $pids 2>/dev/null || true ;;
+      20 | 30 | 40) kill -KILL $pids 2>/dev/null || true ;;
+    esac
+    sleep 0.1
+  done
+}
+
+# supervise COMMAND...: runs the command and returns its exit status. The command gets a session of its own, so that
+# Ctrl-C reaches this script alone, which asks the command to end (SIGTERM), at the second signal ends it (SIGKILL),
+# and then leaves with 130 (Ctrl-C) or 143, by way of on_interrupt. Whatever the command started has ended by then.
+supervise() {
+  local mark="$$-$RANDOM$RANDOM$RANDOM" status=0 own_session=()
+  if command -v setsid >/dev/null; then own_session=(setsid); fi
+  supervised="" supervised_mark=$mark interrupted=""
+  trap 'take_signal 130' INT
+  trap 'take_signal 143' TERM HUP
+  PIVOTNET_RUN="$mark" "${own_session[@]}" "$@" &
+  supervised=$!
+  if [[ -n "$interrupted" ]]; then kill -TERM "$supervised" 2>/dev/null || true; fi
+  while true; do
+    status=0
+    wait "$supervised" || status=$?
+    # a signal ends wait before the command has ended: wait again
+    if ! kill -0 "$supervised" 2>/dev/null; then break; fi
+  done
+  end_marked "$mark"
+  trap - INT TERM HUP
+  if [[ -n "$interrupted" ]]; then
+    on_interrupt >&2
+    exit "$interrupted"
+  fi
+  return "$status"
+}
+
+take_signal() {
+  if [[ -n "$interrupted" ]]; then
+    # shellcheck disable=SC2046  # a list of numbers
+    kill -KILL $(marked_processes "$supervised_mark") 2>/dev/null || true
+  elif [[ -n "$supervised" ]]; then
+    kill -TERM "$supervised" 2>/dev/null || true
+  fi
+  interrupted=$1
+}
+
+# What an interrupted script says; scripts may define their own
+on_interrupt() { say "interrupted"; }
+
+# lock_folder FOLDER: returns when this script has the folder for itself. Where the file system or the machine knows no
+# locks, it returns at once.
+lock_folder() {
+  exec {folder_lock}<"$1"
+  if command -v flock >/dev/null; then
+    if flock --nonblock --conflict-exit-code 75 "$folder_lock" 2>/dev/null || [[ $? -ne 75 ]]; then return; fi
+    say "waiting for another run that works in $1"
+    supervise flock "$folder_lock" || true
+  fi
+}
+
+unlock_folder() { exec {folder_lock}<&-; }
 
 # can_import PYTHON MODULE... : whether that Python finds all of the modules. It looks them up without importing them:
 # that takes milliseconds where importing torch takes seconds.
@@ -47,33 +122,34 @@ base_python() {
 }
 
 # make_venv REQUIREMENTS... : .venv in the checkout, holding exactly these files' packages; a second call installs
-# nothing. A lock lets scripts that start at the same time wait for the first one.
+# nothing. A lock lets scripts that start at the same time wait for the first one. WHEELHOUSE names a folder of
+# tools/wheelhouse.sh to install from, without a network.
 make_venv() {
-  local venv="$ROOT/.venv" stamp="$ROOT/.venv/installed" wanted base file options
+  local venv="$ROOT/.venv" stamp="$ROOT/.venv/installed" wanted base file options source=()
+  if [[ -n "${WHEELHOUSE:-}" ]]; then source=(--no-index --find-links "$WHEELHOUSE"); fi
   wanted="$(cat "$@" "$ROOT/pyproject.toml" | cksum)"
-  exec 9>"$ROOT/.venv.lock"
-  if command -v flock >/dev/null; then flock 9; fi
+  lock_folder "$ROOT"
   if [[ "$(cat "$stamp" 2>/dev/null)" != *"$wanted"* ]]; then
-    if [[ ! -x "$venv/bin/python" ]]; then
+    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
       base="$(base_python)"
       say "making .venv with $("$base" --version) ($base)"
-      "$base" -m venv "$venv" || die "cannot make $venv with $base; name another Python: PYTHON=/path/to/python"
+      supervise "$base" -m venv --clear "$venv" ||
+        die "cannot make $venv with $base; name another Python: PYTHON=/path/to/python"
     fi
-    options=()
     for file in "$@"; do
       say "installing $(basename "$file") into .venv"
-      options=(--quiet --disable-pip-version-check --only-binary=:all:)
+      options=(--quiet --disable-pip-version-check --only-binary=:all: "${source[@]}")
       if [[ "$file" == *-npu.txt ]]; then options+=(--no-deps); fi
       # nuscenes-devkit's only source-only dependency is pure Python: no compiler is needed for it
       if [[ "$file" == *-test.txt ]]; then options+=(--no-binary=fire); fi
-      "$venv/bin/python" -m pip install "${options[@]}" -r "$file" ||
+      supervise "$venv/bin/python" -m pip install "${options[@]}" -r "$file" ||
         die "pip could not install $file (see above); check the package index, then run this again"
     done
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e "$ROOT" ||
-      die "pip could not install the package pivotnet itself (see above)"
+    supervise "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+      -e "$ROOT" || die "pip could not install the package pivotnet itself (see above)"
     printf '%s\n' "$wanted" >>"$stamp"
   fi
-  exec 9>&-
+  unlock_folder
   PY="$venv/bin/python"
 }
 
@@ -98,5 +174,6 @@ choose_python() {
   else
     make_venv "${files[@]}"
   fi
+  if [[ "$PY" != /* ]]; then PY="$PWD/$PY"; fi
   say "Python: $PY"
 }

@@ -5,27 +5,69 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rich.console import Console
+
+from pivotnet.errors import PivotNetError
 from pivotnet.files import atomic_write
 from pivotnet.report.final import KINDS, TITLE, case_name, final_lines
-from pivotnet.report.summary import read_summary
+from pivotnet.report.run import earlier_seconds, read_run, read_summary
+from pivotnet.report.table import comparison_table, published_table
+
+FILE_WIDTH = 160  # characters a line, where the output is no terminal
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of ``pivotnet report``."""
-    parser.add_argument("run", type=Path, metavar="OUTPUT", help="output folder of a finished training run")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="OUTPUT", help="output folders of training runs, side by side"
+    )
     parser.add_argument(
         "--final",
         choices=sorted(KINDS),
-        default="performance",
-        help="print this kind of Final result and write it to OUTPUT/<CaseName>.log (performance)",
+        help="print this kind of Final result of one finished run instead, and write it to OUTPUT/<CaseName>.log",
     )
+    parser.add_argument(
+        "--log-folder", type=Path, metavar="DIR", help="with --final: write DIR/<CaseName>.log as well"
+    )
+    parser.add_argument("--curves", type=Path, metavar="PNG", help="where the curves go (curves.png in the first OUTPUT)")
+    parser.add_argument("--no-curves", action="store_true", help="the table only")
+    parser.add_argument("--no-published", action="store_true", help="leave the published figures out")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the Final result of a run; returns the exit status."""
-    summary = read_summary(args.run)
-    lines = final_lines(summary, args.final)
-    with atomic_write(args.run / f"{case_name(summary, args.final)}.log", "w") as stream:
-        stream.write("\n".join(lines) + "\n")
+    """Print the Final result of a run, or compare runs; returns the exit status."""
+    if args.final:
+        return _final(args)
+    runs = [read_run(folder) for folder in args.runs]
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=FILE_WIDTH)
+    console.print(comparison_table(runs))
+    if not args.no_published:
+        console.print(published_table())
+    if not args.no_curves:
+        from pivotnet.report.curves import draw_curves  # matplotlib takes a second that a Final result need not wait for
+
+        path = args.curves or args.runs[0] / "curves.png"
+        draw_curves(runs, path)
+        print(f"curves: {path}")
+    return 0
+
+
+def _final(args: argparse.Namespace) -> int:
+    if len(args.runs) != 1:
+        raise PivotNetError(f"--final takes one OUTPUT, not {len(args.runs)}; without it runs are compared")
+    folder = args.runs[0]
+    summary = read_summary(folder)
+    lines = final_lines(summary, args.final, earlier_seconds(summary, folder))
+    for place in (folder, args.log_folder):
+        if place is None:
+            continue
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PivotNetError(f"cannot make {place}: {error.strerror}; choose another --log-folder") from error
+        with atomic_write(place / f"{case_name(summary, args.final)}.log", "w") as stream:
+            stream.write("\n".join(lines) + "\n")
     print("\n".join([TITLE, *lines]))
     return 0

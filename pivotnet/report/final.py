@@ -18,13 +18,14 @@ def case_name(summary: dict[str, Any], kind: str) -> str:
     return f"{NETWORK}_bs{summary['batch_size']}_{summary['ranks']}p_{KINDS[kind]}"
 
 
-def final_lines(summary: dict[str, Any], kind: str) -> list[str]:
+def final_lines(summary: dict[str, Any], kind: str, earlier_seconds: float = 0.0) -> list[str]:
     """The lines "key: value" of the block.
 
     Args:
         summary: of a finished run.
         kind: performance or full; the latter needs the evaluation of the val split, and prints that of the train split
             where it was made.
+        earlier_seconds: what the processes that this run resumed have trained, added to its duration.
 
     Raises:
         PivotNetError: the run did not finish, or did not measure what the block has to tell.
@@ -32,7 +33,7 @@ def final_lines(summary: dict[str, Any], kind: str) -> list[str]:
     times = summary["step_seconds"]
     if not summary["finished"]:
         raise PivotNetError("the run was stopped before its end, so there is no final result; go on with --resume")
-    if times["median"] is None:
+    if times is None or times["median"] is None:
         raise PivotNetError("no step was timed: all were warm-up; run more steps")
     lines = [
         f"Network: {NETWORK}",
@@ -40,12 +41,14 @@ def final_lines(summary: dict[str, Any], kind: str) -> list[str]:
         f"BatchSize: {summary['batch_size']}",
         f"DeviceType: {platform.machine()}",
         f"CaseName: {case_name(summary, kind)}",
-        f"E2E Training Duration sec: {summary['wall_seconds']:.0f}",
+        f"E2E Training Duration sec: {summary['wall_seconds'] + earlier_seconds:.0f}",
         f"Final Performance sec/iter: {times['median']:.4f}",
         f"ActualFPS: {summary['global_batch'] / times['median']:.4f}",
     ]
     if kind == "full":
         lines += _accuracy(summary)
+    if earlier_seconds:
+        lines.append(f"Resumed at step: {summary['start_step']}, after {earlier_seconds:.0f} s of training, counted above")
     return lines + [
         f"Preset: {summary['preset']}",
         f"Device: {summary['device']} ({summary['device_name']})",

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pivotnet.annotation.format import load_annotation, to_upstream
+from pivotnet.data.images import read_image
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike
+
+__all__ = ["load_sample", "read_image", "split_tokens"]
 
 
 def load_sample(path: PathLike) -> dict[str, Any]:

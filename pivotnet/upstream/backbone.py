@@ -84,7 +84,8 @@ class EfficientNetBackbone(_Backbone):
     ) -> None:
         require("im_backbone", bkb_kwargs, {"model_name": "efficientnet-b0", "in_channels": 3, "out_stride": 32})
         bkb = EfficientNet(ModelConfig().drop_connect, bkb_kwargs["with_cp"])
-        bkb.feature_blocks = (STRIDE_8_BLOCK, *bkb.feature_blocks)[-ret_layers:]
+        blocks: Any = (STRIDE_8_BLOCK, *bkb.feature_blocks)
+        bkb.feature_blocks = blocks[-ret_layers:]
         if bkb_kwargs.get("norm_layer") is nn.SyncBatchNorm:
             convert_sync_batch_norm(bkb)
         super().__init__(bkb, "effb0", bkb_kwargs.get("weights_path"), fpn_kwarg, up_shape)

@@ -20,14 +20,14 @@ class PivotMapOutputHead(PointHead):
         in_channel: int,
         num_queries: Sequence[int],
         tgt_shape: tuple[int, int],
-        max_pieces: Sequence[int],
+        max_pieces: tuple[int, int, int],
         bev_channels: int = -1,
         ins_channel: int = 64,
     ) -> None:
         require("output_head", {"bev_channels": bev_channels}, {"bev_channels": in_channel})
         model = dataclasses.replace(BASE, hidden=in_channel, point_features=ins_channel)
         self.queries = tuple(num_queries)
-        super().__init__(model, MapConfig(map_size=tuple(tgt_shape), max_points=tuple(max_pieces)))
+        super().__init__(model, MapConfig(map_size=tgt_shape, max_points=max_pieces))
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
         """{"line_features", "bev_features", ...} -> {"outputs": Predictions}; without masks outside of training."""

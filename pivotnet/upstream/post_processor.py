@@ -38,7 +38,7 @@ class PivotMapPostProcessor(nn.Module):
         weights = criterion_config(
             criterion_conf, matcher_conf, sem_loss_conf, no_object_coe, collinear_pts_coe, coe_endpts
         )
-        self.config = Config("upstream", BASE, map_config(map_conf, pivot_conf["max_pieces"]), weights)
+        self.config = Config("upstream", BASE, map_config(map_conf, tuple(pivot_conf["max_pieces"])), weights)
         # upstream's checkpoints carry its class weights under these names
         self.criterion = nn.Module()
         self.criterion.register_buffer("empty_weight", torch.tensor([1.0, no_object_coe]))

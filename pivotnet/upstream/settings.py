@@ -92,14 +92,14 @@ def line_config(options: Mapping[str, Any]) -> tuple[ModelConfig, MapConfig]:
     return model, MapConfig(max_points=points, num_queries=queries)
 
 
-def map_config(map_conf: Mapping[str, Any], max_pieces: tuple[int, ...]) -> MapConfig:
+def map_config(map_conf: Mapping[str, Any], max_pieces: tuple[int, int, int]) -> MapConfig:
     """MapConfig of upstream's map_conf and number of points by class."""
     return dataclasses.replace(
         MapConfig(),
         ego_size=tuple(map_conf["ego_size"]),
         resolution=map_conf["map_resolution"],
         map_size=tuple(map_conf["map_size"]),
-        max_points=tuple(max_pieces),
+        max_points=max_pieces,
         mask_thickness=map_conf["line_width"],
         result_thickness=map_conf["save_thickness"],
     )

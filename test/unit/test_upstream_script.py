@@ -1,0 +1,122 @@
+"""tools/upstream.sh, on a made-up upstream of one file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILE = b"import os\r\nimport torch\r\nimport sys\r\n"
+
+
+def git(folder: Path, *words: str) -> str:
+    identity = ("-c", "user.name=t", "-c", "user.email=t@localhost")
+    done = subprocess.run(["git", "-C", str(folder), *identity, *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A copy of the script with a pinned commit of a made-up upstream, and a second commit that is not the pinned."""
+    upstream = tmp_path / "upstream"
+    upstream.mkdir()
+    git(upstream, "init", "--quiet")
+    (upstream / "a.py").write_bytes(FILE)
+    git(upstream, "add", "-A")
+    git(upstream, "commit", "--quiet", "-m", "one")
+    pinned = git(upstream, "rev-parse", "HEAD")
+    (upstream / "b.py").write_text("later\n")
+    git(upstream, "add", "-A")
+    git(upstream, "commit", "--quiet", "-m", "two")
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "upstream.sh", tmp_path / "tools")
+    shutil.copytree(ROOT / "tools" / "upstream", tmp_path / "tools" / "upstream")
+    (tmp_path / "tools" / "upstream_commit").write_text(pinned + "\n")
+    return tmp_path
+
+
+def run(place: Path, *words: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PIVOTNET", "GIT"))}
+    return subprocess.run(
+        ["bash", str(place / "tools" / "upstream.sh"), *words],
+        cwd=cwd or place,
+        capture_output=True,
+        text=True,
+        env={**clean, "PYTHONPATH": str(ROOT), **variables},
+    )
+
+
+def fetched(place: Path, **variables: str) -> None:
+    done = run(place, "fetch", "--from", str(place / "upstream"), **variables)
+    assert done.returncode == 0, done.stderr
+
+
+def test_round_trip(place: Path) -> None:
+    fetched(place)
+    tree = place / "PivotNet"
+    assert (tree / "a.py").read_bytes() == FILE and not (tree / "b.py").exists()
+    (tree / "a.py").write_bytes(FILE.replace(b"import torch", b"import json"))
+    (place / "pivotnet.patch").write_text("The header.\n\n")
+    assert run(place, "pack").returncode == 0
+    patch = (place / "pivotnet.patch").read_bytes()
+    assert patch.startswith(b"The header.\n\ndiff --git a/a.py b/a.py\n") and b"+import json\r\n" in patch
+    assert run(place, "revert").returncode == 0
+    assert (tree / "a.py").read_bytes() == FILE and git(tree, "status", "--porcelain") == ""
+    assert run(place, "apply", cwd=place.parent).returncode == 0
+    assert b"import json\r\n" in (tree / "a.py").read_bytes()
+    assert "already" in run(place, "apply").stdout
+
+
+def test_another_place(place: Path) -> None:
+    fetched(place, PIVOTNET_DIR="else/where")
+    assert (place / "else" / "where" / "a.py").is_file() and not (place / "PivotNet").exists()
+
+
+def test_another_commit_is_refused(place: Path) -> None:
+    git(place, "clone", "--quiet", str(place / "upstream"), str(place / "PivotNet"))
+    for command in ("fetch", "apply", "pack"):
+        done = run(place, command)
+        assert done.returncode == 2 and "not at the pinned" in done.stderr
+
+
+def test_a_source_that_cannot_be_cloned(place: Path) -> None:
+    done = run(place, "fetch", "--from", str(place / "nowhere"))
+    assert done.returncode == 2 and "tools/upstream.sh fetch --from DIR" in done.stderr
+    assert not (place / "PivotNet").exists() and not list(place.glob(".upstream.*"))
+
+
+def test_a_source_without_the_commit(place: Path) -> None:
+    (place / "tools" / "upstream_commit").write_text("0" * 40 + "\n")
+    done = run(place, "fetch", "--from", str(place / "upstream"))
+    assert done.returncode == 2 and "does not have the pinned commit" in done.stderr
+
+
+def test_nothing_to_pack_leaves_the_patch(place: Path) -> None:
+    fetched(place)
+    (place / "pivotnet.patch").write_text("The header.\n")
+    done = run(place, "pack")
+    assert done.returncode == 2 and (place / "pivotnet.patch").read_text() == "The header.\n"
+
+
+@pytest.mark.parametrize("words", [(), ("fly",), ("fetch", "--form", "x")])
+def test_wrong_words(place: Path, words: tuple[str, ...]) -> None:
+    done = run(place, *words)
+    assert done.returncode == 2 and "error: " in done.stderr
+
+
+def test_without_a_checkout(place: Path) -> None:
+    done = run(place, "apply")
+    assert done.returncode == 2 and "make it with: tools/upstream.sh fetch" in done.stderr
+
+
+def test_the_commit_stands_in_one_file() -> None:
+    commit = (ROOT / "tools" / "upstream_commit").read_text().strip()
+    found = subprocess.run(
+        ["git", "-C", str(ROOT), "grep", "-lF", commit], capture_output=True, text=True
+    ).stdout.split()
+    code = [path for path in found if path.endswith((".py", ".sh", ".toml")) or path.startswith("tools/")]
+    assert code == ["tools/upstream_commit"]

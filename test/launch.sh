@@ -17,6 +17,25 @@ on_interrupt() {
   fi
 }
 
+# Sets backbone_weights: the file that upstream starts this preset from, where the user has placed it
+find_weights() {
+  local name folder=${weights:-$ROOT/assets/weights}
+  case "$preset" in
+    swint) name=upernet_swin_tiny_patch4_window7_512x512.pth ;;
+    res50) name=resnet50-0676ba61.pth ;;
+    effb0) name=efficientnet-b0-355c32eb.pth ;;
+    *) name="" ;;
+  esac
+  backbone_weights=""
+  if [[ -n "$name" && -f "$folder/$name" ]]; then
+    backbone_weights="$folder/$name"
+  elif [[ -n "$weights" ]]; then
+    die "--weights (WEIGHTS) is $weights, which holds no ${name:-file for preset $preset}; bash tools/download.sh gets it"
+  elif [[ -n "$name" && "$KIND" == full ]]; then
+    say "no $folder/$name: the backbone starts untrained, accuracy will be lower; bash tools/download.sh $preset gets it"
+  fi
+}
+
 # train_builtin: pivotnet train under torchrun. Rank 0 writes its progress to the console; what else the ranks write
 # goes into files, whose ends are shown on failure. torchrun ends all ranks when one has failed.
 train_builtin() {
@@ -25,7 +44,12 @@ train_builtin() {
   if [[ -n "$batch_size" ]]; then arguments+=(--batch-size "$batch_size"); fi
   if [[ -n "$steps" ]]; then arguments+=(--steps "$steps"); fi
   if [[ -n "$epochs" ]]; then arguments+=(--epochs "$epochs"); fi
-  if [[ "$resume_wanted" == true ]]; then arguments+=(--resume); fi
+  if [[ "$resume_wanted" == true ]]; then
+    arguments+=(--resume)
+  else
+    find_weights
+    if [[ -n "$backbone_weights" ]]; then arguments+=(--backbone-weights "$backbone_weights"); fi
+  fi
   if [[ "$KIND" == full ]]; then arguments+=(--evaluate "$splits"); fi
   if [[ "$nnodes" == 1 ]]; then
     launch=(--standalone)

@@ -19,6 +19,7 @@ usage: bash test/$(basename "$0") [options]
   --steps N           end after N steps                            [STEPS; performance: 1500, without accelerator 150]
   --epochs N          epochs of the schedule                       [EPOCHS; the preset's: 30]
   --data-root DIR     nuScenes tree                                [DATA_ROOT; data/nuscenes, else synthetic data]
+  --weights DIR       pretrained backbone files                    [WEIGHTS; assets/weights, see tools/download.sh]
   --output DIR        folder of this run                           [OUTPUT; a new one under test/output]
   --resume [DIR]      go on with the interrupted run in DIR (the newest one of this script), with its options
   -- OPTIONS          handed to 'pivotnet train' as they are, such as: -- --amp bf16 --profile 5
@@ -33,7 +34,7 @@ TEXT
 }
 
 preset=${PRESET:-} network=${NETWORK:-} device_wanted=${DEVICE:-} cards=${CARDS:-} batch_size=${BATCH_SIZE:-}
-steps=${STEPS:-} epochs=${EPOCHS:-} data_root=${DATA_ROOT:-} output=${OUTPUT:-} resume="" resume_wanted=false
+steps=${STEPS:-} epochs=${EPOCHS:-} data_root=${DATA_ROOT:-} output=${OUTPUT:-} weights=${WEIGHTS:-} resume="" resume_wanted=false
 nnodes=${NNODES:-1} node_rank=${NODE_RANK:-0} master_addr=${MASTER_ADDR:-} master_port=${MASTER_PORT:-29500}
 extra=()
 
@@ -54,6 +55,7 @@ parse_options() {
       --steps) need_value "$1" "$@" && steps=$2 && shift ;;
       --epochs) need_value "$1" "$@" && epochs=$2 && shift ;;
       --data-root) need_value "$1" "$@" && data_root=$2 && shift ;;
+      --weights) need_value "$1" "$@" && weights=$2 && shift ;;
       --output) need_value "$1" "$@" && output=$2 && shift ;;
       --resume)
         resume_wanted=true

@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log-folder", type=Path, metavar="DIR", help="with --final: write DIR/<CaseName>.log as well"
     )
-    parser.add_argument("--curves", type=Path, metavar="PNG", help="where the curves go (curves.png in the first OUTPUT)")
+    parser.add_argument("--curves", type=Path, metavar="PNG", help="where curves go (curves.png in the first OUTPUT)")
     parser.add_argument("--no-curves", action="store_true", help="the table only")
     parser.add_argument("--no-published", action="store_true", help="leave the published figures out")
 
@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_published:
         console.print(published_table())
     if not args.no_curves:
-        from pivotnet.report.curves import draw_curves  # matplotlib takes a second that a Final result need not wait for
+        # matplotlib takes a second that a Final result need not wait for
+        from pivotnet.report.curves import draw_curves
 
         path = args.curves or args.runs[0] / "curves.png"
         draw_curves(runs, path)

@@ -48,7 +48,8 @@ def final_lines(summary: dict[str, Any], kind: str, earlier_seconds: float = 0.0
     if kind == "full":
         lines += _accuracy(summary)
     if earlier_seconds:
-        lines.append(f"Resumed at step: {summary['start_step']}, after {earlier_seconds:.0f} s of training, counted above")
+        step = summary["start_step"]
+        lines.append(f"Resumed at step: {step}, after {earlier_seconds:.0f} s of training, counted above")
     return lines + [
         f"Preset: {summary['preset']}",
         f"Device: {summary['device']} ({summary['device_name']})",

@@ -1,4 +1,4 @@
-"""Read what a training run has left: summary.json and the records of its steps (training/timing.py says what they hold)."""
+"""Read what a training run has left: its summary and its step records (training/timing.py says what they hold)."""
 
 from __future__ import annotations
 

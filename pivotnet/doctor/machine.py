@@ -1,0 +1,116 @@
+"""The machine as the checks see it: files, commands, environment, packages. Tests put another one in its place."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+TIMEOUT = 60.0  # seconds for one command: a broken driver lets npu-smi hang
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a command has left."""
+
+    status: int
+    text: str  # standard output and error
+
+
+class Machine:
+    """This machine. Paths are absolute, without a leading slash they count from ``root``."""
+
+    def __init__(self, root: Path = Path("/"), environ: Optional[Mapping[str, str]] = None) -> None:
+        self.root = root
+        self.environ: Mapping[str, str] = os.environ if environ is None else environ
+
+    def path(self, name: str) -> Path:
+        """Where the file of that absolute name lies."""
+        return self.root / name.lstrip("/")
+
+    def read(self, name: str) -> Optional[str]:
+        """A file's text; None when it cannot be read."""
+        try:
+            return self.path(name).read_text(errors="replace")
+        except OSError:
+            return None
+
+    def usable(self, path: Path) -> bool:
+        """Whether this user may read and write ``path``."""
+        return os.access(path, os.R_OK | os.W_OK)
+
+    def run(self, *command: str) -> Optional[Output]:
+        """Run a command; None when there is none of that name, status 124 when it does not end."""
+        if shutil.which(command[0]) is None:
+            return None
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=TIMEOUT,
+                env={**self.environ, "LC_ALL": "C"},
+            )
+        except subprocess.TimeoutExpired:
+            return Output(124, f"no answer within {TIMEOUT:.0f} s")
+        except OSError as error:
+            return Output(126, str(error))
+        return Output(done.returncode, done.stdout.decode(errors="replace"))
+
+    def package(self, name: str) -> Optional[str]:
+        """Version of an installed distribution."""
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    def import_error(self, *modules: str) -> Optional[str]:
+        """The last line of what importing the modules in a new process says; None when it works."""
+        done = self.run(sys.executable, "-c", "; ".join(f"import {module}" for module in modules))
+        if done is None or done.status == 0:
+            return None
+        return (done.text.strip().splitlines() or [f"exit status {done.status}"])[-1]
+
+    def free_space(self, path: Path) -> Optional[tuple[int, int]]:
+        """Bytes of the file system of ``path``, or of its nearest parent that exists: total, and free for this user."""
+        for folder in (path, *path.parents):
+            try:
+                usage = shutil.disk_usage(folder)
+            except OSError:
+                continue
+            return usage.total, usage.free
+        return None
+
+    @property
+    def python(self) -> tuple[int, int]:
+        """Python's version."""
+        return sys.version_info[:2]
+
+    @property
+    def python_build(self) -> str:
+        """The options with which Python was configured."""
+        return str(sysconfig.get_config_var("CONFIG_ARGS") or "")
+
+    @property
+    def architecture(self) -> str:
+        """Such as aarch64 or x86_64."""
+        return platform.machine()
+
+    @property
+    def cores(self) -> tuple[int, int]:
+        """Cores of the machine, and those on which this process may run."""
+        count = os.cpu_count() or 1
+        return count, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count
+
+    def first_package(self, names: Sequence[str]) -> Optional[str]:
+        """Version of the first of these distributions that is installed."""
+        return next((version for version in map(self.package, names) if version is not None), None)

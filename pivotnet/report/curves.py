@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -42,7 +43,7 @@ def draw_curves(runs: list[RunData], path: Path) -> None:
     terms = sorted({name for run in runs for record in run.records for name in record["terms"]})
     panels = [("loss", "loss"), *((name, name) for name in terms), ("lr", "learning rate"), ("seconds", "s/step")]
     rows = -(-len(panels) // COLUMNS)
-    figure = Figure(figsize=(4.2 * COLUMNS, 2.8 * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(4.2 * COLUMNS, 2.8 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axis, (key, title) in zip(axes, panels):
@@ -58,13 +59,12 @@ def draw_curves(runs: list[RunData], path: Path) -> None:
             _limit_to_steps(axis, runs)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(runs), 4), fontsize=9)
+    axes[0].legend(fontsize=8)
     with atomic_write(path) as stream:
         figure.savefig(stream, format="png", dpi=110)
 
 
-def _limit_to_steps(axis, runs: list[RunData]) -> None:
+def _limit_to_steps(axis: Axes, runs: list[RunData]) -> None:
     """Keep the counted steps in view: checkpoints and first steps may take a hundred times as long."""
     counted = [value for run in runs for value in run.step_seconds]
     if counted:

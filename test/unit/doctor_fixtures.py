@@ -1,0 +1,133 @@
+"""Machines for the doctor's tests: files in a folder, and commands that print what the vendor's tools print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Optional
+
+from pivotnet.doctor.machine import Machine, Output
+
+_LINE = "+---------------------------+---------------+----------------------------------------------------+\n"
+_DOUBLE = _LINE.replace("-", "=")
+_HEAD = (
+    "| npu-smi 24.1.0                   Version: 24.1.0                                               |\n"
+    + _LINE
+    + "| NPU   Name                | Health        | Power(W)    Temp(C)           Hugepages-Usage(page)|\n"
+    + "| Chip                      | Bus-Id        | AICore(%)   Memory-Usage(MB)  HBM-Usage(MB)        |\n"
+    + _DOUBLE
+)
+_BUSES = ("C1", "C2", "81", "82", "01", "02", "41", "42")
+
+
+def npu_smi(health: Mapping[int, str], processes: str = "") -> str:
+    """The text of ``npu-smi info`` for devices {number: health}."""
+    rows = "".join(
+        f"| {number:<5} 910B3               | {state:<13} | 90.1        35                0    / 0             |\n"
+        f"| 0                         | 0000:{_BUSES[number]}:00.0  "
+        "| 0           0    / 0          3375 / 65536         |\n"
+        + _DOUBLE
+        for number, state in health.items()
+    )
+    tail = (
+        "| NPU     Chip              | Process id    | Process name             | Process memory(MB)      |\n" + _DOUBLE
+    )
+    none = "".join(f"| No running processes found in NPU {number:<61}|\n" for number in health)
+    return _LINE + _HEAD + rows + _LINE + tail + (processes or none) + _DOUBLE
+
+
+NPU_SMI_EIGHT = npu_smi({number: "OK" for number in range(8)})
+NPU_SMI_ALARM = npu_smi(
+    {0: "OK", 1: "Alarm"},
+    "| 0       0                 | 41873         | python3                  | 28671                   |\n",
+)
+LSCPU = "Architecture:    aarch64\nCPU(s):          192\nModel name:      Kunpeng-920\nNUMA node(s):    8\n"
+GIB = 1 << 30
+
+
+class FakeMachine(Machine):
+    """An Atlas 800T A2 with everything right; tests break one thing each."""
+
+    def __init__(self, root: Path, environ: Optional[Mapping[str, str]] = None, npus: int = 8) -> None:
+        super().__init__(root, dict(environ or {}))
+        self.commands: dict[tuple[str, ...], Output] = {("lscpu",): Output(0, LSCPU)}
+        self.packages = {
+            **{"torch": "2.8.0", "numpy": "1.26.4", "scipy": "1.13.1", "shapely": "2.0.7", "pillow": "11.3.0"},
+            **{"opencv-python-headless": "4.11.0.86", "visvalingamwyatt": "0.3.0", "rich": "14.1.0"},
+            **{"tensorboard": "2.20.0", "matplotlib": "3.9.4"},
+        }
+        self.import_problems: dict[str, str] = {}
+        self.locked: set[str] = set()
+        self.space = (100 * GIB, 90 * GIB)
+        self.fake_cores = (192, 192)
+        self.build = "'--with-lto' '--enable-optimizations'"
+        self.version = (3, 11)
+        self.write("/dev/shm/.keep", "")
+        if npus:
+            self._add_npus(npus)
+
+    def _add_npus(self, count: int) -> None:
+        for name in ("davinci_manager", "devmm_svm", "hisi_hdc", *(f"davinci{number}" for number in range(count))):
+            self.write(f"/dev/{name}", "")
+        ascend, toolkit = "/usr/local/Ascend", "/usr/local/Ascend/cann"
+        self.write(
+            "/etc/ascend_install.info", f"Driver_Install_Path_Param={ascend}\nFirmware_Install_Path_Param={ascend}\n"
+        )
+        self.write(f"{ascend}/driver/version.info", "Version=25.2.0\nascendhal_version=7.35.23\n")
+        self.write(f"{ascend}/firmware/version.info", "Version=7.7.0.6.236\n")
+        self.write(
+            f"{toolkit}/aarch64-linux/ascend_toolkit_install.info", "package_name=Ascend-cann-toolkit\nversion=8.5.0\n"
+        )
+        self.write(f"{toolkit}/opp/version.info", "Version=8.5.0\n")
+        self.write("/usr/lib/aarch64-linux-gnu/libtcmalloc.so.4", "")
+        self.write(
+            "/etc/hccn.conf", "".join(f"address_{number}=192.168.100.{number + 101}\n" for number in range(count))
+        )
+        self.environ = {
+            "ASCEND_HOME_PATH": toolkit,
+            "LD_PRELOAD": "/usr/lib/aarch64-linux-gnu/libtcmalloc.so.4",
+            **{"HCCL_IF_IP": "10.0.0.5", "HCCL_CONNECT_TIMEOUT": "1200", "TASK_QUEUE_ENABLE": "2"},
+            **self.environ,
+        }
+        self.packages.update({"torch_npu": "2.8.0.post2", "mx-driving": "26.2.0.post2"})
+        self.commands[("npu-smi", "info")] = Output(0, npu_smi({number: "OK" for number in range(count)}))
+        self.commands[("hostname", "-I")] = Output(0, "10.0.0.5 172.17.0.1 \n")
+        for number in range(count):
+            self.commands[("hccn_tool", "-i", str(number), "-link", "-g")] = Output(0, "link status: UP\n")
+
+    def write(self, name: str, text: str) -> None:
+        """Put a file into this machine."""
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def usable(self, path: Path) -> bool:
+        return path.name not in self.locked
+
+    def run(self, *command: str) -> Optional[Output]:
+        return self.commands.get(command)
+
+    def package(self, name: str) -> Optional[str]:
+        return self.packages.get(name)
+
+    def import_error(self, *modules: str) -> Optional[str]:
+        return next((self.import_problems[module] for module in modules if module in self.import_problems), None)
+
+    def free_space(self, path: Path) -> Optional[tuple[int, int]]:
+        return self.space
+
+    @property
+    def python(self) -> tuple[int, int]:
+        return self.version
+
+    @property
+    def python_build(self) -> str:
+        return self.build
+
+    @property
+    def architecture(self) -> str:
+        return "aarch64"
+
+    @property
+    def cores(self) -> tuple[int, int]:
+        return self.fake_cores

@@ -1,0 +1,182 @@
+"""The doctor's checks of data sets, weight files and the checkout of upstream."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from doctor_fixtures import FakeMachine
+
+from pivotnet.annotation.convert import Options as AnnotationOptions
+from pivotnet.annotation.folder import OPTIONS_FILE, annotation_folder, split_path
+from pivotnet.annotation.runner import annotate
+from pivotnet.doctor import checkout, dataset, weights
+from pivotnet.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
+from pivotnet.doctor.machine import Machine
+from pivotnet.model.backbone.pretrained import WEIGHT_FILES
+from pivotnet.synthetic.generate import generate
+from pivotnet.synthetic.plan import Options
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """An annotated data set; its images are empty files."""
+    root = tmp_path_factory.mktemp("data") / "root"
+    generate(root, Options(scenes=2, samples_per_scene=1, seed=3, images=False), 1, lambda done, total: None)
+    for row in json.loads((root / "v1.0-trainval" / "sample_data.json").read_text()):
+        if row["filename"].startswith("samples/CAM"):
+            path = root / row["filename"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    annotate(root, "v1.0-trainval", AnnotationOptions(), workers=1)
+    return root
+
+
+@pytest.fixture
+def root(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "my data"))
+
+
+def bad(findings) -> list[Finding]:
+    return [finding for finding in findings if finding.status in (WARNING, ERROR)]
+
+
+def test_a_complete_data_set_is_good(root):
+    findings = list(dataset.check_data(root, root / "none"))
+    assert bad(findings) == []
+    texts = [finding.text for finding in findings]
+    assert "v1.0-trainval: 13 tables" in texts and "images: 2 from each of 6 cameras" in texts
+    assert "annotations: train 1, val 1 samples, up to date" in texts
+
+
+def test_no_data_is_a_note_and_a_wrong_folder_an_error(tmp_path):
+    (finding,) = dataset.check_data(None, tmp_path / "none")
+    assert finding.status == NOTE
+    (finding,) = dataset.check_data(tmp_path / "none", tmp_path)
+    assert finding.status == ERROR and "does not exist" in finding.text
+    (finding,) = dataset.check_data(tmp_path, tmp_path)
+    assert finding.status == ERROR and "no folder samples" in finding.text
+
+
+def break_data(root: Path, what: str) -> None:
+    folder = annotation_folder(root)
+    if what == "table":
+        (root / "v1.0-trainval" / "ego_pose.json").unlink()
+    elif what == "expansion":
+        (root / "maps" / "expansion" / "singapore-queenstown.json").unlink()
+    elif what == "image":
+        next((root / "samples" / "CAM_BACK").glob("*.jpg")).unlink()
+    elif what == "sample":
+        (folder / f"{split_path(root, 'val').read_text().split()[0]}.npz").unlink()
+    elif what == "map":
+        name = next(iter(json.loads((folder / OPTIONS_FILE).read_text())["maps"]))
+        with open(root / "maps" / "expansion" / f"{name}.json", "a") as stream:
+            stream.write(" ")
+    elif what == "options":
+        path = folder / OPTIONS_FILE
+        path.write_text(path.read_text().replace('"resolution": 0.15', '"resolution": 0.3'))
+    elif what == "no options":
+        (folder / OPTIONS_FILE).write_text("{")
+    elif what == "interrupted":
+        split_path(root, "train").unlink()
+    elif what == "no val":
+        split_path(root, "val").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "text"),
+    [
+        ("table", WARNING, "lacks ego_pose.json"),
+        ("expansion", WARNING, "map expansion lacks singapore-queenstown.json"),
+        ("image", ERROR, "2 samples, but CAM_BACK 1"),
+        ("sample", ERROR, "1 of 2 annotated samples are missing"),
+        ("map", WARNING, "made from another map"),
+        ("options", WARNING, "made with resolution 0.3, this program uses 0.15"),
+        ("no options", WARNING, "missing or damaged"),
+        ("interrupted", ERROR, "no lists of the splits"),
+        ("no val", WARNING, "no annotated sample in the val split"),
+    ],
+)
+def test_one_broken_part_is_one_finding_with_a_remedy(root, what, status, text):
+    break_data(root, what)
+    findings = bad(dataset.check_data(root, root))
+    assert [finding.status for finding in findings] == [status], findings
+    assert text in findings[0].text and findings[0].remedy
+
+
+def test_unannotated_data_needs_tables_and_expansion(root):
+    shutil.rmtree(annotation_folder(root))
+    break_data(root, "table")
+    break_data(root, "expansion")
+    findings = bad(dataset.check_data(root, root))
+    assert [finding.status for finding in findings] == [ERROR, ERROR, WARNING]
+    assert "not annotated yet" in findings[-1].text
+
+
+def test_weight_files_are_those_that_training_reads():
+    assert weights.FILES == {preset: file.name for preset, file in WEIGHT_FILES.items()}
+    assert weights.named_digest(weights.FILES["res50"]) == "0676ba61"
+    assert weights.named_digest(weights.FILES["effb0"]) == "355c32eb"
+
+
+def test_weights_by_their_checksums(tmp_path, monkeypatch):
+    content = b"PK\x03\x04 and more"
+    name = f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    monkeypatch.setattr(weights, "FILES", {"a": name, "b": "plain.pth", "c": "missing.pth"})
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "plain.pth").write_bytes(content)
+    findings = list(weights.check_weights([tmp_path / "none", tmp_path]))
+    assert [finding.status for finding in findings] == [OK, OK, NOTE]
+    assert "bash tools/download.sh c" in findings[2].remedy
+    (tmp_path / name).write_bytes(content[:-1])
+    (tmp_path / "plain.pth").write_bytes(b"<!DOCTYPE html>")
+    findings = list(weights.check_weights([tmp_path]))
+    assert [finding.status for finding in findings] == [ERROR, ERROR, NOTE]
+    assert "damaged or cut off" in findings[0].text and "no weight file" in findings[1].text
+
+
+@pytest.fixture
+def upstream(tmp_path, monkeypatch) -> tuple[Path, Path]:
+    """A checkout with one file, and a patch for it."""
+    folder, patch = tmp_path / "up stream", tmp_path / "pivotnet.patch"
+    folder.mkdir()
+    git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (folder / "run.sh").write_text("echo cuda\n")
+    for arguments in (["init", "-q"], ["add", "run.sh"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *arguments], check=True)
+    (folder / "run.sh").write_text("echo npu\n")
+    patch.write_bytes(subprocess.run([*git, "diff"], check=True, stdout=subprocess.PIPE).stdout)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    monkeypatch.setattr(checkout, "PINNED", head)
+    return folder, patch
+
+
+def test_the_checkout_is_patched_unpatched_or_changed(upstream):
+    folder, patch = upstream
+    for content, status, text in (
+        ("echo npu\n", OK, "has the patch"),
+        ("echo cuda\n", ERROR, "is not patched"),
+        ("echo mine\n", WARNING, "differs"),
+    ):
+        (folder / "run.sh").write_text(content)
+        (finding,) = checkout.check_checkout(Machine(), folder, patch, named=False)
+        assert finding.status == status and text in finding.text
+        assert bool(finding.remedy) == (status != OK)
+
+
+def test_another_commit_of_the_checkout_is_an_error(upstream, monkeypatch):
+    monkeypatch.setattr(checkout, "PINNED", "0" * 40)
+    (finding,) = checkout.check_checkout(Machine(), *upstream, named=True)
+    assert finding.status == ERROR and "the patch is for 000000000000" in finding.text
+
+
+def test_a_checkout_that_the_user_named_must_be_there(tmp_path):
+    machine = FakeMachine(tmp_path)
+    (finding,) = checkout.check_checkout(machine, tmp_path / "none", tmp_path / "patch", named=True)
+    assert finding.status == ERROR
+    (finding,) = checkout.check_checkout(machine, tmp_path / "none", tmp_path / "patch", named=False)
+    assert finding.status == NOTE and "built-in" in finding.text

@@ -7,6 +7,7 @@ the split lists under ROOT/customer/pivot-bezier.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,9 +163,12 @@ class Collate:
         )
 
 
-def _one_thread(_worker: int) -> None:
-    # a worker is one of many processes: OpenCV's own pool in each would only fight for the cores
+def _start_worker(_worker: int) -> None:
+    # A worker is one of many processes: OpenCV's own pool in each would only fight for the cores.
     cv2.setNumThreads(0)
+    # torchrun sends SIGTERM to the whole process group, but the rank still needs its workers to end its step. They end
+    # when it tells them to, or when it is gone.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class Loader:
@@ -241,7 +245,7 @@ def build_loader(
         options["pin_memory_device"] = device.type  # torch < 2.6 pins for CUDA unless told otherwise
     if workers > 0:
         # A loader is iterated once, by a sampler as long as the run: its workers live from the first step to the last.
-        options.update(prefetch_factor=2, worker_init_fn=_one_thread)
+        options.update(prefetch_factor=2, worker_init_fn=_start_worker)
     batches: Sampler[list[int]] = sampler
     loader: DataLoader = DataLoader(
         dataset,

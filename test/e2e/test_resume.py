@@ -36,7 +36,7 @@ def ranks_of(pid: int) -> list[int]:
     """The training processes of a torchrun process, by rank."""
     found = {}
     for child in children(pid):
-        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\\0")
+        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
         for entry in environment:
             if entry.startswith(b"RANK="):
                 found[int(entry[5:])] = child
@@ -78,8 +78,9 @@ def test_sigterm_under_torchrun_saves_one_state(nuscenes: Path, tmp_path: Path):
     process = start(*arguments, ranks=2)
     wait_for(lambda: len(records(tmp_path)) >= 2, process)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    out, err = process.communicate(timeout=60)
     assert process.returncode != 0
+    assert "stopped by SIGTERM" in out, err
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert not summary["finished"] and summary["steps"] < 500
     assert list_checkpoints(tmp_path / "checkpoints")[-1].name == f"step_{summary['steps']:08d}.pth"

@@ -44,18 +44,26 @@ struct Block {
     size_t bytes;
     int device;
 };
+using Blocks = std::map<uintptr_t, Block>;
 static std::mutex &memory_mutex = *new std::mutex;
-static std::map<uintptr_t, Block> &blocks = *new std::map<uintptr_t, Block>;
+static Blocks &blocks = *new Blocks;         // device memory
+static Blocks &locked_blocks = *new Blocks;  // page-locked host memory (aclrtMallocHost)
 static size_t used_bytes[MAX_DEVICES];
 
 int cannsim::current_device() { return thread_device; }
 
+// The block of `among` that an address lies in, or nullptr.
+static const Block *block_of(const Blocks &among, const void *address) {
+    auto next = among.upper_bound((uintptr_t)address);
+    if (next == among.begin()) return nullptr;
+    const auto &block = *--next;
+    return (uintptr_t)address < block.first + block.second.bytes ? &block.second : nullptr;
+}
+
 int cannsim::device_of(const void *address) {
     std::lock_guard<std::mutex> lock(memory_mutex);
-    auto next = blocks.upper_bound((uintptr_t)address);
-    if (next == blocks.begin()) return HOST;
-    const auto &block = *--next;
-    return (uintptr_t)address < block.first + block.second.bytes ? block.second.device : HOST;
+    const Block *block = block_of(blocks, address);
+    return block ? block->device : HOST;
 }
 
 static void wait_for(std::atomic<uint64_t> &counter, const char *kind) {
@@ -298,20 +306,30 @@ aclError aclrtUnmapMem(void *address) {
 
 // ---- host memory ----
 aclError aclrtMallocHost(void **address, size_t bytes) {
-    return posix_memalign(address, 512, bytes ? bytes : 512) ? ACL_ERROR_RT_MEMORY_ALLOCATION : ACL_SUCCESS;
+    if (posix_memalign(address, 512, bytes ? bytes : 512)) return ACL_ERROR_RT_MEMORY_ALLOCATION;
+    std::lock_guard<std::mutex> lock(memory_mutex);
+    locked_blocks[(uintptr_t)*address] = {bytes, HOST};
+    return ACL_SUCCESS;
 }
 
 aclError aclrtFreeHost(void *address) {
+    std::lock_guard<std::mutex> lock(memory_mutex);
+    locked_blocks.erase((uintptr_t)address);
     free(address);
     return ACL_SUCCESS;
 }
 
+// torch_npu asks before a non-blocking copy, and waits for the stream unless the host memory is page-locked.
 aclError aclrtPointerGetAttributes(const void *address, aclrtPtrAttributes *attributes) {
     memset(attributes, 0, sizeof *attributes);
-    const int device = cannsim::device_of(address);
-    attributes->location.type =
-        device == HOST ? ACL_MEM_LOCATION_TYPE_UNREGISTERED : ACL_MEM_LOCATION_TYPE_DEVICE;
-    attributes->location.id = device == HOST ? 0 : device;
+    attributes->location.type = ACL_MEM_LOCATION_TYPE_UNREGISTERED;
+    std::lock_guard<std::mutex> lock(memory_mutex);
+    if (const Block *block = block_of(blocks, address)) {
+        attributes->location.type = ACL_MEM_LOCATION_TYPE_DEVICE;
+        attributes->location.id = block->device;
+    } else if (block_of(locked_blocks, address)) {
+        attributes->location.type = ACL_MEM_LOCATION_TYPE_HOST;
+    }
     return ACL_SUCCESS;
 }
 

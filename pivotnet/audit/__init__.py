@@ -1,0 +1,1 @@
+"""What a training step asks of its device: launches, host waits, copies."""

@@ -1,0 +1,106 @@
+"""``pivotnet audit``: what one training step asks of the device, by phase.
+
+Counts kernel launches, host waits (with the line of this package that causes each), operators that fall back to the
+CPU, float64 on the device, copies and collectives. On the CPU it follows which tensors would live on a device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pivotnet import device as devices
+from pivotnet.audit.counts import NUMBERS, Audit
+from pivotnet.audit.step import audit_step
+from pivotnet.config import preset
+from pivotnet.errors import PivotNetError
+from pivotnet.files import atomic_write
+from pivotnet.training.distributed import process_group, ranks_from_environment
+
+# of NUMBERS
+TITLES = ("launches", "waits", "fallbacks", "float64", "to device", "KiB", "to host", "KiB", "collectives")
+WIDTH = 110  # characters a line, where the output is no terminal
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Options of ``pivotnet audit``."""
+    add = parser.add_argument
+    add("--preset", default="swint", help="swint (default), res50, effb0 or smoke")
+    add("--batch-size", type=int, default=1, help="samples a card (1)")
+    add("--device", help="npu, cuda, cpu, or one with an index (the first of them that works)")
+    add("--json", type=Path, metavar="FILE", help="also write all counts, with the operators of each phase")
+    add("--budget", type=Path, metavar="FILE", help='JSON as {"host_waits": 2, "launches": 6000}: exit 1 if exceeded')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Audit one step; returns 1 when a budget is exceeded."""
+    if args.batch_size < 1:
+        raise PivotNetError(f"--batch-size is {args.batch_size}: give 1 or more")
+    budget = read_budget(args.budget) if args.budget else {}
+    ranks = ranks_from_environment()
+    device = devices.select_device(args.device, ranks.local_rank)
+    with process_group(ranks, device):
+        audit = audit_step(preset(args.preset), device, ranks, args.batch_size)
+    if not ranks.main:
+        return 0
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    where = devices.device_name(device) if device.type != "cpu" else "a CPU that plays the device"
+    console.print(table(audit, f"One training step of {args.preset}, {ranks.world_size} rank(s), on {where}"))
+    for (phase, line), count in audit.wait_lines.most_common():
+        console.print(f"waits {count:4d}  {line}  ({phase})", highlight=False)
+    for name, count in audit.fallback_names.most_common():
+        console.print(f"falls back to the CPU {count:4d}  {name}", highlight=False)
+    if args.json:
+        report = {"preset": args.preset, "device": device.type, "ranks": ranks.world_size, **audit.to_dict()}
+        with atomic_write(args.json, "w") as stream:
+            json.dump(report, stream, indent=1)
+    exceeded = [
+        f"{name} {audit.total(name)} > {limit}" for name, limit in budget.items() if audit.total(name) > limit
+    ]
+    for line in exceeded:
+        console.print(f"[red]over budget:[/red] {line}", highlight=False)
+    return 1 if exceeded else 0
+
+
+def read_budget(path: Path) -> dict[str, int]:
+    """Limits by the names of NUMBERS.
+
+    Raises:
+        PivotNetError: no JSON object of whole numbers, or an unknown name.
+    """
+    try:
+        limits: Any = json.loads(path.read_text())
+    except OSError as error:
+        raise PivotNetError(f"cannot read --budget {path}: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise PivotNetError(f"--budget {path} is no JSON ({error})") from error
+    if not isinstance(limits, dict) or not all(isinstance(limit, int) for limit in limits.values()):
+        raise PivotNetError(f"--budget {path}: an object of whole numbers is needed")
+    unknown = [name for name in limits if name not in NUMBERS]
+    if unknown:
+        raise PivotNetError(f"--budget {path} limits {unknown[0]!r}: choose of {', '.join(NUMBERS)}")
+    return limits
+
+
+def table(audit: Audit, title: str) -> Table:
+    """The counts by phase, and their sums."""
+    grid = Table(title=title)
+    grid.add_column("phase")
+    for heading in TITLES:
+        grid.add_column(heading, justify="right")
+    for phase, counts in audit.phases.items():
+        grid.add_row(phase, *(_cell(name, getattr(counts, name)) for name in NUMBERS))
+    grid.add_section()
+    grid.add_row("sum", *(_cell(name, audit.total(name)) for name in NUMBERS))
+    return grid
+
+
+def _cell(name: str, number: int) -> str:
+    return f"{round(number / 1024):,}" if name.endswith("bytes") else f"{number:,}"

@@ -1,0 +1,87 @@
+"""Runs a training step as the trainer does, and counts it."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pivotnet import device as devices
+from pivotnet.audit.counts import Audit
+from pivotnet.audit.kernels import single_kernels
+from pivotnet.audit.phases import Phases
+from pivotnet.audit.recorder import Recorder
+from pivotnet.audit.sample import random_batch
+from pivotnet.config import Config
+from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
+from pivotnet.model.pivotnet import PivotNet
+from pivotnet.training.distributed import Ranks
+from pivotnet.training.loop import Run, Trainer
+from pivotnet.training.optim import build_optimizer
+from pivotnet.training.schedule import MultiStepSchedule
+
+
+def build_trainer(config: Config, device: torch.device, ranks: Ranks, folder: Path, samples: int) -> Trainer:
+    """A trainer with fresh weights, as ``pivotnet train`` makes it."""
+    devices.set_reduced_precision(False)
+    devices.seed_everything(0)
+    model = PivotNet(config.model, config.map)
+    if ranks.world_size > 1:
+        convert_sync_batch_norm(model)
+    model.to(device).train()
+    rates = (config.optim.lr, config.optim.backbone_lr)
+    run = Run(folder, steps=2, steps_per_epoch=2, batch_size=samples, seed=0, save_every=2, keep=1)
+    optimizer = build_optimizer(model, config.optim, rates, device)
+    return Trainer(model, optimizer, MultiStepSchedule(config.optim, rates, 2), config, run, device, ranks)
+
+
+def audit_step(config: Config, device: torch.device, ranks: Ranks, samples: int = 1) -> Audit:
+    """Counts of a training step: the second of a run, in which nothing is done for the first time.
+
+    Args:
+        config: network and criterion.
+        device: where it runs; on a CPU the counts are those of a device that has the CPU's operators.
+        ranks: this process among the others; each audits itself.
+        samples: of a rank.
+    """
+    phases = Phases()
+    recorder = Recorder(device, phases)
+    phases.at_end = recorder.end_phase
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        trainer = build_trainer(config, device, ranks, Path(folder), samples)
+        trainer.device = recorder.device
+        recorder.take(_tensors(trainer))
+        batches = [random_batch(config, samples, seed=2 * ranks.rank + step) for step in range(2)]
+        if devices.pin_memory(device):  # as the loader does
+            batches = [batch.pin_memory() for batch in batches]
+        stack.enter_context(single_kernels(recorder))
+        stack.enter_context(phases.watch(trainer))
+        with warnings.catch_warnings(record=True) as caught, recorder.recording():
+            warnings.simplefilter("always")
+            trainer.train_step(batches[0])
+            recorder.end_phase()
+            recorder.audit = Audit()
+            trainer.train_step(batches[1])
+            recorder.end_phase()
+        for warning in caught:
+            _note_fallback(str(warning.message), recorder)
+    return recorder.audit
+
+
+def _note_fallback(message: str, recorder: Recorder) -> None:
+    """torch_npu warns once an operator and process, so both steps are looked at."""
+    if "to run on the CPU" in message:
+        name = next((word for word in message.replace("'", " ").split() if word.startswith("aten::")), "an operator")
+        recorder.fell_back(name.removeprefix("aten::"))
+
+
+def _tensors(trainer: Trainer) -> list[Tensor]:
+    """Everything that the trainer keeps on the device."""
+    kept = [*trainer.model.parameters(), *trainer.model.buffers(), *trainer.criterion.buffers(), *trainer._flags]
+    kept += [parameter.grad for parameter in trainer.model.parameters() if parameter.grad is not None]
+    states = [state for state in trainer.optimizer.state.values()]
+    return kept + [value for state in states for value in state.values() if isinstance(value, Tensor)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import torch
 import torch.distributed as dist
@@ -72,4 +73,5 @@ def observe(network: nn.Module, batch: tuple[torch.Tensor, ...]) -> dict[str, to
 def work(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
     torch.save(observe(build(), tuple(tensor[rank : rank + 1] for tensor in inputs())), f"{folder}/{rank}.pt")
+    time.sleep(0.5)  # torch 2.1 may hang when the group closes right after its last collective
     dist.destroy_process_group()

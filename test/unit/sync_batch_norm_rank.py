@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -54,4 +56,5 @@ def work(rank: int, folder: str) -> None:
         layers = convert_sync_batch_norm(network())
         images, weights = (tensor[first : first + SIZES[rank]] for tensor in data(offset))
         torch.save(observe(layers, images, weights, recompute), f"{folder}/{number}.{rank}.pt")
+    time.sleep(0.5)  # torch 2.1 may hang when the group closes right after its last collective
     dist.destroy_process_group()

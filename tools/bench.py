@@ -19,9 +19,17 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-from benchmarks import commands  # noqa: E402
+from benchmarks import commands_data, commands_step  # noqa: E402
 
 from pivotnet.errors import PivotNetError  # noqa: E402
+
+BENCHMARKS = {
+    "step": (commands_step.run_step, commands_step.configure_step),
+    "criterion": (commands_step.run_criterion, commands_step.configure_criterion),
+    "annotate": (commands_data.run_annotate, commands_data.configure_annotate),
+    "evaluate": (commands_data.run_evaluate, commands_data.configure_evaluate),
+    "load": (commands_data.run_load, commands_data.configure_load),
+}
 
 
 def _positive(text: str) -> int:
@@ -35,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     """All benchmarks' options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
-    for name, (run, configure) in commands.BENCHMARKS.items():
+    for name, (run, configure) in BENCHMARKS.items():
         sub = benchmarks.add_parser(name, help=(run.__doc__ or "").splitlines()[0])
         sub.add_argument("--against", type=Path, metavar="CHECKOUT", help="the other side (default: ours alone)")
         sub.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from recordings import inputs
+from recordings.check_criterion import predictions_from
+from recordings.record_criterion import as_targets, post_processor
 
 from benchmarks import other, sample
 from benchmarks.pair import Phases, Task
@@ -15,9 +18,6 @@ from pivotnet.config import preset
 from pivotnet.criterion.criterion import Criterion
 from pivotnet.criterion.targets import build_targets
 from pivotnet.structures import Predictions
-from recordings import inputs
-from recordings.check_criterion import predictions_from
-from recordings.record_criterion import as_targets, post_processor
 
 TARGETS, FORWARD, BACKWARD = "targets", "matcher and criterion", "backward"
 FIELDS = ("object_logits", "points", "point_logits", "masks", "semantic_logits")

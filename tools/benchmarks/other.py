@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from recordings import shim
 
 from pivotnet.errors import PivotNetError
-from recordings import shim
 
 
 def import_other(checkout: Path) -> Path:

@@ -68,11 +68,12 @@ class Report:
         """A line."""
         self.console.print(text, highlight=False)
 
-    def pair(self, title: str, results: Sequence[Measurement], per: int = 1) -> None:
+    def pair(self, title: str, results: Sequence[Measurement], per: int = 1, rate_of: str = TOTAL) -> None:
         """Seconds by phase of one or two sides, their ratios, peak memory, operators.
 
         Args:
             per: samples of a run; also prints samples a second if there are several.
+            rate_of: the phase that these take.
         """
         ours, other = results[0], results[1] if len(results) > 1 else None
         table = Table(title=title if other is None else f"{title}, other = {other.name}", title_justify="left")
@@ -94,7 +95,7 @@ class Report:
             table.add_row(phase, *cells)
         self.console.print(table)
         for one in results:
-            self.say(f"  {one.name}: {self._notes(one, per)}")
+            self.say(f"  {one.name}: {self._notes(one, per, rate_of)}")
         if other and other.peak_bytes:
             self.say(f"  peak memory, ours / other: {ours.peak_bytes / other.peak_bytes:.3f}")
         self.content["results"].append(
@@ -102,14 +103,14 @@ class Report:
         )
 
     @staticmethod
-    def _notes(one: Measurement, per: int) -> str:
+    def _notes(one: Measurement, per: int, rate_of: str) -> str:
         rounds = len(one.wall.get(TOTAL, []))
         parts = [
             f"{rounds} rounds",
             f"peak {one.peak_bytes / GIB:.2f} GiB ({one.idle_bytes / GIB:.2f} before the runs)",
         ]
         if per > 1 and rounds:
-            rates = [per / statistics.median(source[TOTAL]) for source in (one.wall, one.cpu)]
+            rates = [per / max(statistics.median(source[rate_of]), 1e-9) for source in (one.wall, one.cpu)]
             parts.append(f"{rates[0]:.1f} samples/s of wall, {rates[1]:.1f} of CPU time")
         if one.operators:
             parts.append(f"{one.operators['total']} operators")

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from recordings import inputs
 
 from pivotnet.config import CAMERAS, Config
 from pivotnet.criterion.targets import build_targets
 from pivotnet.data.projection import project_bev_grid
 from pivotnet.structures import Batch, Targets
-from recordings import inputs
 
 
 def target_samples(seed: int, case: str, batch_size: int) -> list[tuple[Any, Any, Any]]:

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
+from recordings import inputs, rule, shim
+from recordings.record_criterion import as_targets
+from recordings.record_network import network_inputs
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,9 +27,6 @@ from pivotnet.training.distributed import Ranks
 from pivotnet.training.loop import Run, Trainer
 from pivotnet.training.optim import build_optimizer, learning_rates
 from pivotnet.training.schedule import MultiStepSchedule
-from recordings import inputs, rule, shim
-from recordings.record_criterion import as_targets
-from recordings.record_network import network_inputs
 
 BACKBONE, BEV, DECODER, HEAD = "backbone", "BEV encoder/decoder", "line decoder", "output head"
 CRITERION, BACKWARD, OPTIMISER = "matcher and criterion", "backward", "optimiser"
@@ -197,7 +197,7 @@ def arithmetic(run: Callable[[], None]) -> dict[str, Any]:
 
 
 def machine_rates(threads: int, size: int = 2048, repeats: int = 3) -> dict[str, float]:
-    """What this CPU reaches at its best in float32: matrix products (FLOP/s) and copies (bytes read and written a s)."""
+    """What this CPU reaches at its best in float32: matrix products (FLOP/s) and copies (bytes moved a second)."""
     torch.set_num_threads(threads)
     a, b = torch.randn(size, size), torch.randn(size, size)
     source = torch.zeros(2**26)  # 256 MB, beyond every cache

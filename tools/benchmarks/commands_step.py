@@ -1,4 +1,4 @@
-"""The benchmarks of tools/bench.py: their options, and what is measured and shown."""
+"""The benchmarks step and criterion of tools/bench.py: their options, and what is measured and shown."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import statistics
 from collections.abc import Callable
 from typing import Any, Optional
 
+from recordings import inputs
+
 from benchmarks.criterion import BACKWARD, OtherCriterion, OurCriterion
 from benchmarks.other import describe
 from benchmarks.pair import TOTAL, Measurement, Ratio, Side, measure
 from benchmarks.report import GIB, Report
 from benchmarks.step import OtherStep, OurStep, machine_rates
 from pivotnet.config import PRESETS
-from recordings import inputs
 
 CARD_BYTES = 64e9  # of memory on the cards that the port is for
 CHECKPOINTING = {"default": None, "on": True, "off": False}
@@ -168,9 +169,3 @@ def _show_floors(args: argparse.Namespace, report: Report, measured: dict[tuple[
         f"{rates['bytes_per_second'] / 1e9:.1f} GB/s (copy)"
     )
     report.table(title, heads, rows)
-
-
-BENCHMARKS: dict[str, tuple[Callable[[argparse.Namespace], None], Callable[[argparse.ArgumentParser], None]]] = {
-    "step": (run_step, configure_step),
-    "criterion": (run_criterion, configure_criterion),
-}

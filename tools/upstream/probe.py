@@ -76,6 +76,13 @@ def experiment(family: str, preset: str, conf: dict[str, Any]) -> Any:
     return getattr(module, "ExpDev", module.Exp)(batch_size_per_device=1, total_devices=1, max_epoch=30)
 
 
+def _images(batch: dict[str, Any], model: nn.Module, unpatched: bool) -> Tensor:
+    """The images as they enter the network, float32 [1, 6, 3, height, width]."""
+    if unpatched:
+        return batch["images"].float()
+    return importlib.import_module("pivotnet.upstream.transform").load_images(batch, model)
+
+
 def probe(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
     """Terms, total, and every gradient."""
     tree, root = arguments.tree.resolve(), arguments.nusc_root.resolve()
@@ -108,12 +115,16 @@ def probe(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
         exp.model.train()
         np.random.seed(SEED)
         batch = next(iter(exp.train_dataloader))
+        read = _images(batch, exp.model, arguments.unpatched)
+        # Noise instead of the picture: batch norm divides by the deviation of a channel, which flat colours make tiny,
+        # so that rounding would grow to percents.
+        batch["images"] = rule.images(SEED, tuple(read.shape))
         torch.manual_seed(SEED)
         total, terms = exp.training_step(batch)
         total.backward()
     gradients = {f"gradient/{name}": p.grad for name, p in exp.model.named_parameters() if p.grad is not None}
     named = {f"term/{name}": torch.as_tensor(value).detach() for name, value in terms.items()}
-    found = {"total": total.detach(), **named, **gradients}
+    found = {"images": read[..., ::8, ::8], "total": total.detach(), **named, **gradients}
     return {name: tensor.detach().cpu().numpy() for name, tensor in found.items()}
 
 

@@ -1,0 +1,122 @@
+"""Data set, transforms and loaders of the patched tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import upstream_configs as configs
+from fake_data import make_data, token
+from torch import nn
+from torch.utils.data import DataLoader
+
+from pivotnet.annotation.format import FOLDER
+from pivotnet.config import CAMERAS, MapConfig, ModelConfig, preset
+from pivotnet.data.dataset import MapDataset
+from pivotnet.errors import PivotNetError
+from pivotnet.model.pivotnet import IMAGE_MEAN, IMAGE_STD, PivotNet
+from pivotnet.structures import Targets
+from pivotnet.upstream.dataset import NuScenesMapDataset
+from pivotnet.upstream.experiment import adapt_loader, adapt_optimizer
+from pivotnet.upstream.samples import load_sample, split_tokens
+from pivotnet.upstream.substitutes import mmcv, torchvision
+from pivotnet.upstream.transform import Compose, Normalize, Resize, ToTensor_Pivot, load_images
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = make_data(tmp_path_factory.mktemp("data"), samples=3)
+    (root / "lists").mkdir()
+    for split in ("train", "val"):  # as upstream's, which list all of nuScenes
+        (root / "lists" / f"{split}.txt").write_text("not_here\n" + token(0) + "\n")
+    return root
+
+
+def conf(root: Path) -> dict:
+    where = {"nusc_root": str(root), "anno_root": str(root / FOLDER), "split_dir": str(root / "lists")}
+    return {**configs.MAP, **where}
+
+
+def transforms() -> Compose:
+    return Compose([Resize(img_scale=(896, 512)), Normalize(IMAGE_MEAN, IMAGE_STD, to_rgb=True), ToTensor_Pivot()])
+
+
+def test_a_batch_is_that_of_our_own_data_set(root: Path) -> None:
+    dataset = NuScenesMapDataset(list(CAMERAS), conf(root), transforms(), "training")
+    model = nn.Linear(1, 1)
+    loader = adapt_loader(DataLoader(dataset, batch_size=2, pin_memory=True), model)
+    assert len(dataset) == 3 and loader.pin_memory is False
+    batch = next(iter(loader))
+    own = MapDataset(preset("swint"), root, dataset.tokens, with_targets=True)
+    for index in range(2):
+        item = own.load(dataset.tokens[index])
+        np.testing.assert_array_equal(batch["images"][index].numpy(), item.images)
+        torch.testing.assert_close(batch["extra_infos"]["reference_points"][index], item.reference_points)
+        assert torch.equal(batch["extra_infos"]["reference_valid"][index], item.reference_valid)
+    assert isinstance(batch["targets"], Targets) and len(batch["targets"].counts) == 2
+    assert batch["extra_infos"]["token"] == dataset.tokens[:2]
+    assert batch["extrinsic"].shape == (2, 6, 4, 4) and batch["intrinsic"].shape == (2, 6, 3, 3)
+    network = PivotNet(ModelConfig(backbone="effb0", backbone_channels=(112, 320)), MapConfig())
+    torch.testing.assert_close(load_images(batch, model), network.normalise(batch["images"]))
+
+
+def test_images_that_are_normalised_already_are_taken_as_they_are() -> None:
+    images = torch.randn(1, 6, 3, 2, 2, dtype=torch.float64)
+    loaded = load_images({"images": images}, nn.Linear(1, 1))
+    assert loaded.dtype == torch.float32
+    torch.testing.assert_close(loaded, images.float())
+
+
+def test_without_to_rgb_nothing_is_swapped_or_scaled() -> None:
+    item = Normalize([1.0, 2.0, 3.0], [2.0, 2.0, 2.0], to_rgb=False)({"extra_infos": {}})
+    settings = {key: torch.as_tensor(value)[None] for key, value in item["extra_infos"]["img_norm_cfg"].items()}
+    images = torch.full((1, 6, 1, 1, 3), 5, dtype=torch.uint8)
+    loaded = load_images({"images": images, "extra_infos": {"img_norm_cfg": settings}}, nn.Linear(1, 1))
+    torch.testing.assert_close(loaded[0, 0, :, 0, 0], torch.tensor([2.0, 1.5, 1.0]))
+
+
+def test_other_cameras_are_refused(root: Path) -> None:
+    with pytest.raises(PivotNetError, match="img_key_list"):
+        NuScenesMapDataset(list(CAMERAS)[::-1], conf(root), None)
+
+
+def test_splits(root: Path, tmp_path: Path) -> None:
+    annotated = root / FOLDER
+    all_there = tmp_path / "train.txt"
+    all_there.write_text(f"{token(1)}\n{token(0)}\n")
+    assert split_tokens(all_there, annotated) == [token(1), token(0)]
+    some_there = tmp_path / "val.txt"
+    some_there.write_text(f"{token(1)}\nmissing\n")
+    assert split_tokens(some_there, annotated) == [token(0), token(1), token(2)]
+    other = tmp_path / "night.txt"
+    other.write_text("missing\n")
+    with pytest.raises(PivotNetError, match=r"1 of the 1 samples .* run tools/anno_converter"):
+        split_tokens(other, annotated)
+    with pytest.raises(PivotNetError, match="have no annotation"):
+        split_tokens(some_there, tmp_path / "nowhere")
+
+
+def test_samples_are_read_as_upstream_reads_them(root: Path) -> None:
+    sample = load_sample(root / FOLDER / f"{token(0)}.npz")
+    assert sample["instance_mask8"].shape == (3, 400, 200)
+    assert set(sample["pivot_pts"]) == set(sample["pivot_length"]) == {0, 1, 2}
+    assert isinstance(sample["ctr_points"], list)
+
+
+def test_the_optimiser_is_rebuilt_over_groups_that_have_parameters() -> None:
+    model = nn.Linear(2, 2)
+    groups = [
+        {"params": [model.weight], "lr": 1e-3, "wd": 1e-4},
+        {"params": [model.bias], "lr": 1e-4, "wd": 1e-4},
+        {"params": [], "lr": 1e-5, "wd": 1e-4},
+    ]
+    optimizer = adapt_optimizer(torch.optim.AdamW(groups), model)
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(1e-3, 0.01), (1e-4, 0.01)]
+    assert optimizer.param_groups[0]["params"][0] is model.weight
+
+
+def test_substitutes() -> None:
+    assert mmcv.is_str("x") and not mmcv.is_str([1])
+    assert torchvision._is_tracing() is False

@@ -1,0 +1,261 @@
+"""Environment, launcher and callbacks of the patched tree."""
+
+from __future__ import annotations
+
+import json
+import types
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from pivotnet.errors import PivotNetError
+from pivotnet.report.run import read_summary
+from pivotnet.upstream import callbacks, environ, launch, performance
+from pivotnet.upstream.experiment import adapt_optimizer
+
+VARIABLES = ("CARDS", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NNODES", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*VARIABLES, performance.FLAG, performance.STEPS, performance.OUTPUT):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "cards"),
+    [("0-7", list(range(8))), ("0,2", [0, 2]), ("1,3-4", [1, 3, 4]), ("5", [5]), (None, []), ("", [])],
+)
+def test_lists_of_cards(text, cards) -> None:
+    assert environ.parse_cards(text) == cards
+
+
+def test_a_list_of_no_cards() -> None:
+    with pytest.raises(PivotNetError, match="write 0-7 or 0,2,3"):
+        environ.parse_cards("all")
+
+
+def test_a_cpu_is_one_card_unless_cards_says_otherwise(monkeypatch) -> None:
+    monkeypatch.setattr(environ.devices, "select_device", lambda *a, **k: torch.device("cpu"))
+    assert environ.count_cards(list(range(8))) == environ.count_cards([]) == 1
+    with pytest.raises(PivotNetError, match=r"none of the cards \[4, 5\] exists"):
+        environ.count_cards([4, 5])
+    monkeypatch.setenv("CARDS", "3")
+    assert environ.count_cards([]) == 3
+    monkeypatch.setenv("CARDS", "none")
+    with pytest.raises(PivotNetError, match="CARDS is 'none'"):
+        environ.count_cards([])
+
+
+def test_cards_that_do_not_exist_are_left_out(monkeypatch) -> None:
+    monkeypatch.setattr(environ.devices, "select_device", lambda *a, **k: types.SimpleNamespace(type="cuda"))
+    monkeypatch.setattr(environ.devices, "device_count", lambda kind: 4)
+    assert environ.count_cards(list(range(8))) == environ.count_cards([]) == 4
+    assert environ.count_cards([1, 3]) == 2
+
+
+def test_under_torchrun_nothing_is_left_to_start(monkeypatch) -> None:
+    for name, value in {"WORLD_SIZE": "6", "RANK": "5", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "3"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(environ, "_select", lambda card: torch.device("cpu"))
+    env = environ.RlaunchReplicaEnv(1, "0-7")
+    assert (env.world_size(), env.global_rank(), env.local_rank(), env.nr_gpus) == (6, 5, 1, 1)
+    assert env.rate_devices() == 4
+
+
+def test_the_local_rank_chooses_among_the_listed_cards(monkeypatch) -> None:
+    chosen = []
+    monkeypatch.setattr(environ, "_select", lambda card: chosen.append(card) or torch.device("cpu"))
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    for rank in ("1", "9"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        environ.RlaunchReplicaEnv(0, "4-7")
+    assert chosen == [5, 9]
+
+
+def test_torchrun_gets_the_cards_and_the_options(monkeypatch) -> None:
+    monkeypatch.setenv("CARDS", "2")
+    words = launch.command(["configs/x.py", "-d", "0-3", "-b", "1"])
+    assert words[2:] == [
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "configs/x.py",
+        "-d",
+        "0-3",
+        "-b",
+        "1",
+    ]
+    monkeypatch.setenv("NNODES", "2")
+    with pytest.raises(PivotNetError, match="set MASTER_ADDR"):
+        launch.command(["configs/x.py"])
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    assert "--master-addr 10.0.0.1 --master-port 29500" in " ".join(launch.command(["configs/x.py"]))
+
+
+class Trainer:
+    """What callbacks see of upstream's trainer."""
+
+    def __init__(self, callbacks: list[Any] | None = None) -> None:
+        torch.manual_seed(0)
+        self.model: nn.Module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.callbacks = callbacks or []
+        self.epoch, self.global_step = 2, 30
+        groups = [{"params": list(self.model.parameters()), "lr": 1e-3}, {"params": [], "lr": 1e-3}]
+        self.optimizer = adapt_optimizer(torch.optim.AdamW(groups), self.model)
+        self.lines: list[str] = []
+        self.logger = types.SimpleNamespace(info=self.lines.append)
+        self.train_dataloader = [None] * 5
+        self.exp = types.SimpleNamespace(
+            exp_name="x", batch_size_per_device=1, seed=0, max_epoch=3, train_dataset_size=5
+        )
+
+    def train(self) -> torch.Tensor:
+        """One step."""
+        loss = self.model(torch.randn(2, 3, 4, 4)).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss
+
+
+def test_checkpoints_round_trip(tmp_path) -> None:
+    trainer = Trainer()
+    trainer.train()
+    saver = callbacks.CheckPointSaver(tmp_path / "dump_model", num_keep_latest=1)
+    saver.after_epoch(trainer, 0)
+    saver.after_epoch(trainer, 2)
+    assert [path.name for path in (tmp_path / "dump_model").iterdir()] == ["checkpoint_epoch_2.pth"]
+    path = tmp_path / "dump_model" / "checkpoint_epoch_2.pth"
+    state = torch.load(path, weights_only=True)
+    assert (state["epoch"], state["global_step"], state["callback"]) == (2, 30, {})
+    # what the unpatched upstream does with it: three groups, the last without parameters
+    plain = torch.optim.AdamW([{"params": list(trainer.model.parameters())}, {"params": []}])
+    plain.load_state_dict(state["optimizer_state"])
+    other = Trainer()
+    other.epoch = other.global_step = 0
+    callbacks.CheckPointLoader(path).load_checkpoint(other)
+    assert (other.epoch, other.global_step) == (3, 30)
+    for name, tensor in trainer.model.state_dict().items():
+        torch.testing.assert_close(other.model.state_dict()[name], tensor)
+    torch.manual_seed(5)
+    first = trainer.train()
+    torch.manual_seed(5)
+    torch.testing.assert_close(other.train(), first)
+    for left, right in zip(trainer.model.parameters(), other.model.parameters()):
+        torch.testing.assert_close(left, right)
+
+
+def test_a_checkpoint_of_upstream_loads(tmp_path) -> None:
+    trainer = Trainer()
+    plain = torch.optim.AdamW([{"params": list(trainer.model.parameters()), "wd": 1e-4}, {"params": [], "wd": 1e-4}])
+    trainer.model(torch.randn(2, 3, 4, 4)).sum().backward()
+    plain.step()
+    state = {
+        "epoch": 0,
+        "it": 7,
+        "global_step": 7,
+        "model_state": {f"module.{name}": tensor for name, tensor in trainer.model.state_dict().items()},
+        "optimizer_state": plain.state_dict(),
+        "callback": {},
+    }
+    torch.save(state, tmp_path / "up.pth")
+    other = Trainer()
+    callbacks.CheckPointLoader(tmp_path / "up.pth").load_checkpoint(other)
+    assert other.global_step == 7
+    first = next(iter(plain.state_dict()["state"].values()))
+    torch.testing.assert_close(next(iter(other.optimizer.state.values()))["exp_avg"], first["exp_avg"])
+
+
+def test_a_checkpoint_of_another_network_is_refused_unless_only_weights_are_wanted(tmp_path, capsys) -> None:
+    weights = {"0.weight": Trainer().model.state_dict()["0.weight"] + 1}
+    torch.save({"model_state": weights}, tmp_path / "x.pth")
+    with pytest.raises(PivotNetError, match=r"has 1 of the network's 7 tensors, not 0.bias"):
+        callbacks.CheckPointLoader(tmp_path / "x.pth").load_checkpoint(Trainer())
+    trainer = Trainer()
+    callbacks.CheckPointLoader(tmp_path / "x.pth", weight_only=True).load_checkpoint(trainer)
+    torch.testing.assert_close(trainer.model.state_dict()["0.weight"], weights["0.weight"])
+    assert "warning: checkpoint" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_written(tmp_path) -> None:
+    trainer = Trainer()
+    next(iter(trainer.model.parameters())).data[0] = float("nan")
+    with pytest.raises(PivotNetError, match="not finite"):
+        callbacks.CheckPointSaver(tmp_path).after_epoch(trainer, 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_lines_are_means_and_a_nan_stops(tmp_path) -> None:
+    trainer, monitor = Trainer(), callbacks.TextMonitor(interval=2)
+    monitor.before_epoch(trainer, 2)
+    for step, value in enumerate((4.0, 2.0, 3.0)):
+        monitor.after_step(trainer, step, None, loss=torch.tensor(value), extra={"pts_loss": torch.tensor(value / 2)})
+    assert trainer.lines[-1] == "e:2[2/5] lr=0.001000 loss=3.0000 pts_loss=1.5000"
+    with pytest.raises(PivotNetError, match="the loss is nan"):
+        monitor.after_step(trainer, 4, None, loss=torch.tensor(float("nan")), extra={"pts_loss": torch.tensor(1.0)})
+
+
+def test_clearml_is_optional() -> None:
+    with pytest.raises(PivotNetError, match="--no-clearml"):
+        callbacks.ClearMLCallback()
+
+
+def test_curves_and_clipping(tmp_path) -> None:
+    trainer = Trainer()
+    curves = callbacks.TensorBoardMonitor(tmp_path, interval=10)
+    curves.before_train(trainer)
+    curves.after_step(trainer, 0, None, loss=torch.tensor(1.0), extra=None)
+    curves.after_train(trainer)
+    assert list(tmp_path.glob("events*"))
+    trainer.train()
+    callbacks.ClipGrad(1e-3).before_optimize(trainer)
+    norm = torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm()
+    assert norm <= 1.001e-3
+
+
+@pytest.mark.parametrize("text", ["1", "many"])
+def test_wrong_numbers_of_steps(monkeypatch, text: str) -> None:
+    assert performance.requested_steps() is None
+    monkeypatch.setenv(performance.FLAG, "1")
+    assert performance.requested_steps() == 1500
+    monkeypatch.setenv(performance.STEPS, text)
+    with pytest.raises(PivotNetError, match="PIVOTNET_PERFORMANCE_STEPS"):
+        performance.requested_steps()
+
+
+def test_a_performance_run_stops_and_reports(tmp_path, monkeypatch, capsys) -> None:
+    """Through the environment, in a group of one process: DDP, six steps, summary, Final result."""
+    monkeypatch.setenv(performance.FLAG, "1")
+    monkeypatch.setenv(performance.STEPS, "6")
+    monkeypatch.setattr(environ, "_select", lambda card: torch.device("cpu"))
+    monkeypatch.setattr(environ.devices, "select_device", lambda *a, **k: torch.device("cpu"))
+    env = environ.RlaunchReplicaEnv(sync_bn=1)
+    with environ.ShareFSUUIDNameServer(True) as server:
+        env.set_master_uri(server)
+        env.setup_nccl()
+        env.init_dist()
+    try:
+        trainer = Trainer([env, callbacks.CheckPointSaver(tmp_path / "dump_model")])
+        env.setup(trainer)
+        env.after_init(trainer)
+        assert trainer.model.module[1].weight.requires_grad
+        env.before_train(trainer)
+        with pytest.raises(SystemExit) as stop:
+            for step in range(10):
+                env.before_step(trainer, step, None)
+                env.after_step(trainer, step, None, loss=trainer.train().detach(), extra={"a": torch.tensor(2.0)})
+        assert stop.value.code == 0 and step == 5
+    finally:
+        env.cleanup()
+    assert not dist.is_initialized()
+    summary = read_summary(tmp_path)
+    assert summary["steps"] == 6 and summary["step_seconds"]["count"] == 5 and summary["final_terms"] == {"a": 2.0}
+    records = [json.loads(line) for line in (tmp_path / "steps.rank0.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == list(range(6))
+    assert "Final Performance sec/iter" in capsys.readouterr().out

@@ -5,7 +5,7 @@
 #
 # It sets a variable only where the user has not, adds to LD_PRELOAD and LD_LIBRARY_PATH and never replaces them,
 # changes nothing when it is sourced twice, and says nothing on a machine without an NPU.
-# PIVOTNET_DEV (default /dev) and PIVOTNET_ASCEND (default /usr/local/Ascend) name other places to look in.
+# PIVOTNET_DEV (/dev), PIVOTNET_ASCEND (/usr/local/Ascend) and PIVOTNET_TCMALLOC name other places to look in.
 
 pivotnet_dev=${PIVOTNET_DEV:-/dev}
 
@@ -56,7 +56,7 @@ pivotnet_preload_tcmalloc() {
   local library system
   case "${LD_PRELOAD:-}" in *tcmalloc*) return 0 ;; esac
   system=$(uname -m)
-  for library in /usr/local/lib/lib/libtcmalloc.so.4 /usr/local/lib/lib/libtcmalloc.so \
+  for library in ${PIVOTNET_TCMALLOC:+"$PIVOTNET_TCMALLOC"} /usr/local/lib/lib/libtcmalloc.so.4 /usr/local/lib/lib/libtcmalloc.so \
     /usr/local/lib64/libtcmalloc.so.4 /usr/local/lib/libtcmalloc.so.4 \
     /usr/lib64/libtcmalloc.so.4 /usr/lib64/libtcmalloc_minimal.so.4 \
     "/usr/lib/$system-linux-gnu/libtcmalloc.so.4" "/usr/lib/$system-linux-gnu/libtcmalloc_minimal.so.4"; do

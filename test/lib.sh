@@ -30,17 +30,18 @@ end_marked() {
     # shellcheck disable=SC2086  # a list of numbers
     case "$attempt" in
       1) kill -TERM $pids 2>/dev/null || true ;;
-      20 | 30 | 40) kill -KILL $pids 2>/dev/null || true ;;
+      20 | 30 | 40) kill_marked "$1" ;;
     esac
     sleep 0.1
   done
 }
 
 # supervise COMMAND...: runs the command and returns its exit status. The command gets a session of its own, so that
-# Ctrl-C reaches this script alone, which asks the command to end (SIGTERM), at the second signal ends it (SIGKILL),
-# and then leaves with 130 (Ctrl-C) or 143, by way of on_interrupt. Whatever the command started has ended by then.
+# Ctrl-C reaches this script alone, which asks the command to end (SIGTERM); at the second signal, or after
+# PIVOTNET_GRACE seconds (60), it ends it (SIGKILL). Then it leaves with 130 (Ctrl-C) or 143, by way of on_interrupt.
+# Whatever the command started has ended by then.
 supervise() {
-  local mark="$$-$RANDOM$RANDOM$RANDOM" status=0 own_session=()
+  local mark="$$-$RANDOM$RANDOM$RANDOM" status=0 own_session=() deadline
   if command -v setsid >/dev/null; then own_session=(setsid); fi
   supervised="" supervised_mark=$mark interrupted=""
   trap 'take_signal 130' INT
@@ -48,11 +49,12 @@ supervise() {
   PIVOTNET_RUN="$mark" "${own_session[@]}" "$@" &
   supervised=$!
   if [[ -n "$interrupted" ]]; then kill -TERM "$supervised" 2>/dev/null || true; fi
-  while true; do
-    status=0
-    wait "$supervised" || status=$?
-    # a signal ends wait before the command has ended: wait again
-    if ! kill -0 "$supervised" 2>/dev/null; then break; fi
+  wait "$supervised" || status=$?
+  # a signal ends wait before the command has ended
+  deadline=$((SECONDS + ${PIVOTNET_GRACE:-60}))
+  while kill -0 "$supervised" 2>/dev/null; do
+    if [[ $SECONDS -ge $deadline ]]; then kill_marked "$mark"; fi
+    sleep 0.1
   done
   end_marked "$mark"
   trap - INT TERM HUP
@@ -63,10 +65,15 @@ supervise() {
   return "$status"
 }
 
+# kill_marked MARK: SIGKILL
+kill_marked() {
+  # shellcheck disable=SC2046  # a list of numbers
+  kill -KILL $(marked_processes "$1") 2>/dev/null || true
+}
+
 take_signal() {
   if [[ -n "$interrupted" ]]; then
-    # shellcheck disable=SC2046  # a list of numbers
-    kill -KILL $(marked_processes "$supervised_mark") 2>/dev/null || true
+    kill_marked "$supervised_mark"
   elif [[ -n "$supervised" ]]; then
     kill -TERM "$supervised" 2>/dev/null || true
   fi

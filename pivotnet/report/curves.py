@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pivotnet.files import atomic_write
 from pivotnet.report.run import RunData
 
-COLUMNS = 4
+COLUMNS = 3
 SMOOTHED = 200  # points of a curve; longer ones are means over equally many steps
 
 

@@ -1,6 +1,7 @@
 """Count the operators that a piece of torch code launches, and the bytes that they read and write.
 
-How often the host waits cannot be seen on a CPU, where every tensor is the host's.
+It counts any code by the rules of ``pivotnet audit``, which counts our own step in more detail: host waits too, which
+need to know the tensors that would live on a device.
 """
 
 from __future__ import annotations
@@ -14,17 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# Views without an alias in their schema.
-_VIEWS = {"aten::_unsafe_view", "aten::lift_fresh", "aten::_reshape_alias"}
-
-
-def is_view(operator: Any) -> bool:
-    """Whether an aten operator only describes the memory of its input anew, so that nothing is launched."""
-    schema = operator._schema
-    if schema.name in _VIEWS:
-        return True
-    aliases = [value.alias_info for value in schema.returns if value.alias_info is not None]
-    return bool(aliases) and not any(alias.is_write for alias in aliases)
+from pivotnet.audit.operators import launches, operator_name
 
 
 class OperatorCounter(TorchDispatchMode):
@@ -40,8 +31,8 @@ class OperatorCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if self._within == 0 and not is_view(func):
-            self._add(str(func), (args, kwargs, result))
+        if self._within == 0 and launches(func):
+            self._add(operator_name(func), (args, kwargs, result))
         return result
 
     def _add(self, name: str, values: Any) -> None:

@@ -177,7 +177,11 @@ class _Process:
         self.process = context.Process(target=_serve, args=(there, side, threads))
         self.process.start()
         there.close()
-        self._answer()
+        try:
+            self._answer()
+        except BaseException:
+            self.end()
+            raise
 
     def ask(self, command: str) -> Any:
         self.connection.send(command)
@@ -187,8 +191,10 @@ class _Process:
         try:
             kind, content = self.connection.recv()
         except EOFError as error:
+            self.process.join()
             raise PivotNetError(
-                f"the process that measures {self.side.name} was killed: too little memory? choose a smaller size"
+                f"the process that measures {self.side.name} ended with exit code {self.process.exitcode} (-9: too "
+                "little memory? choose a smaller size)"
             ) from error
         if kind == "failed":
             raise PivotNetError(f"{self.side.name} failed: {content.strip()}")

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pivotnet import device as devices
+from pivotnet.annotation.format import FOLDER
 from pivotnet.errors import PivotNetError
 from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
 from pivotnet.training.distributed import TIMEOUT, ranks_from_environment
@@ -95,8 +96,7 @@ class RlaunchReplicaEnv:
             self._rank = self._local = int(os.environ.get("LOCAL_RANK", 0))
         self.device = _select(cards[self._local] if self._local < len(cards) else self._local)
         self._uri = "env://"
-        steps = requested_steps()
-        self.performance = None if steps is None else Performance(steps, self.device)
+        self.performance = Performance(requested_steps(), self.device)
 
     def world_size(self) -> int:
         """Number of ranks."""
@@ -151,7 +151,13 @@ class RlaunchReplicaEnv:
             dist.destroy_process_group()
 
     def setup(self, executor: Any) -> None:
-        """Move the model before anything holds its parameters: on some devices moving makes new ones."""
+        """Move the model before anything holds its parameters: on some devices moving makes new ones.
+
+        DATA_ROOT in the environment replaces the data root of the config, before its data sets are made.
+        """
+        root = os.environ.get("DATA_ROOT")
+        if root:
+            executor.exp.exp_config.map_conf.update(nusc_root=root, anno_root=os.path.join(root, FOLDER))
         executor.model = executor.model.to(self.device)
         if self.sync_bn > 0:
             convert_sync_batch_norm(executor.model, self._batch_norm_group())
@@ -179,18 +185,24 @@ class RlaunchReplicaEnv:
 
     def before_train(self, executor: Any) -> None:
         """Callback."""
-        if self.performance is not None:
-            self.performance.begin(executor)
+        self.performance.begin(executor)
 
     def before_step(self, executor: Any, step: int, data_dict: Any) -> None:
         """Callback."""
-        if self.performance is not None:
-            self.performance.loaded()
+        self.performance.loaded()
 
     def after_step(self, executor: Any, step: int, data_dict: Any, **result: Any) -> None:
         """Callback; ``result``: loss and extra (terms) of a training step."""
-        if self.performance is not None and "loss" in result:
+        if "loss" in result:
             self.performance.step(executor, result["loss"], result["extra"])
+
+    def after_epoch(self, executor: Any, epoch: int, update_best_ckpt: bool = False) -> None:
+        """Callback."""
+        self.performance.epoch_done()
+
+    def after_train(self, executor: Any) -> None:
+        """Callback."""
+        self.performance.finish(executor)
 
 
 def _select(card: int) -> Any:

@@ -12,8 +12,9 @@ from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import accumulate
 from pivotnet.evaluation.results import result_path
 from pivotnet.evaluation.score import SAMPLES_PER_WORKER, score_sample
-from pivotnet.evaluation.table import format_table
+from pivotnet.evaluation.table import format_table, table_dict
 from pivotnet.files import PathLike
+from pivotnet.upstream.performance import add_evaluation
 from pivotnet.upstream.settings import require
 
 
@@ -66,19 +67,23 @@ class ResultEvaluator:
         row, column = map_resolution
         require("the evaluator", {"num_classes": num_classes, "map_resolution": column}, {"num_classes": 3})
         require("the evaluator", {"map_resolution": column}, {"map_resolution": row})
+        self.split = Path(val_txt).stem
         tokens = evaluated_tokens(val_txt, gt_dir, dt_dir)
         self.jobs = [(result_path(dt_dir, token), Path(gt_dir) / f"{token}.npz", row) for token in tokens]
 
     def execute(self) -> None:
-        """Print upstream's table.
+        """Print upstream's table, and add it to the summary of the run in PIVOTNET_OUTPUT if there is one.
 
         Raises:
             PivotNetError: a file is missing or damaged.
         """
         workers = min(os.cpu_count() or 1, len(self.jobs) // SAMPLES_PER_WORKER)
         if workers > 1:
+            # Forked: eval.py guards no main module, which spawned processes would run again; it holds no device.
             with multiprocessing.get_context("fork").Pool(workers) as pool:
                 scores = pool.map(_score, self.jobs, chunksize=8)
         else:
             scores = [_score(job) for job in self.jobs]
-        print(format_table(accumulate(np.stack(scores)).ap))
+        result = accumulate(np.stack(scores))
+        print(format_table(result.ap))
+        add_evaluation(self.split, table_dict(result))

@@ -112,7 +112,12 @@ class Trainer:
         self.logger = types.SimpleNamespace(info=self.lines.append)
         self.train_dataloader = [None] * 5
         self.exp = types.SimpleNamespace(
-            exp_name="x", batch_size_per_device=1, seed=0, max_epoch=3, train_dataset_size=5
+            exp_name="x",
+            batch_size_per_device=1,
+            seed=0,
+            max_epoch=3,
+            train_dataset_size=5,
+            exp_config=types.SimpleNamespace(map_conf={"nusc_root": "data/nuscenes", "anno_root": "a", "map_size": 1}),
         )
 
     def train(self) -> torch.Tensor:
@@ -242,7 +247,10 @@ def test_a_performance_run_stops_and_reports(tmp_path, monkeypatch, capsys) -> N
         env.init_dist()
     try:
         trainer = Trainer([env, callbacks.CheckPointSaver(tmp_path / "dump_model")])
+        monkeypatch.setenv("DATA_ROOT", "/elsewhere")
         env.setup(trainer)
+        wanted = {"nusc_root": "/elsewhere", "anno_root": "/elsewhere/customer/pivot-bezier", "map_size": 1}
+        assert trainer.exp.exp_config.map_conf == wanted
         env.after_init(trainer)
         assert trainer.model.module[1].weight.requires_grad
         env.before_train(trainer)
@@ -255,7 +263,32 @@ def test_a_performance_run_stops_and_reports(tmp_path, monkeypatch, capsys) -> N
         env.cleanup()
     assert not dist.is_initialized()
     summary = read_summary(tmp_path)
-    assert summary["steps"] == 6 and summary["step_seconds"]["count"] == 5 and summary["final_terms"] == {"a": 2.0}
+    assert (
+        summary["steps"] == 36
+        and summary["start_step"] == 30
+        and summary["step_seconds"]["count"] == 5
+        and summary["final_terms"] == {"a": 2.0}
+    )
     records = [json.loads(line) for line in (tmp_path / "steps.rank0.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == list(range(6))
+    assert [record["step"] for record in records] == list(range(30, 36))
     assert "Final Performance sec/iter" in capsys.readouterr().out
+
+
+def test_an_ordinary_run_leaves_its_summary_and_takes_up_its_evaluation(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(performance.dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(performance.dist, "get_world_size", lambda: 1)
+    monkeypatch.setenv(performance.OUTPUT, str(tmp_path))
+    clock = performance.Performance(None, torch.device("cpu"))
+    trainer = Trainer([callbacks.CheckPointSaver(tmp_path / "dump_model")])
+    clock.begin(trainer)
+    for step in range(5):
+        clock.loaded()
+        clock.step(trainer, torch.tensor(float(step)), {"a": torch.tensor(1.0)})
+        if step == 2:
+            clock.epoch_done()
+    clock.finish(trainer)
+    performance.add_evaluation("val", {"mAP_hard": 0.5})
+    summary = read_summary(tmp_path)
+    # of five steps one warms up, one comes after a checkpoint
+    assert summary["step_seconds"]["count"] == 3 and summary["final_loss"] == 4.0
+    assert summary["evaluation"] == {"val": {"mAP_hard": 0.5}}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Optional
@@ -30,6 +31,9 @@ COMMANDS = {
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one subcommand; returns the exit status (2 for anything that the user can mend)."""
+    # torch loads a device's extension as soon as it is imported, and dies if that is broken. device.py loads it itself,
+    # when the device is wanted, and says what is wrong.
+    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     arguments = list(sys.argv[1:] if argv is None else argv)
     chosen = arguments[0] if arguments and arguments[0] in COMMANDS else None
     parser = argparse.ArgumentParser(prog="pivotnet", description=__doc__.splitlines()[0])
@@ -39,7 +43,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     for name, (module_name, summary) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary)
         if name == chosen:
-            module = importlib.import_module(module_name)
+            try:
+                module = importlib.import_module(module_name)
+            except ModuleNotFoundError as error:
+                package = str(error.name).partition(".")[0]
+                print(f"error: {package} is not installed: pip install -r requirements.txt", file=sys.stderr)
+                return 2
             module.configure(subparser)
             run = module.run
     args = parser.parse_args(arguments)

@@ -19,13 +19,11 @@ from pivotnet.errors import PivotNetError
 CPU = torch.device("cpu")
 
 
-def run_python(code: str, path: Path) -> subprocess.CompletedProcess:
+def run_python(code: str, path: Path, autoload: bool = False) -> subprocess.CompletedProcess:
     root = Path(devices.__file__).parents[1]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{path}{os.pathsep}{root}",
-        "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
-    }
+    environment = {**os.environ, "PYTHONPATH": f"{path}{os.pathsep}{root}", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    if autoload:
+        del environment["TORCH_DEVICE_BACKEND_AUTOLOAD"]
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
 
 
@@ -72,9 +70,14 @@ def test_missing_gpu_is_one_line():
 
 
 def test_npu_without_cann_is_one_line(tmp_path):
+    """Also where torch would load the wheel by itself at ``import torch``, and fail there."""
     imitate_npu(tmp_path, 'raise OSError("libhccl.so: cannot open shared object file:\\nNo such file or directory")')
+    wheel = tmp_path / "torch_npu-2.8.0.dist-info"
+    wheel.mkdir()
+    (wheel / "METADATA").write_text("Metadata-Version: 2.1\nName: torch_npu\nVersion: 2.8.0\n")
+    (wheel / "entry_points.txt").write_text("[torch.backends]\ntorch_npu = torch_npu:_autoload\n")
     code = "from pivotnet.cli import main; main(['train', '--preset', 'smoke', '--device', 'npu'])"
-    done = run_python(code, tmp_path)
+    done = run_python(code, tmp_path, autoload=True)
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: --device npu cannot be used"), done.stderr
     assert "libhccl.so" in lines[0] and "set_env.sh" in lines[0]
@@ -143,11 +146,11 @@ def test_fused_adamw_equals_the_written_out_rule():
         torch.testing.assert_close(own.detach().double(), value, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("foreach", [True, False])
 @pytest.mark.parametrize("integer_steps", [True, False])
-def test_optimizer_state_moves_between_kernels(fused, integer_steps):
+def test_optimizer_state_moves_between_kernels(foreach, integer_steps):
     before = parameters()
-    source = torch.optim.AdamW([{"params": before, "wd": 1e-4}], lr=1e-2, fused=fused)
+    source = torch.optim.AdamW([{"params": before, "wd": 1e-4}], lr=1e-2, foreach=foreach)
     train(source, 3)
     state = copy.deepcopy(source.state_dict())  # the tensors in it are the optimiser's own
     if integer_steps:  # as NpuFusedAdamW counts

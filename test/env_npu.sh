@@ -54,7 +54,7 @@ pivotnet_source_cann() {
 # port from 0.89 to 0.82 s a step.
 pivotnet_preload_tcmalloc() {
   local library system
-  case "${LD_PRELOAD:-}" in *tcmalloc*) return 0 ;; esac
+  case "${LD_PRELOAD:-}" in *libtcmalloc*) return 0 ;; esac
   system=$(uname -m)
   for library in ${PIVOTNET_TCMALLOC:+"$PIVOTNET_TCMALLOC"} /usr/local/lib/lib/libtcmalloc.so.4 /usr/local/lib/lib/libtcmalloc.so \
     /usr/local/lib64/libtcmalloc.so.4 /usr/local/lib/libtcmalloc.so.4 \

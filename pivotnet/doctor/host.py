@@ -87,7 +87,7 @@ def check_tcmalloc(machine: Machine) -> Iterator[Finding]:
         text = f"LD_PRELOAD names {', '.join(gone)}, which does not exist"
         yield Finding("tcmalloc", WARNING, text, "unset LD_PRELOAD, then source test/env_npu.sh")
         return
-    active = [name for name in preloaded if "tcmalloc" in name]
+    active = [name for name in preloaded if "libtcmalloc" in name]
     if active:
         yield Finding("tcmalloc", OK, f"preloaded: {active[0]}")
         return

@@ -10,6 +10,7 @@ set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 
+exec {console}>&2 # where the user reads, also while a supervised command's output goes into a file
 say() { printf '[pivotnet] %s\n' "$*"; }
 die() {
   printf '[pivotnet] error: %s\n' "$*" >&2
@@ -59,7 +60,7 @@ supervise() {
   end_marked "$mark"
   trap - INT TERM HUP
   if [[ -n "$interrupted" ]]; then
-    on_interrupt >&2
+    on_interrupt >&"$console"
     exit "$interrupted"
   fi
   return "$status"

@@ -58,7 +58,32 @@ options=(--dest "$folder" --disable-pip-version-check --only-binary=:all: --impl
 for tag in manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014; do options+=(--platform "${tag}_$platform"); done
 pip=("${PYTHON:-python3}" -m pip download)
 
-"${pip[@]}" "${options[@]}" -r "$ROOT/requirements.txt" || die "pip could not download requirements.txt (see above)"
+# pip looks up torch's needs for the machine that it runs on; this asks torch's wheel for those of the server
+grep '^torch==' "$ROOT/requirements.txt" >"$folder/torch.txt" || die "requirements.txt names no torch"
+"${pip[@]}" "${options[@]}" --no-deps -r "$folder/torch.txt" || die "pip could not download torch (see above)"
+"${PYTHON:-python3}" - "$folder" "$python" "$platform" >"$folder/needs.txt" <<'PYTHON'
+import glob
+import sys
+import zipfile
+from email.parser import Parser
+
+from pip._vendor.packaging.requirements import Requirement
+
+folder, python, platform = sys.argv[1:]
+server = {"python_version": python, "python_full_version": f"{python}.0", "platform_machine": platform, "extra": ""}
+server.update(platform_system="Linux", sys_platform="linux", os_name="posix", implementation_name="cpython")
+(wheel,) = glob.glob(f"{folder}/torch-*.whl")
+with zipfile.ZipFile(wheel) as archive:
+    (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    needs = Parser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist") or []
+for need in map(Requirement, needs):
+    if need.marker is None or need.marker.evaluate(server):
+        need.marker = None
+        print(need)
+PYTHON
+grep -v '^torch==' "$ROOT/requirements.txt" >>"$folder/needs.txt"
+"${pip[@]}" "${options[@]}" -r "$folder/needs.txt" || die "pip could not download requirements.txt (see above)"
+rm "$folder/torch.txt" "$folder/needs.txt"
 # torch_npu asks for a torch build of another name; mx_driving's needs are in requirements.txt
 "${pip[@]}" "${options[@]}" --no-deps -r "$ROOT/requirements-npu.txt" ||
   die "pip could not download requirements-npu.txt (see above): torch_npu has wheels for Python 3.9 to 3.11"

@@ -45,7 +45,7 @@ class Checkout:
         """The command line of a script."""
         return ["bash", str(self.root / "test" / script), *map(str, arguments)]
 
-    def run(self, script: str, *arguments: object, timeout: float = 240, **environment: str):
+    def run(self, script: str, *arguments: object, timeout: float = 600, **environment: str):
         """Run a script to its end, from another directory."""
         return subprocess.run(
             self.command(script, *arguments),

@@ -265,7 +265,7 @@ def rng_state(device: torch.device) -> dict[str, Any]:
         "device": None if device.type == "cpu" else _module(device.type).get_rng_state(device),
         "numpy": {
             "name": str(name),
-            "keys": torch.from_numpy(keys.astype(np.int64)),
+            "keys": torch.from_numpy(np.asarray(keys, np.int64)),
             "position": int(position),
             "has_gauss": int(has_gauss),
             "cached": float(cached),

@@ -12,25 +12,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
+import errno
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pivotnet import device as devices
 from pivotnet.data.dataset import DEFAULT_DATA_ROOT
 from pivotnet.errors import PivotNetError
-from pivotnet.files import atomic_write
-from pivotnet.training.distributed import (
-    CollectiveError,
-    Ranks,
-    agree,
-    gather_objects,
-    process_group,
-    ranks_from_environment,
-)
+from pivotnet.training.distributed import CollectiveError, Ranks, agree, process_group, ranks_from_environment
 from pivotnet.training.loop import Trainer, with_first
 from pivotnet.training.optim import build_optimizer
 from pivotnet.training.report import Report
@@ -38,15 +29,8 @@ from pivotnet.training.schedule import MultiStepSchedule
 from pivotnet.training.scoring import evaluate_splits
 from pivotnet.training.setup import AMP, SAVE_AT_LEAST, Setup
 from pivotnet.training.shutdown import EXIT_STATUS, Shutdown
-from pivotnet.training.timing import (
-    StepRecords,
-    StepTimer,
-    counted_times,
-    records_path,
-    summarise,
-    warmup_steps,
-    write_summary,
-)
+from pivotnet.training.summary import describe_run, summarise_run, write_config
+from pivotnet.training.timing import StepRecords, StepTimer, warmup_steps, write_summary
 
 PROFILE_AFTER = 10  # steps before a profile begins
 
@@ -99,6 +83,11 @@ def run(args: argparse.Namespace) -> int:
         if ranks.main:
             raise
         return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        # checkpoints say so themselves; this is a record, a log line or a curve
+        raise PivotNetError(f"the disk of --output is full ({error}): free some space, then --resume") from error
 
 
 def _train(args: argparse.Namespace, ranks: Ranks, device: torch.device, started: float) -> int:
@@ -108,55 +97,29 @@ def _train(args: argparse.Namespace, ranks: Ranks, device: torch.device, started
     except PivotNetError as caught:
         error = caught
     agree(error, ranks)
-
-    config, run_ = setup.config, setup.run
-    report = Report(
-        run_.output,
-        total_steps=run_.steps,
-        start_step=setup.start_step,
-        log_every=args.log_every,
-        enabled=ranks.main,
-    )
-    shutdown = Shutdown()
     with contextlib.ExitStack() as stack:
-        stack.callback(report.close)
-        _say_start(args, setup, report, ranks, device)
-        trainer = Trainer(
-            setup.model,
-            build_optimizer(setup.model, config.optim, setup.rates, device),
-            MultiStepSchedule(config.optim, setup.rates, run_.steps_per_epoch),
-            config,
-            run_,
-            device,
-            ranks,
+        report = Report(
+            setup.output,
+            total_steps=setup.run.steps,
+            start_step=setup.start_step,
+            log_every=args.log_every,
+            enabled=ranks.main,
         )
-        first, batches = with_first(setup.loader)
-        if setup.resume and setup.state:
-            trainer.settle(first)
-            devices.seed_everything(args.seed + 1 + ranks.rank)
-            trainer.restore(setup.state, setup.resume)
-        else:
-            devices.seed_everything(args.seed + 1 + ranks.rank)  # each rank drops other units
-        setup.state = None
-        records = StepRecords(run_.output, ranks.rank, setup.start_step)
-        stack.callback(records.close)
-        timer = StepTimer(warmup_steps(run_.steps - setup.start_step))
-        devices.reset_peak_memory(device)
-        after_step = lambda: None  # noqa: E731
-        if args.profile:
-            folder = str(run_.output / "profile")
-            after_step = stack.enter_context(devices.profile(device, folder, PROFILE_AFTER, args.profile)).step
-        shutdown.install()
-        stack.callback(shutdown.remove)
-        finished = trainer.fit(batches, records, report, timer, shutdown, after_step)
-        evaluation: dict[str, Any] = {}
+        stack.callback(report.close)
+        if ranks.main:
+            write_config(setup, args)
+            for line in describe_run(setup, args, ranks, device):
+                report.say(line)
+        shutdown = Shutdown()
+        trainer, finished = _fit(args, setup, report, shutdown, ranks, device, stack)
+        summary = summarise_run(setup, trainer, args, ranks, device, finished)
         if finished and setup.evaluate:
             assert trainer.checkpoint is not None
             shutdown.busy = True
-            evaluation = evaluate_splits(
+            summary["evaluation"] = evaluate_splits(
                 setup.model,
                 trainer.checkpoint,
-                config,
+                setup.config,
                 setup.evaluate,
                 setup.data_root,
                 workers=args.workers,
@@ -164,87 +127,52 @@ def _train(args: argparse.Namespace, ranks: Ranks, device: torch.device, started
                 ranks=ranks,
                 report=report,
             )
-        summary = _summary(args, setup, trainer, timer, ranks, device, finished, started)
+        summary["wall_seconds"] = time.perf_counter() - started
         if ranks.main:
-            write_summary(run_.output, {**summary, "evaluation": evaluation})
+            write_summary(setup.output, summary)
             step_time = summary["step_seconds"]
-            report.say(
-                f"{'finished' if finished else 'stopped by SIGTERM'} after {trainer.step} steps"
-                + (f", {step_time['median']:.4f} s/step (median)" if step_time else "")
-            )
+            median = f", {step_time['median']:.4f} s/step (median)" if step_time else ""
+            report.say(f"{'finished' if finished else 'stopped by SIGTERM'} after {trainer.step} steps{median}")
     return 0 if finished else EXIT_STATUS
 
 
-def _say_start(args: argparse.Namespace, setup: Setup, report: Report, ranks: Ranks, device: torch.device) -> None:
-    """What this run is, for the console, the log and OUTPUT/config.json."""
-    config, run_ = setup.config, setup.run
-    if not ranks.main:
-        return
-    options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    with atomic_write(run_.output / "config.json", "w") as stream:
-        json.dump({"preset": config.to_dict(), "options": options}, stream, indent=2, default=str)
-    report.say(" ".join(f"{name} {version}" for name, version in devices.versions().items()))
-    report.say(
-        f"{config.name} on {ranks.world_size} x {device.type} ({devices.device_name(device)}), "
-        f"batch {run_.batch_size} a rank, {'float32' if run_.amp is None else args.amp}, {setup.precision}, "
-        f"lr {setup.rates[0]:g}, backbone {setup.rates[1]:g}"
-    )
-    where = "in memory" if setup.loader.dataset.cached is not None else "from disk"
-    report.say(
-        f"{len(setup.tokens)} samples ({where}, {setup.loader.loader.num_workers} workers a rank), "
-        f"{run_.steps_per_epoch} steps an epoch, until step {run_.steps}"
-    )
-    if setup.resume:
-        report.say(f"resumed from {setup.resume} at step {setup.start_step}")
-    elif args.resume is not None:
-        report.say(f"nothing to resume in {run_.output}: starting at step 0")
-    if not (args.backbone_weights or args.pretrained or setup.resume):
-        report.say("the backbone starts untrained: give --backbone-weights for upstream's accuracy")
-
-
-def _summary(
+def _fit(
     args: argparse.Namespace,
     setup: Setup,
-    trainer: Trainer,
-    timer: StepTimer,
+    report: Report,
+    shutdown: Shutdown,
     ranks: Ranks,
     device: torch.device,
-    finished: bool,
-    started: float,
-) -> dict[str, Any]:
-    """summary.json's content (see timing.py), from the records of all ranks."""
-    config, run_ = setup.config, setup.run
-    records = records_path(run_.output, ranks.rank)
-    times, waits = counted_times(records)
-    gathered = gather_objects((times, waits, devices.peak_memory(device)), ranks)
-    global_batch = run_.batch_size * ranks.world_size
-    assert trainer.last is not None
-    return {
-        "preset": config.name,
-        "device": device.type,
-        "device_name": devices.device_name(device),
-        "ranks": ranks.world_size,
-        "batch_size": run_.batch_size,
-        "global_batch": global_batch,
-        "precision": args.amp if run_.amp else "float32",
-        "seed": run_.seed,
-        "steps": trainer.step,
-        "start_step": setup.start_step,
-        "epochs": config.optim.epochs,
-        "steps_per_epoch": run_.steps_per_epoch,
-        "samples": len(setup.tokens),
-        **summarise(
-            [value for one, _, _ in gathered for value in one],
-            [value for _, one, _ in gathered for value in one],
-            global_batch,
-            timer.warmup,
-        ),
-        "train_seconds": trainer.elapsed,
-        "wall_seconds": time.perf_counter() - started,
-        "peak_memory_bytes": max(memory for _, _, memory in gathered),
-        "final_loss": trainer.last[0],
-        "final_terms": trainer.last[1],
-        "finished": finished,
-        "checkpoint": str(trainer.checkpoint.relative_to(run_.output)) if trainer.checkpoint else None,
-        "versions": devices.versions(),
-    }
+    stack: contextlib.ExitStack,
+) -> tuple[Trainer, bool]:
+    """Make the trainer, restore what is resumed, train; returns the trainer and whether the run is complete."""
+    trainer = Trainer(
+        setup.model,
+        build_optimizer(setup.model, setup.config.optim, setup.rates, device),
+        MultiStepSchedule(setup.config.optim, setup.rates, setup.run.steps_per_epoch),
+        setup.config,
+        setup.run,
+        device,
+        ranks,
+    )
+    left = setup.run.steps - setup.start_step
+    if left:
+        first, batches = with_first(setup.loader)
+        if setup.resume:
+            trainer.settle(first)
+    devices.seed_everything(args.seed + 1 + ranks.rank)  # each rank drops other units
+    if setup.resume and setup.state:
+        trainer.restore(setup.state, setup.resume)
+        setup.state = None  # its memory is needed
+    devices.reset_peak_memory(device)
+    if not left:  # a run that ended in its evaluation goes on there
+        return trainer, True
+    records = StepRecords(setup.output, ranks.rank, setup.start_step)
+    stack.callback(records.close)
+    after_step = None
+    if args.profile:
+        folder = str(setup.output / "profile")
+        after_step = stack.enter_context(devices.profile(device, folder, PROFILE_AFTER, args.profile)).step
+    shutdown.install()
+    stack.callback(shutdown.remove)
+    return trainer, trainer.fit(batches, records, report, StepTimer(warmup_steps(left)), shutdown, after_step)

@@ -8,6 +8,7 @@ one step late, by all ranks at the same step, and checkpoints are written only b
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -76,6 +77,8 @@ class Trainer:
         self.criterion = Criterion(config).to(device)
         self.network: nn.Module = model
         if ranks.world_size > 1:
+            # A depthwise convolution's gradient has other strides along its one input channel: no matter, one element.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             # Synchronised batch norm keeps the buffers of all ranks equal: nothing to broadcast.
             self.network = DistributedDataParallel(model, broadcast_buffers=False, **devices.ddp_options(device))
         self.step = 0
@@ -153,7 +156,7 @@ class Trainer:
         report: Report,
         timer: StepTimer,
         shutdown: Shutdown,
-        after_step: Callable[[], None],
+        after_step: Callable[[], None] | None = None,
     ) -> bool:
         """Train until ``run.steps`` or a request to stop; saves at the end. Returns whether the run is complete.
 
@@ -195,7 +198,8 @@ class Trainer:
             if waiting["seconds"] is not None:
                 self.elapsed += waiting["seconds"]
             shutdown.step_done()
-            after_step()
+            if after_step is not None:
+                after_step()
             if self.step % self.run.save_every == 0 or self.step == self.run.steps or stop:
                 shutdown.busy = True
                 stop = flush() or stop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,5 +95,6 @@ class Report:
         """Leave the terminal in order and the files complete."""
         if self.enabled:
             self.progress.stop()
-            self.curves.close()
-            self.log.close()
+            for stream in (self.curves, self.log):
+                with contextlib.suppress(OSError):  # a full disk has been told already
+                    stream.close()

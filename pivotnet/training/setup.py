@@ -113,7 +113,7 @@ class Setup:
         if self.resume and self.state:
             check_resumed(self.state, self.resume, config, self.run, ranks)
             self.start_step = self.state["pivotnet"]["step"]
-            if self.start_step >= self.run.steps:
+            if self.start_step > self.run.steps or (self.start_step == self.run.steps and not self.evaluate):
                 raise PivotNetError(f"{self.resume} has all of the {self.run.steps} steps asked for: give more --steps")
         self.rates = learning_rates(config.optim, ranks.world_size, args.lr, args.backbone_lr)
 

@@ -31,6 +31,7 @@ Rank 0 writes OUTPUT/summary.json when the run ends:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -80,7 +81,8 @@ class StepRecords:
 
     def close(self) -> None:
         """Close the file."""
-        self.stream.close()
+        with contextlib.suppress(OSError):  # every record was written when it was added
+            self.stream.close()
 
 
 class StepTimer:

@@ -156,6 +156,17 @@ def test_evaluation_at_the_end(data, tmp_path):
     assert (tmp_path / "checkpoints" / "results_step_00000001" / "ap_val.json").exists()
 
 
+def test_a_run_killed_in_its_evaluation_goes_on_there(data, tmp_path):
+    assert train(data, tmp_path, "--steps", "3") == 0
+    before = json.loads((tmp_path / "summary.json").read_text())
+    assert train(data, tmp_path, "--steps", "3", "--resume", "--evaluate", "val") == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["evaluation"]["val"]["samples"] == 4 and summary["finished"]
+    for key in ("final_loss", "step_seconds", "steps", "checkpoint"):
+        assert summary[key] == before[key] or key == "step_seconds"
+    assert list(losses(tmp_path)) == [0, 1, 2]
+
+
 def test_batch_and_weights_to_start_from(data, tmp_path):
     assert train(data, tmp_path / "a", "--steps", "1", "--lr", "0", "--amp", "bf16") == 0
     ckpt = checkpoints.list_checkpoints(tmp_path / "a" / "checkpoints")[0]

@@ -18,7 +18,16 @@ def test_sides_take_turns_and_are_measured(tmp_path: Path) -> None:
         Side("ours", Diary, {"path": diary, "name": "a"}),
         Side("other", Diary, {"path": diary, "name": "b", "sleep": 0.3, "mebibytes": 200}),
     ]
-    ours, other = measure(sides, rounds=2, warmup=1, threads=1, count=True)
+    told: list[list[str]] = []
+    ours, other = measure(
+        sides,
+        rounds=2,
+        threads=1,
+        timed=lambda results: told.append(["timed", *(one.name for one in results if one.operators is None)]),
+        counted=lambda results: told.append(["counted", *(one.name for one in results if one.operators)]),
+    )
+
+    assert told == [["timed", "ours", "other"], ["counted", "ours", "other"]]
 
     assert diary.read_text() == "ababab" + "ab"  # the last runs are counted, not timed
     assert list(ours.wall) == ["work", "sleep", TOTAL]
@@ -38,7 +47,7 @@ def test_a_failing_side_is_told_and_ends_the_other(tmp_path: Path, fail: str, to
         Side("other", Diary, {"path": tmp_path / "diary", "name": "b", "fail": fail}),
     ]
     with pytest.raises(PivotNetError, match=told) as caught:
-        measure(sides, rounds=1, warmup=0, threads=1)
+        measure(sides, rounds=1, warmup=0, threads=1, timed=lambda results: None)
     assert str(caught.value).startswith("other failed: ")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,35 +74,36 @@ def run_annotate(args: argparse.Namespace) -> None:
             "the other side's converter needs shapely 1: name a Python that has it, nuscenes-devkit 1.1.11, numpy < 2, "
             "opencv, visvalingamwyatt and torch by --converter-python"
         )
-    report = Report("annotate")
+    report = Report("annotate", args.json)
     root = make_tree(args.data, args.scenes, args.samples_per_scene, args.seed, False, args.map_scale)
     count = args.scenes * args.samples_per_scene
     sides = [Side("ours", OurAnnotation, {"root": root})]
     if args.against:
         options = {"checkout": args.against, "root": link_tree(root), "samples": count, "python": args.converter_python}
         sides.append(Side(describe(args.against), OtherAnnotation, options))
-    results = measure(sides, rounds=args.rounds, warmup=args.warmup, threads=1)
-    report.pair(f"annotate {count} samples, maps of scale {args.map_scale:g}, one core", results, count, SAMPLES)
-    report.close(args.json)
+    title = f"annotate {count} samples, maps of scale {args.map_scale:g}, one core"
+    timed = partial(report.pair, title, per=count, rate_of=SAMPLES)
+    measure(sides, rounds=args.rounds, warmup=args.warmup, threads=1, timed=timed)
+    report.close()
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """Result files -> average precision, on one core."""
-    report = Report("evaluate")
+    report = Report("evaluate", args.json)
     root = args.data / "results"
     tokens = write_results(root, args.samples, args.seed)
     sides = [Side("ours", OurEvaluation, {"root": root, "tokens": tokens})]
     if args.against:
         options = {"checkout": args.against, "root": root, "tokens": tokens}
         sides.append(Side(describe(args.against), OtherEvaluation, options))
-    results = measure(sides, rounds=args.rounds, warmup=args.warmup, threads=1)
-    report.pair(f"evaluate {len(tokens)} samples, one core", results, len(tokens))
-    report.close(args.json)
+    timed = partial(report.pair, f"evaluate {len(tokens)} samples, one core", per=len(tokens))
+    measure(sides, rounds=args.rounds, warmup=args.warmup, threads=1, timed=timed)
+    report.close()
 
 
 def run_load(args: argparse.Namespace) -> None:
     """Annotated samples and JPEGs -> batches, by number of workers."""
-    report = Report("load")
+    report = Report("load", args.json)
     root = make_tree(args.data, args.scenes, args.samples_per_scene, args.seed, True, 1.0)
     tokens = annotated_tokens(root)
     write_pickled(root, tokens)
@@ -112,12 +114,12 @@ def run_load(args: argparse.Namespace) -> None:
         sides = [Side("ours", OurLoading, options)]
         if args.against:
             sides.append(Side(describe(args.against), OtherLoading, {**options, "checkout": args.against}))
-        results = measure(sides, rounds=args.rounds, warmup=args.warmup, threads=1)
-        report.pair(f"load {len(loaded)} samples, {workers} workers", results, len(loaded))
+        timed = partial(report.pair, f"load {len(loaded)} samples, {workers} workers", per=len(loaded))
+        results = measure(sides, rounds=args.rounds, warmup=args.warmup, threads=1, timed=timed)
         rows += [_rate(workers, one, len(loaded)) for one in results]
     if len(args.workers) > 1:
         report.table("samples a second by workers", ("workers", "side", "of wall time", "of CPU time"), rows)
-    report.close(args.json)
+    report.close()
 
 
 def _rate(workers: int, one: Measurement, count: int) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Optional
 
 from recordings import inputs
@@ -43,7 +44,7 @@ def configure_step(parser: argparse.ArgumentParser) -> None:
 
 def run_step(args: argparse.Namespace) -> None:
     """A training step: seconds by phase, memory, operators, arithmetic."""
-    report = Report("step")
+    report = Report("step", args.json)
     others = {}
     if args.against:
         others = {"checkout": args.against, "preset_name": args.preset, "seed": args.seed}
@@ -59,7 +60,7 @@ def run_step(args: argparse.Namespace) -> None:
         _show_floors(args, report, measured)
     if len(args.batch_sizes) > 1:
         _show_memory(report, measured)
-    report.close(args.json)
+    report.close()
 
 
 def configure_criterion(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +71,7 @@ def configure_criterion(parser: argparse.ArgumentParser) -> None:
 
 def run_criterion(args: argparse.Namespace) -> None:
     """Matching and losses alone, on random predictions and drawn targets."""
-    report = Report("criterion")
+    report = Report("criterion", args.json)
     others = {"checkout": args.against, "seed": args.seed} if args.against else {}
     ours = {"seed": args.seed, "device": args.device}
     measured = _over_sizes(args, report, (OurCriterion, ours), (OtherCriterion, others), count=args.count)
@@ -82,7 +83,7 @@ def run_criterion(args: argparse.Namespace) -> None:
         ]
         told = [f"{ratio.median:.3f} ({ratio.least:.3f}-{ratio.most:.3f})" for ratio in ratios if ratio]
         report.say(f"{case}: forward with targets, ours / other: {told[0]} of wall, {told[1]} of CPU time")
-    report.close(args.json)
+    report.close()
 
 
 def _without(one: Measurement, phase: str) -> Measurement:
@@ -107,10 +108,15 @@ def _over_sizes(
             sides = [Side("ours", ours[0], {**ours[1], "case": case, "batch_size": batch_size})]
             if other[1] and batch_size == 1:
                 sides.append(Side(describe(args.against), other[0], {**other[1], "case": case}))
-            results = measure(sides, rounds=args.rounds, warmup=args.warmup, threads=args.threads, count=count)
-            report.pair(f"{report.content['benchmark']}, targets {case}, batch {batch_size}", results, batch_size)
-            if count:
-                report.operators(results)
+            title = f"{report.content['benchmark']}, targets {case}, batch {batch_size}"
+            results = measure(
+                sides,
+                rounds=args.rounds,
+                warmup=args.warmup,
+                threads=args.threads,
+                timed=partial(report.pair, title, per=batch_size),
+                counted=report.operators if count else None,
+            )
             measured[case, batch_size] = results
     if len(args.batch_sizes) > 1 and args.batch_sizes[0] == 1:
         _show_scaling(args, report, measured)

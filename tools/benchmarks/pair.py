@@ -224,7 +224,13 @@ def _processes(sides: Sequence[Side], threads: int) -> Iterator[list[_Process]]:
 
 
 def measure(
-    sides: Sequence[Side], *, rounds: int, warmup: int = 1, threads: int = 2, count: bool = False
+    sides: Sequence[Side],
+    *,
+    rounds: int,
+    warmup: int = 1,
+    threads: int = 2,
+    counted: Optional[Callable[[list[Measurement]], None]] = None,
+    timed: Callable[[list[Measurement]], None],
 ) -> list[Measurement]:
     """Run the sides in turns.
 
@@ -233,7 +239,8 @@ def measure(
         rounds: measured runs of each.
         warmup: runs of each before, not measured.
         threads: torch's threads in each process.
-        count: also count the operators of one more run of each.
+        timed: told the results as soon as the rounds are over.
+        counted: told the results again after the operators of one more run of each are counted; None counts nothing.
 
     Raises:
         PivotNetError: a side failed; the message holds its traceback.
@@ -247,6 +254,9 @@ def measure(
                     result.add(seconds)
         for process, result in zip(processes, results):
             result.peak_bytes, result.idle_bytes, result.facts = process.ask("finish")
-            if count:
+        timed(results)
+        if counted is not None:
+            for process, result in zip(processes, results):
                 result.operators = process.ask("count")
+            counted(results)
     return results

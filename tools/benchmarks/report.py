@@ -51,9 +51,10 @@ def _seconds(values: Sequence[float]) -> str:
 
 
 class Report:
-    """Collects tables; prints them as they come, writes all of it as JSON at the end."""
+    """Prints tables as they come, and keeps all that was measured so far in a JSON file if one is wanted."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, path: Optional[Path]) -> None:
+        self.path = path
         self.console = Console(width=None if sys.stdout.isatty() else 140)
         self.content: dict[str, Any] = {
             "benchmark": name,
@@ -101,6 +102,7 @@ class Report:
         self.content["results"].append(
             {"title": title, "sides": [asdict(one) for one in results], "ratios": ratios, "samples_per_run": per}
         )
+        self._keep()
 
     @staticmethod
     def _notes(one: Measurement, per: int, rate_of: str) -> str:
@@ -112,8 +114,6 @@ class Report:
         if per > 1 and rounds:
             rates = [per / max(statistics.median(source[rate_of]), 1e-9) for source in (one.wall, one.cpu)]
             parts.append(f"{rates[0]:.1f} samples/s of wall, {rates[1]:.1f} of CPU time")
-        if one.operators:
-            parts.append(f"{one.operators['total']} operators")
         parts += [f"{key} {value}" for key, value in one.facts.items() if not isinstance(value, (dict, list))]
         return ", ".join(parts)
 
@@ -127,10 +127,13 @@ class Report:
                 table.add_column(f"{one.name}, {what}", justify="right")
         keys = ("by_phase", "bytes")
         phases = list(dict.fromkeys(p for one in counted for p in one.operators["by_phase"])) if counted else []
-        rows = [[one.operators[key].get(phase, 0) for one in counted for key in keys] for phase in phases]  # type: ignore[index]
+        rows = [[(one.operators or {})[key].get(phase, 0) for one in counted for key in keys] for phase in phases]
         for phase, row in [*zip(phases, rows), (TOTAL, [sum(column) for column in zip(*rows)])]:
             table.add_row(phase, *[f"{n / 1e9:.2f}" if i % 2 else str(n) for i, n in enumerate(row)])
         self.console.print(table)
+        counts = [{"name": one.name, **(one.operators or {})} for one in counted]
+        self.content["results"].append({"title": "operators", "sides": counts})
+        self._keep()
 
     def table(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Any other table, such as of scaling."""
@@ -141,9 +144,10 @@ class Report:
             table.add_row(*[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row])
         self.console.print(table)
         self.content["results"].append({"title": title, "columns": list(heads), "rows": [list(row) for row in rows]})
+        self._keep()
 
-    def close(self, path: Optional[Path]) -> None:
-        """Print machine, versions and load; write the JSON file if one is wanted."""
+    def close(self) -> None:
+        """Print machine, versions and load."""
         self.content["load_average_after"] = os.getloadavg()
         about = self.content["machine"]
         loads = [
@@ -152,7 +156,10 @@ class Report:
         self.say(f"{about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB; {about['system']}")
         self.say(" ".join(f"{name} {version}" for name, version in about["versions"].items()))
         self.say(f"load average {loads[0]} before, {loads[1]} after; CPU seconds do not contain waiting for a core")
-        if path is not None:
-            with atomic_write(path, "w") as stream:
+        self._keep()
+
+    def _keep(self) -> None:
+        if self.path is not None:
+            with atomic_write(self.path, "w") as stream:
                 json.dump(self.content, stream, indent=1)
                 stream.write("\n")

@@ -197,7 +197,10 @@ def arithmetic(run: Callable[[], None]) -> dict[str, Any]:
 
 
 def machine_rates(threads: int, size: int = 2048, repeats: int = 3) -> dict[str, float]:
-    """What this CPU reaches at its best in float32: matrix products (FLOP/s) and copies (bytes moved a second)."""
+    """What a CPU second is good for at its best in float32: FLOP of matrix products, bytes that copies read and write.
+
+    CPU seconds of all threads, so that a busy machine looks no slower than it is.
+    """
     torch.set_num_threads(threads)
     a, b = torch.randn(size, size), torch.randn(size, size)
     source = torch.zeros(2**26)  # 256 MB, beyond every cache
@@ -211,8 +214,8 @@ def machine_rates(threads: int, size: int = 2048, repeats: int = 3) -> dict[str,
             phases.begin()
             function()
             phases.end(name)
-            best[name] = max(best.get(name, 0.0), work / phases.seconds[name][0])
+            best[name] = max(best.get(name, 0.0), work / phases.seconds[name][1])
 
-    measure("flops_per_second", 2.0 * size**3, lambda: a @ b)
-    measure("bytes_per_second", 2.0 * source.numel() * 4, lambda: target.copy_(source))
+    measure("flops", 2.0 * size**3, lambda: a @ b)
+    measure("bytes", 2.0 * source.numel() * 4, lambda: target.copy_(source))
     return best

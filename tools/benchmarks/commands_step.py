@@ -160,18 +160,18 @@ def _show_floors(args: argparse.Namespace, report: Report, measured: dict[tuple[
         if counts is None:
             continue
         moved = sum(counts["bytes"].values())
-        floors = (counts["flops"] / rates["flops_per_second"], moved / rates["bytes_per_second"])
-        rows.append((one.name, counts["flops"] / 2e9, moved / 1e9, *floors, statistics.median(one.wall[TOTAL])))
+        floors = (counts["flops"] / rates["flops"], moved / rates["bytes"])
+        rows.append((one.name, counts["flops"] / 2e9, moved / 1e9, *floors, statistics.median(one.cpu[TOTAL])))
     heads = (
         "side",
         "GMAC a step",
         "GB read and written",
-        "s at this CPU's rate",
-        "s at its bandwidth",
-        "measured wall s",
+        "CPU s for the MACs",
+        "CPU s for the bytes",
+        "measured CPU s",
     )
     title = (
-        f"floors on this CPU, {args.threads} threads: {rates['flops_per_second'] / 1e9:.0f} GFLOP/s (matrix product), "
-        f"{rates['bytes_per_second'] / 1e9:.1f} GB/s (copy)"
+        f"floors: a CPU second gives {rates['flops'] / 1e9:.0f} GFLOP of a matrix product, or copies "
+        f"{rates['bytes'] / 1e9:.1f} GB"
     )
     report.table(title, heads, rows)

@@ -1,0 +1,177 @@
+"""The real upstream, patched: same losses and gradients as unpatched, and its own commands from data to the AP table.
+
+Needs a clean checkout at the pinned commit (PivotNet/ or PIVOTNET_UPSTREAM) and, for the unpatched side, what
+tools/recordings/shim.py names. Networks have their full size, so this takes long on a CPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pivotnet.annotation.compare import compare_annotations
+from pivotnet.annotation.format import FOLDER, lines_to_arrays, load_annotation
+
+ROOT = Path(__file__).parents[2]
+UPSTREAM = Path(os.environ.get("PIVOTNET_UPSTREAM", ROOT / "PivotNet"))
+COMMIT = (ROOT / "tools" / "upstream_commit").read_text().strip()
+RECORDED = ROOT / "test" / "golden" / "annotation"
+SHIM_NEEDS = ("mmcv", "addict", "yapf", "tabulate", "loguru", "tensorboardX")
+LOSS_RELATIVE = 1e-5
+# Of a gradient: as a part of its own norm, and of the norm of all. Float32 noise of the deepest layers is larger.
+GRADIENT_OWN, GRADIENT_ALL = 1e-2, 1e-4
+
+pytestmark = [
+    pytest.mark.upstream,
+    pytest.mark.skipif(not (UPSTREAM / ".git").exists(), reason="no checkout of upstream: tools/upstream.sh fetch"),
+]
+lacks_shim = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in SHIM_NEEDS),
+    reason=f"the unpatched upstream imports {', '.join(SHIM_NEEDS)}",
+)
+
+
+def command(words: list[object], cwd: Path, **variables: object) -> subprocess.CompletedProcess[str]:
+    """Run in the environment of a user who has installed the package, without backbone weights."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PIVOTNET", "DATA_ROOT", "CARDS"))}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {
+        **clean,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}",
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PIVOTNET_BACKBONE_WEIGHTS": "none",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **{key: str(value) for key, value in variables.items()},
+    }
+    done = subprocess.run([str(word) for word in words], cwd=cwd, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unpatched tree of its own."""
+    tree = tmp_path_factory.mktemp("clean") / "PivotNet"
+    command([ROOT / "tools" / "upstream.sh", "fetch", "--from", UPSTREAM], ROOT, PIVOTNET_DIR=tree)
+    return tree
+
+
+@pytest.fixture(scope="module")
+def patched(tmp_path_factory: pytest.TempPathFactory, clean: Path) -> Path:
+    """A patched tree, the way users are told to make it."""
+    tree = tmp_path_factory.mktemp("patched") / "PivotNet"
+    command([ROOT / "tools" / "upstream.sh", "fetch", "--from", clean], ROOT, PIVOTNET_DIR=tree)
+    shutil.copy(ROOT / "pivotnet.patch", tree)
+    command(["git", "apply", "--check", "pivotnet.patch"], tree)
+    done = command(["git", "apply", "--reject", "--whitespace=fix", "pivotnet.patch"], tree)
+    assert not re.search(r"warning|error|rejected", done.stderr) and not list(tree.rglob("*.rej"))
+    return tree
+
+
+@pytest.fixture(scope="module")
+def data(patched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic data set, annotated by the tree's converter; two samples to train on and two to evaluate."""
+    root = tmp_path_factory.mktemp("synthetic") / "nuscenes"
+    command([sys.executable, "-m", "pivotnet", "synth", root, "--scenes", 4, "--samples-per-scene", 2], ROOT)
+    command(["python3", "tools/anno_converter/nuscenes/convert.py", "-d", root, "--bezier"], patched)
+    for split in ("train", "val"):
+        path = root / FOLDER / "splits" / f"{split}.txt"
+        path.write_text("".join(f"{token}\n" for token in path.read_text().split()[:2]))
+    return root
+
+
+def test_the_patch_comes_off_without_a_trace(clean: Path) -> None:
+    for words in (("apply",), ("revert",)):
+        command([ROOT / "tools" / "upstream.sh", *words], ROOT, PIVOTNET_DIR=clean)
+    status = command(["git", "status", "--porcelain"], clean).stdout
+    assert status == "" and command(["git", "rev-parse", "HEAD"], clean).stdout.strip() == COMMIT
+
+
+def test_annotations_are_upstreams(patched: Path, tmp_path: Path) -> None:
+    root = tmp_path / "nuscenes"
+    for options in ((), ("--bezier",)):
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(RECORDED / "nuscenes", root)
+        command(["python3", "tools/anno_converter/nuscenes/convert.py", "-d", root, *options], patched)
+        if not options:
+            report = compare_annotations(root / FOLDER, RECORDED / "upstream")
+            assert report.failures() == [] and report.samples == 8
+    with np.load(RECORDED / "bezier.npz", allow_pickle=False) as recorded:
+        for path in (root / FOLDER).glob("*.npz"):
+            for key, value in lines_to_arrays("ctr_points", load_annotation(path).ctr_points).items():
+                np.testing.assert_allclose(value, recorded[f"{path.stem}/{key}"], rtol=0, atol=1e-9)
+
+
+@lacks_shim
+@pytest.mark.full
+def test_checkpoints_have_upstreams_names_and_order(clean: Path, patched: Path, tmp_path: Path) -> None:
+    script = ROOT / "tools" / "upstream" / "names.py"
+    command([sys.executable, script, clean, tmp_path / "clean.json", "--unpatched"], tmp_path)
+    command([sys.executable, script, patched, tmp_path / "patched.json"], tmp_path)
+    wanted, found = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("clean", "patched"))
+    assert len(wanted) == 6
+    for network, description in wanted.items():
+        assert found[network]["trained"] == description["trained"], network
+        assert found[network]["state"] == description["state"], network
+
+
+@lacks_shim
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("family", "preset"), [("pivotnet", "effb0"), ("pivotnet", "res50"), ("pivotnet", "swint"), ("bemapnet", "effb0")]
+)
+def test_losses_and_gradients_are_upstreams(
+    clean: Path, patched: Path, data: Path, tmp_path: Path, family: str, preset: str
+) -> None:
+    token = (data / FOLDER / "splits" / "train.txt").read_text().split()[0]
+    script = ROOT / "tools" / "upstream" / "probe.py"
+    arguments = [family, preset, data, token]
+    command([sys.executable, script, clean, *arguments, tmp_path / "clean.npz", "--unpatched"], tmp_path)
+    command([sys.executable, script, patched, *arguments, tmp_path / "patched.npz"], tmp_path)
+    with np.load(tmp_path / "clean.npz") as wanted, np.load(tmp_path / "patched.npz") as found:
+        assert set(wanted.files) == set(found.files)
+        np.testing.assert_allclose(found["images"], wanted["images"], rtol=0, atol=1e-6)
+        for name in (name for name in wanted.files if name == "total" or name.startswith("term/")):
+            np.testing.assert_allclose(found[name], wanted[name], rtol=LOSS_RELATIVE)
+        gradients = {name: wanted[name].astype(np.float64) for name in wanted.files if name.startswith("gradient/")}
+        norm = np.sqrt(sum(float(np.square(gradient).sum()) for gradient in gradients.values()))
+        for name, gradient in gradients.items():
+            allowed = GRADIENT_OWN * np.linalg.norm(gradient) + GRADIENT_ALL * norm
+            assert np.linalg.norm(found[name] - gradient) <= allowed, name
+
+
+@pytest.mark.full
+def test_train_test_and_continue_through_run_sh(patched: Path, data: Path) -> None:
+    """Two gloo processes, two samples: one step an epoch."""
+    config = "pivotnet_nuscenes_effb0"
+    options = {"CARDS": 2, "DATA_ROOT": data}
+    command(["bash", "run.sh", "train", config, 2], patched, **options)
+    folder = patched / "outputs" / config / "latest"
+    saved = folder / "dump_model" / "checkpoint_epoch_1.pth"
+    state = torch.load(saved, weights_only=True)
+    assert (state["epoch"], state["global_step"]) == (1, 2)
+    plain = torch.optim.AdamW([torch.zeros(1)])  # the optimiser's state is in its form, a group without parameters last
+    assert set(next(iter(state["optimizer_state"]["state"].values()))) == {"step", "exp_avg", "exp_avg_sq"}
+    assert state["optimizer_state"]["param_groups"][-1]["params"] == [] and plain.defaults["weight_decay"] == 0.01
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["ranks"], summary["steps"], summary["finished"]) == (2, 2, True)
+
+    table = command(["bash", "run.sh", "test", config, saved], patched, **options)
+    assert re.search(r"\| Average +\|", table.stdout + table.stderr)
+    assert len(list((folder / "evaluation" / "results").glob("*.npz"))) == 2
+
+    performance = {"PIVOTNET_PERFORMANCE_FLAG": 1, "PIVOTNET_PERFORMANCE_STEPS": 2}
+    done = command(["bash", "run.sh", "train-continue", config, saved], patched, **options, **performance)
+    assert "e:2 learning rate" in done.stderr and "Final Performance sec/iter" in done.stdout
+    assert json.loads((folder / "summary.json").read_text())["start_step"] == 2

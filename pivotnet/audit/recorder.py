@@ -253,6 +253,10 @@ class _Crossings(TorchFunctionMode):
                 held = recorder.holds(args[0])
                 if (there and not held) or (back and held):
                     return self._moved(func, args, {**kwargs, "copy": True}, to_device=there)
+                if there:  # to where it is: a CPU would copy, because the index is another
+                    if "device" in kwargs:
+                        return func(*args, **{**kwargs, "device": HOST})
+                    return func(args[0], HOST, *args[2:], **kwargs)
         return func(*args, **kwargs)
 
     def _moved(self, func: Any, args: tuple, kwargs: dict[str, Any], to_device: bool) -> Tensor:

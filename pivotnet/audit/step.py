@@ -24,7 +24,6 @@ from pivotnet.training.loop import Run, Trainer
 from pivotnet.training.optim import build_optimizer
 from pivotnet.training.schedule import MultiStepSchedule
 
-
 def build_trainer(config: Config, device: torch.device, ranks: Ranks, folder: Path, samples: int) -> Trainer:
     """A trainer with fresh weights, as ``pivotnet train`` makes it."""
     devices.set_reduced_precision(False)
@@ -34,13 +33,15 @@ def build_trainer(config: Config, device: torch.device, ranks: Ranks, folder: Pa
         convert_sync_batch_norm(model)
     model.to(device).train()
     rates = (config.optim.lr, config.optim.backbone_lr)
-    run = Run(folder, steps=2, steps_per_epoch=2, batch_size=samples, seed=0, save_every=2, keep=1)
+    run = Run(folder, steps=1, steps_per_epoch=1, batch_size=samples, seed=0, save_every=1, keep=1)
     optimizer = build_optimizer(model, config.optim, rates, device)
-    return Trainer(model, optimizer, MultiStepSchedule(config.optim, rates, 2), config, run, device, ranks)
+    return Trainer(model, optimizer, MultiStepSchedule(config.optim, rates, 1), config, run, device, ranks)
 
 
 def audit_step(config: Config, device: torch.device, ranks: Ranks, samples: int = 1) -> Audit:
-    """Counts of a training step: the second of a run, in which nothing is done for the first time.
+    """Counts of a training step in which nothing is done for the first time.
+
+    That is the second, or the third of several ranks: DistributedDataParallel settles its buckets at the second.
 
     Args:
         config: network and criterion.
@@ -55,25 +56,25 @@ def audit_step(config: Config, device: torch.device, ranks: Ranks, samples: int 
         trainer = build_trainer(config, device, ranks, Path(folder), samples)
         trainer.device = recorder.device
         recorder.take(_tensors(trainer))
-        batches = [random_batch(config, samples, seed=2 * ranks.rank + step) for step in range(2)]
+        steps = 2 if ranks.world_size == 1 else 3
+        batches = [random_batch(config, samples, seed=steps * ranks.rank + step) for step in range(steps)]
         if devices.pin_memory(device):  # as the loader does
             batches = [batch.pin_memory() for batch in batches]
         stack.enter_context(single_kernels(recorder))
         stack.enter_context(phases.watch(trainer))
         with warnings.catch_warnings(record=True) as caught, recorder.recording():
             warnings.simplefilter("always")
-            trainer.train_step(batches[0])
-            recorder.end_phase()
-            recorder.audit = Audit()
-            trainer.train_step(batches[1])
-            recorder.end_phase()
+            for batch in batches:
+                recorder.audit = Audit()
+                trainer.train_step(batch)
+                recorder.end_phase()
         for warning in caught:
             _note_fallback(str(warning.message), recorder)
     return recorder.audit
 
 
 def _note_fallback(message: str, recorder: Recorder) -> None:
-    """torch_npu warns once an operator and process, so both steps are looked at."""
+    """torch_npu warns once an operator and process, so all steps are looked at."""
     if "to run on the CPU" in message:
         name = next((word for word in message.replace("'", " ").split() if word.startswith("aten::")), "an operator")
         recorder.fell_back(name.removeprefix("aten::"))

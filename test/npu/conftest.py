@@ -1,8 +1,8 @@
 """Runs this folder's tests on simulated NPUs, in one process of its own.
 
-torch_npu must find CANN's libraries when the process starts, so these tests cannot run in the ordinary one: the first of
-them starts ``tools/cannsim/run python -m pytest test/npu``, and each reports what became of it there. Inside that
-process (CANNSIM is set) they run as they are; ``tools/cannsim/run python -m pytest test/npu`` does the same by hand.
+torch_npu must find CANN's libraries when the process starts, so these tests cannot run in the ordinary one: the first
+of them starts ``tools/cannsim/run python -m pytest test/npu``, and each reports what became of it there. Inside that
+process (CANNSIM is set) they run as they are; the same command by hand does the same.
 """
 
 from __future__ import annotations
@@ -87,7 +87,11 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: Optional[pytest.Item]) 
         mine = [other for other in item.session.items if other.get_closest_marker("npu")]
         INNER.run(mine, Path(item.config._tmp_path_factory.getbasetemp()))  # type: ignore[attr-defined]
     assert INNER.outcomes is not None
-    outcome, text, seconds = "failed", f"the simulated process ended before this test:\n{getattr(INNER, 'tail', '')}", 0.0
+    outcome, text, seconds = (
+        "failed",
+        f"the simulated process ended before this test:\n{getattr(INNER, 'tail', '')}",
+        0.0,
+    )
     if INNER.problem:
         outcome, text = "skipped", INNER.problem
     elif item.nodeid in INNER.outcomes:

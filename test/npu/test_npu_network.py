@@ -81,7 +81,11 @@ PARTS = {
 def assert_gradients_near(on_npu: nn.Module, on_cpu: nn.Module) -> None:
     """The gradient of all parameters as one vector: where a sample falls on a cell's edge, one ulp in its place changes
     one element by much."""
-    pairs = [(mine.grad.cpu(), other.grad) for mine, other in zip(on_npu.parameters(), on_cpu.parameters()) if other.grad is not None]
+    pairs = [
+        (mine.grad.cpu(), other.grad)
+        for mine, other in zip(on_npu.parameters(), on_cpu.parameters())
+        if other.grad is not None
+    ]
     assert len(pairs) > 50
     actual, expected = (torch.cat([gradient.flatten() for gradient in side]) for side in zip(*pairs))
     assert float((actual - expected).norm() / expected.norm()) < 1e-3

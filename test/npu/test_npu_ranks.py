@@ -38,7 +38,7 @@ def test_two_ranks_over_hccl_equal_one_process_with_both_samples(tmp_path: Path)
     result = Criterion(config)(predictions, moved.targets)
     result.total.backward()
 
-    for name, parameter in model.named_parameters():
+    for name, _ in model.named_parameters():
         assert torch.equal(ranks[0]["gradients"][name], ranks[1]["gradients"][name]), name
     mine = torch.cat([parameter.grad.cpu().flatten() for parameter in model.parameters()])
     joined = torch.cat([ranks[0]["gradients"][name].flatten() for name, _ in model.named_parameters()])

@@ -42,7 +42,22 @@ def positive(*shape: int) -> Callable[[], Tensor]:
 
 
 # arithmetic
-for unary in ("abs", "neg", "exp", "log", "log1p", "sqrt", "rsqrt", "sin", "cos", "atan", "sigmoid", "tanh", "floor", "ceil"):
+for unary in (
+    "abs",
+    "neg",
+    "exp",
+    "log",
+    "log1p",
+    "sqrt",
+    "rsqrt",
+    "sin",
+    "cos",
+    "atan",
+    "sigmoid",
+    "tanh",
+    "floor",
+    "ceil",
+):
     case(unary, getattr(torch, unary), positive(3, 5))
 for unary in ("round", "sign", "reciprocal", "erf", "square", "trunc", "isfinite", "isnan", "isinf"):
     case(unary, getattr(torch, unary), positive(3, 5))
@@ -56,10 +71,21 @@ case("addcmul", lambda a, b, c: torch.addcmul(a, b, c, value=0.3) + torch.addcdi
 case("lerp", lambda a, b: torch.lerp(a, b, 0.3) + torch.lerp(a, b, torch.full_like(a, 0.2)), r(4), r(4))
 case("clamp", lambda a: a.clamp(-0.3, 0.4) + a.clamp(min=0) + a.clamp(max=0.1), r(3, 5))
 case("where", lambda a, b, m: torch.where(m, a, b) + torch.where(m, a, 2.0), r(3, 5), r(3, 5), lambda: mask(3, 5))
-case("masked_fill", lambda a, m: a.masked_fill(m, -1e9).masked_fill(~m, float("-inf")).exp(), r(3, 5), lambda: mask(3, 5))
+case(
+    "masked_fill", lambda a, m: a.masked_fill(m, -1e9).masked_fill(~m, float("-inf")).exp(), r(3, 5), lambda: mask(3, 5)
+)
 case("nan_to_num", lambda a: torch.nan_to_num(a / 0.0, 1.0, 2.0, 3.0), lambda: torch.tensor([0.0, 1.0, -1.0]))
-case("logical", lambda a, b: (a & b, a | b, a ^ b, ~a, a.all(), a.any(), a.all(1)), lambda: mask(3, 4), lambda: mask(3, 4))
-case("cast", lambda a: (a.half().float(), a.int(), a.long(), a.bool(), a.to(torch.uint8), a.bfloat16().float()), positive(9))
+case(
+    "logical",
+    lambda a, b: (a & b, a | b, a ^ b, ~a, a.all(), a.any(), a.all(1)),
+    lambda: mask(3, 4),
+    lambda: mask(3, 4),
+)
+case(
+    "cast",
+    lambda a: (a.half().float(), a.int(), a.long(), a.bool(), a.to(torch.uint8), a.bfloat16().float()),
+    positive(9),
+)
 # activations
 for activation in ("relu", "gelu", "silu", "softplus", "leaky_relu", "hardswish", "logsigmoid"):
     case(activation, getattr(F, activation), r(3, 5))
@@ -77,7 +103,13 @@ case("logsumexp", lambda a: a.logsumexp((0, 1)), r(3, 4))
 # order and selection
 case("sort", lambda a: (*a.sort(1), a.argsort(0, descending=True), *a.topk(2, 1)), r(4, 5))
 case("gather", lambda a, i: a.gather(1, i), r(4, 5), lambda: index(5, 4, 3))
-case("scatter", lambda a, i, b: (a.scatter(1, i, b), a.scatter_add(1, i, b)), r(4, 5), lambda: torch.rand(4, 5).argsort(1), r(4, 5))
+case(
+    "scatter",
+    lambda a, i, b: (a.scatter(1, i, b), a.scatter_add(1, i, b)),
+    r(4, 5),
+    lambda: torch.rand(4, 5).argsort(1),
+    r(4, 5),
+)
 case("scatter number", lambda a, i: a.scatter(1, i, 2.0), r(4, 5), lambda: index(5, 4, 2))
 case("index", lambda a, i: (a[i], a[:, i], a[i, 1:], a[..., 0], a[None, ::2]), r(6, 6, 2), lambda: index(6, 3))
 case("two indices", lambda a, i, j: a[i, j], r(6, 6, 2), lambda: index(6, 3), lambda: index(6, 3))
@@ -93,11 +125,19 @@ case("embedding", lambda w, i: F.embedding(i, w), r(7, 4), lambda: index(7, 3, 2
 case("cat and stack", lambda a, b: (torch.cat((a, b), 1), torch.stack((a, b), 1)), r(3, 4), r(3, 4))
 case("split and chunk", lambda a: (*a.split((1, 3), 1), *a.chunk(2, 0), *a.unbind(1)), r(2, 4))
 case("permute", lambda a: (a.permute(2, 0, 1).contiguous(), a.transpose(0, 1).reshape(-1), a.flatten(1)), r(2, 3, 4))
-case("expand and repeat", lambda a: (a[:, None].expand(3, 2, 4).contiguous(), a.repeat(2, 3), a.repeat_interleave(2, 0)), r(3, 4))
+case(
+    "expand and repeat",
+    lambda a: (a[:, None].expand(3, 2, 4).contiguous(), a.repeat(2, 3), a.repeat_interleave(2, 0)),
+    r(3, 4),
+)
 case("roll and flip", lambda a: (a.roll((-1, 2), (1, 2)), a.flip(1), a.roll(1, 0)), r(2, 5, 6))
 case("pad", lambda a: (F.pad(a, (1, 2, 0, 3)), F.pad(a, (-1, 0, 2, 0), value=0.5)), r(2, 5, 6))
 case("triangles", lambda a: (a.tril(), a.triu(1)), r(4, 4))
-case("creation", lambda a: (*[f(a) for f in (torch.zeros_like, torch.ones_like)], a.new_full((2, 3), 7.0), a.new_zeros(4)), r(3))
+case(
+    "creation",
+    lambda a: (*[f(a) for f in (torch.zeros_like, torch.ones_like)], a.new_full((2, 3), 7.0), a.new_zeros(4)),
+    r(3),
+)
 case("ranges", lambda a: ranges(a.device), r(1))
 # products
 case("linear", lambda a, w, b: F.linear(a, w, b), r(2, 3, 4), r(5, 4), r(5))
@@ -128,17 +168,36 @@ case("bilinear aligned", lambda a: F.interpolate(a, (13, 20), mode="bilinear", a
 case("bilinear", lambda a: F.interpolate(a, (13, 20), mode="bilinear", align_corners=False), r(*IMAGE))
 case("nearest", lambda a: F.interpolate(a, (14, 18), mode="nearest"), r(*IMAGE))
 case("grid_sample", lambda a, g: F.grid_sample(a, g, align_corners=False), r(*IMAGE), r(2, 3, 4, 2))
-case("grid_sample aligned", lambda a, g: F.grid_sample(a, g, padding_mode="border", align_corners=True), r(*IMAGE), r(2, 3, 4, 2))
+case(
+    "grid_sample aligned",
+    lambda a, g: F.grid_sample(a, g, padding_mode="border", align_corners=True),
+    r(*IMAGE),
+    r(2, 3, 4, 2),
+)
 case("softmax", lambda a: (a.softmax(-1), a.log_softmax(0), a.softmax(1)), r(2, 3, 4))
 case("attention", F.scaled_dot_product_attention, r(2, 2, 5, 8), r(2, 2, 6, 8), r(2, 2, 6, 8))
-case("masked attention", lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m), r(2, 2, 5, 8), r(2, 2, 6, 8), r(2, 2, 6, 8), lambda: mask(2, 1, 5, 6) | (torch.arange(6) == 0))
+case(
+    "masked attention",
+    lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m),
+    r(2, 2, 5, 8),
+    r(2, 2, 6, 8),
+    r(2, 2, 6, 8),
+    lambda: mask(2, 1, 5, 6) | (torch.arange(6) == 0),
+)
 case("causal attention", lambda q: F.scaled_dot_product_attention(q, q, q, is_causal=True), r(2, 2, 5, 8))
 # losses
 case("cross_entropy", lambda a, i: F.cross_entropy(a, i, a.new_tensor((0.2, 1, 3))), r(5, 3), lambda: index(3, 5))
 case("cross_entropy each", lambda a, i: F.cross_entropy(a, i, reduction="none"), r(5, 3), lambda: index(3, 5))
 case("cross_entropy map", lambda a, i: F.cross_entropy(a, i), r(2, 3, 4, 5), lambda: index(3, 2, 4, 5))
-case("bce_with_logits", lambda a, t: F.binary_cross_entropy_with_logits(a, t), r(3, 5), lambda: torch.rand(3, 5).round())
-case("bce each", lambda a, t: F.binary_cross_entropy_with_logits(a, t, reduction="none"), r(3, 5), lambda: torch.rand(3, 5).round())
+case(
+    "bce_with_logits", lambda a, t: F.binary_cross_entropy_with_logits(a, t), r(3, 5), lambda: torch.rand(3, 5).round()
+)
+case(
+    "bce each",
+    lambda a, t: F.binary_cross_entropy_with_logits(a, t, reduction="none"),
+    r(3, 5),
+    lambda: torch.rand(3, 5).round(),
+)
 case("bce", lambda a, t: F.binary_cross_entropy(a.sigmoid(), t), r(3, 5), lambda: torch.rand(3, 5).round())
 case("l1_loss", lambda a, b: F.l1_loss(a, b) + F.l1_loss(a, b, reduction="sum"), r(3, 5), r(3, 5))
 case("mse_loss", F.mse_loss, r(3, 5), r(3, 5))

@@ -50,7 +50,9 @@ def torch_settings(folder: Path) -> list[str]:
     """Compiler flags that torch's headers need, asked of a torch that does not load torch_npu."""
     question = "import torch; print(int(torch._C._GLIBCXX_USE_CXX11_ABI))"
     environment = dict(os.environ, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
-    answer = subprocess.run([sys.executable, "-c", question], env=environment, capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", question], env=environment, capture_output=True, text=True, check=True
+    )
     return [f"-D_GLIBCXX_USE_CXX11_ABI={answer.stdout.strip()}", f"-I{folder / 'include'}"]
 
 

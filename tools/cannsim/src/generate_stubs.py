@@ -2,8 +2,9 @@
 
     python generate_stubs.py NM_OF_OBJECTS WHEEL_LIBRARY... > stubs.c
 
-Two kinds. Functions that a wheel links against would keep it from loading: they return 0, as a feature that does nothing
-(profiling, dumps, memory hints). aclnn operators that a wheel looks up by name fail with that name, so that torch_npu takes the same path as with a real CANN and then says what is missing.
+Two kinds. Functions that a wheel links against would keep it from loading: they return 0, as a feature that does
+nothing (profiling, dumps, memory hints). aclnn operators that a wheel looks up by name fail with that name, so that
+torch_npu takes the same path as with a real CANN and then says what is missing.
 """
 
 from __future__ import annotations

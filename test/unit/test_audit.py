@@ -1,0 +1,158 @@
+"""The audit's counting rules on small programs, its table and its budgets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pivotnet.audit.counts import Audit
+from pivotnet.audit.phases import Phases
+from pivotnet.audit.recorder import Recorder
+from pivotnet.cli import main
+
+CPU = torch.device("cpu")
+
+
+def recorded(program: Callable[[torch.device], object]) -> Audit:
+    """What a program asks of the played device, which it gets as its argument."""
+    recorder = Recorder(CPU, Phases())
+    with recorder.recording():
+        program(recorder.device)
+    return recorder.audit
+
+
+def numbers(audit: Audit) -> dict[str, int]:
+    """The counts that are not zero."""
+    return {name: count for name, count in audit.to_dict()["total"].items() if count}
+
+
+def test_operators_on_the_device_are_launches_and_views_are_not():
+    def program(device: torch.device) -> None:
+        values = torch.zeros(4, 6, device=device)
+        (values.view(6, 4).t()[1:] + 1).relu()
+
+    assert numbers(recorded(program)) == {"launches": 3}
+
+
+def test_work_on_the_host_counts_nothing():
+    def program(device: torch.device) -> None:
+        values = torch.arange(5.0)
+        assert values.sum().item() == 10
+        values[values > 2].tolist()
+
+    assert numbers(recorded(program)) == {}
+
+
+def test_copies_are_counted_with_their_bytes_and_waits():
+    def program(device: torch.device) -> None:
+        host = torch.ones(8)
+        there = host.to(device, non_blocking=True)
+        assert there.device == device and there.data_ptr() != host.data_ptr()
+        assert there.to(device) is there
+        back = there.cpu()
+        assert back.device == CPU
+        back.numpy()
+
+    counts = numbers(recorded(program))
+    assert counts == {
+        "host_waits": 1,
+        "to_device_copies": 1,
+        "to_device_bytes": 32,
+        "to_host_copies": 1,
+        "to_host_bytes": 32,
+    }
+
+
+def test_a_blocking_copy_to_the_device_waits():
+    assert numbers(recorded(lambda device: torch.ones(8).to(device)))["host_waits"] == 1
+    assert numbers(recorded(lambda device: torch.tensor([1.0], device=device)))["host_waits"] == 1
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda values: values[0].item(),
+        lambda values: float(values.sum()),
+        lambda values: bool(values.all()),
+        lambda values: values.tolist(),
+        lambda values: values.nonzero(),
+        lambda values: values[values > 0],
+        lambda values: torch.unique(values),
+        lambda values: torch.equal(values, values),
+        lambda values: values.masked_select(values > 0),
+        lambda values: torch.linalg.inv(torch.diag(values)),
+    ],
+)
+def test_reading_a_value_or_a_size_is_one_wait_and_tells_its_line(read: Callable[[torch.Tensor], object]):
+    audit = recorded(lambda device: read(torch.ones(3, device=device)))
+    assert audit.total("host_waits") == 1
+    (_, line), count = next(iter(audit.wait_lines.items()))
+    assert count == 1 and line.startswith("test_audit.py:")
+
+
+def test_float64_and_operators_without_an_npu_kernel_are_told():
+    def program(device: torch.device) -> None:
+        (torch.ones(3, device=device).double() * 2).float()
+        torch.lgamma(torch.ones(3, device=device))
+
+    counts = recorded(program)
+    assert counts.total("float64") == 2
+    assert counts.total("cpu_fallbacks") == 1
+    assert counts.fallback_names == {"lgamma": 1}
+
+
+def test_the_backward_pass_is_followed():
+    def program(device: torch.device) -> None:
+        layer = nn.Linear(4, 2).to(device)
+        layer(torch.ones(3, 4, device=device)).sum().backward()
+        assert layer.weight.grad is not None and layer.weight.grad.device == device
+
+    audit = recorded(program)
+    assert audit.operators["input", "addmm"] == 1
+    assert audit.operators["input", "mm"] == 1  # gradient of the weight
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    path = tmp_path_factory.mktemp("audit") / "report.json"
+    assert main(["audit", "--preset", "smoke", "--device", "cpu", "--json", str(path)]) == 0
+    return json.loads(path.read_text())
+
+
+def test_a_training_step_waits_once_in_the_criterion(report: dict):
+    assert report["total"]["host_waits"] == 1
+    assert [wait["phase"] for wait in report["host_waits"]] == ["criterion"]
+    assert report["host_waits"][0]["line"].startswith("criterion/transfer.py:")
+    assert report["total"]["cpu_fallbacks"] == report["total"]["float64"] == 0
+    assert report["total"]["to_host_copies"] == 1
+    assert report["phases"]["criterion"]["to_device_copies"] == 1
+    launches = {phase: counts["launches"] for phase, counts in report["phases"].items()}
+    assert all(count > 0 for count in launches.values()), launches
+    assert launches["backward"] > launches["backbone forward"] > launches["optimiser"]
+    named = sum(count for operators in report["operators"].values() for count in operators.values())
+    assert named == report["total"]["launches"]
+
+
+def test_budgets(report: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "budget.json"
+    command = ["audit", "--preset", "smoke", "--device", "cpu", "--budget", str(path)]
+    path.write_text(json.dumps({"launches": report["total"]["launches"], "host_waits": 0}))
+    assert main(command) == 1
+    assert "over budget: host_waits 1 > 0" in capsys.readouterr().out
+    for text, reason in (("{", "is no JSON"), ('{"waits": 1}', "limits 'waits'"), ('{"launches": "1"}', "whole numbers")):
+        path.write_text(text)
+        assert main(command) == 2
+        assert reason in capsys.readouterr().err
+
+
+def test_swint_keeps_its_budget(tmp_path: Path):
+    """The counts do not depend on the size of the images, the time does."""
+    path = tmp_path / "budget.json"
+    path.write_text(json.dumps({"cpu_fallbacks": 0, "float64": 0, "host_waits": 2, "launches": 6000}))
+    command = ["audit", "--preset", "swint", "--device", "cpu", "--image-size", "64x96", "--budget", str(path)]
+    assert main(command) == 0

@@ -19,7 +19,7 @@ def describe_step(step: int, total: int, loss: float | None, lr: float, seconds:
     """One line of progress; ``wait`` is the share of a step spent waiting for data."""
     parts = [f"step {step}/{total}", f"loss {loss:.4f}", f"lr {lr:.3g}"]
     if seconds is not None:
-        parts += [f"{seconds:.3f} s/step", f"data wait {100 * wait:.0f}%"]
+        parts += [f"{seconds:.3f} s/step", f"wait {100 * wait:.0f}%"]
     return "  ".join(parts)
 
 
@@ -48,11 +48,10 @@ class Report:
         self.log = open(folder / LOG_NAME, "a", buffering=1)
         self.curves = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step or None)
         self.progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
         )
@@ -76,7 +75,7 @@ class Report:
             self.wait = keep * self.wait + (1 - keep) * record["data_wait"] / seconds
         done = record["step"] + 1
         line = describe_step(done, self.total_steps, record["loss"], record["lr"], self.seconds, self.wait)
-        line += f"  memory {memory / 2**30:.2f} GiB"
+        line += f"  {memory / 2**30:.2f} GiB"
         self.progress.update(self.task, completed=done, note=line.split("  ", 1)[1])
         if done % self.log_every and done != self.total_steps:
             return

@@ -101,8 +101,12 @@ train_patched() {
   fi
 }
 
-# show_end WHO FILE: the last lines of a file, of whoever wrote it
+# show_end WHO FILE: the last lines of a file, of whoever wrote it; where it ends with an error of ours, that one
 show_end() {
+  if [[ "$(tail -n 1 "$2" 2>/dev/null)" == "error: "* ]]; then
+    say "$1 says: $(tail -n 1 "$2")" >&2
+    return
+  fi
   printf -- '--- last lines of %s\n' "$1" >&2
   if [[ -s "$2" ]]; then tail -n 15 "$2" >&2; else echo "(it wrote nothing)" >&2; fi
 }
@@ -120,6 +124,8 @@ show_failed_ranks() {
     # the folder of a rank's files lies in a run's and an attempt's
     file="$(find "$logs" -path "*/$rank/stderr.log" | tail -n 1)"
     if [[ "$code" == -15 || "$code" == 143 ]]; then continue; fi
+    # an error that all ranks find at once is told by rank 0 alone
+    if [[ "$code" == 2 && "$rank" != 0 && ! -s "$file" ]]; then continue; fi
     if [[ "$code" -ge 0 ]] && grep -qs 'lost the connection to another rank' "$file"; then continue; fi
     shown=true
     if [[ "$code" -lt 0 ]]; then

@@ -81,6 +81,7 @@ check_options() {
     die "NODE_RANK is $node_rank: give a number from 0 to $((nnodes - 1)), NNODES - 1, another one on each machine"
   fi
   if [[ "$nnodes" != 1 && -z "$master_addr" ]]; then die "NNODES is $nnodes: set MASTER_ADDR to the address of node 0"; fi
+  if [[ -z "$data_root" && -e "$ROOT/data/nuscenes" ]]; then data_root="$ROOT/data/nuscenes"; fi
   if [[ -n "$data_root" ]]; then
     [[ -d "$data_root" ]] || die "data root $data_root does not exist: give the folder of a nuScenes tree"
     [[ -d "$data_root/samples" ]] || die "data root $data_root is no nuScenes tree: it has no folder samples"
@@ -88,16 +89,19 @@ check_options() {
   fi
 }
 
-# Sets device and devices: what this machine trains on, and how many of them it has.
+# Sets device and devices: what this machine trains on, and how many of them it has. Looks at the preset as well, while
+# Python is there.
 find_devices() {
   local found
-  found="$("$PY" - "$device_wanted" <<'PYTHON'
+  found="$("$PY" - "$device_wanted" "$preset" <<'PYTHON'
 import sys
 
-from pivotnet import device
+from pivotnet import config, device
 from pivotnet.errors import PivotNetError
 
 try:
+    if sys.argv[2]:
+        config.preset(sys.argv[2])
     kind = device.select_device(sys.argv[1] or None).type
 except PivotNetError as error:
     sys.exit(f"[pivotnet] error: {error}")
@@ -153,7 +157,6 @@ choose_network() {
 # Sets data_root; synthetic data is made on the spot when there is no other. Annotates what is not annotated yet.
 prepare_data() {
   local seed=${SYNTH_SEED:-0}
-  if [[ -z "$data_root" && -d "$ROOT/data/nuscenes/samples" ]]; then data_root="$ROOT/data/nuscenes"; fi
   if [[ -z "$data_root" ]]; then
     [[ "$seed" =~ ^[0-9]{1,9}$ ]] || die "SYNTH_SEED is $seed: give a whole number"
     data_root="$ROOT/data/synthetic-$seed"
@@ -221,7 +224,7 @@ choose_resumed() {
         steps) steps=${steps:-$value} ;;
         epochs) epochs=${epochs:-$value} ;;
         data_root) data_root=${data_root:-$value} ;;
-        extra) if [[ ${#extra[@]} -eq 0 || -z "$given_extra" ]]; then extra+=("$value"); fi ;;
+        extra) if [[ -z "$given_extra" ]]; then extra+=("$value"); fi ;;
       esac
     done <"$output/launch.options"
   fi

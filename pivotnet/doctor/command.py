@@ -17,7 +17,8 @@ from pivotnet.doctor import checkout, communication, host, npu, software
 from pivotnet.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from pivotnet.doctor.machine import Machine
 
-ROOT = Path(__file__).resolve().parents[2]  # the checkout, where this was not installed elsewhere
+_CHECKOUT = Path(__file__).resolve().parents[2]
+ROOT = _CHECKOUT if (_CHECKOUT / "test" / "env_npu.sh").is_file() else Path.cwd()  # installed without its checkout
 MARKS = {OK: "[green]ok[/]", NOTE: "[cyan]note[/]", WARNING: "[yellow]warning[/]", ERROR: "[bold red]error[/]"}
 # Variables whose values go into --json; no others, as they may hold secrets.
 VARIABLES = ("ASCEND_", "HCCL_", "TASK_QUEUE_", "COMBINED_", "CPU_AFFINITY_", "PYTORCH_NPU_", "TORCH_", "OMP_")

@@ -122,6 +122,7 @@ BAD = {
     "python": ((), {"PYTHON": "/no/python"}, "PYTHON=/no/python is no command"),
     "network": (("--network", "mine"), {}, "choose builtin or patched"),
     "directory": ((), {"PIVOTNET_DIR": "/usr"}, "PIVOTNET_DIR=/usr is no checkout"),
+    "preset": (("--preset", "swinl"), {}, "unknown preset 'swinl'"),
     "device": (("--device", "abacus"), {}, "unknown device 'abacus'"),
 }
 

@@ -22,10 +22,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pivotnet import device as devices
 from pivotnet.config import Config
-from pivotnet.criterion.criterion import Criterion
+from pivotnet.criterion.criterion import Criterion, CriterionResult
+from pivotnet.errors import PivotNetError
 from pivotnet.structures import Batch
 from pivotnet.training import checkpoint as checkpoints
-from pivotnet.training.distributed import CollectiveError, Ranks, average_over_ranks, gather_objects
+from pivotnet.training.distributed import CollectiveError, Ranks, agree, average_over_ranks, gather_objects
 from pivotnet.training.report import Report
 from pivotnet.training.schedule import MultiStepSchedule
 from pivotnet.training.shutdown import Shutdown
@@ -90,14 +91,14 @@ class Trainer:
         # Constants on the device: making them in a step would be a copy from the host each time.
         self._flags = (torch.zeros(1, device=device), torch.ones(1, device=device))
 
-    def forward_backward(self, batch: Batch, carry: Tensor | None = None) -> tuple[Any, Batch]:
-        """Gradients of one batch; returns the CriterionResult and the batch on the device."""
+    def forward_backward(self, batch: Batch, carry: Tensor | None = None) -> CriterionResult:
+        """Add one batch's gradients to those there are; ``carry`` rides to the host (see Criterion)."""
         moved = batch.to(self.device, non_blocking=True)
         with devices.autocast(self.device, self.run.amp):
             predictions = self.network(moved.images, moved.reference_points, moved.reference_valid)
         result = self.criterion(predictions, moved.targets, carry)
         result.total.backward()
-        return result, moved
+        return result
 
     def train_step(self, batch: Batch, stop: bool = False) -> np.ndarray | None:
         """One optimiser step.
@@ -111,7 +112,7 @@ class Trainer:
         """
         self.schedule.apply(self.optimizer, self.step)
         self.optimizer.zero_grad()
-        result, _ = self.forward_backward(batch, self._pending)
+        result = self.forward_backward(batch, self._pending)
         self.optimizer.step()
         self._terms = sorted(result.terms)
         values = [result.total, *(result.terms[name] for name in self._terms)]
@@ -209,32 +210,27 @@ class Trainer:
                 if stop:
                     break
             timer.request()
-        flush()
         return self.step >= self.run.steps
 
     def save(self, report: Report) -> None:
         """Write a checkpoint of the state after ``self.step`` steps, from rank 0, and remove old ones.
 
         Raises:
-            PivotNetError: it cannot be written, or a weight is not finite (in every rank).
+            CollectiveError: it cannot be written, or a weight is not finite.
         """
         states = gather_objects(devices.rng_state(self.device), self.ranks)
         folder = self.run.output / "checkpoints"
         path = folder / checkpoints.NAME.format(self.step)
-        error: Exception | None = None
+        error: PivotNetError | None = None
         if self.ranks.main:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 checkpoints.save_checkpoint(path, self._state(states))
                 checkpoints.remove_old(folder, self.run.keep)
                 report.say(f"saved {path}")
-            except Exception as caught:
+            except PivotNetError as caught:
                 error = caught
-        messages = gather_objects(None if error is None else str(error), self.ranks)
-        if error is not None:
-            raise error
-        if messages[0] is not None:
-            raise CollectiveError(messages[0])
+        agree(error, self.ranks)
         self.checkpoint = path
 
     def _state(self, rng_states: list[dict[str, Any]]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def test_a_killed_rank_fails_the_script_at_once_with_its_name(checkout, data, tm
 
 
 def test_interrupted_and_resumed_with_its_own_options(checkout, data):
-    process = checkout.start(FULL, "--data-root", data, "--epochs", 3, "--cards", 1, "--", "--save-every", 1)
+    process = checkout.start(FULL, "--data-root", data, "--epochs", 3, "--cards", 1, "--", "--save-every", 5)
     wait_until(lambda: checkout.outputs() and len(records(checkout.outputs()[0])) >= 2, process)
     out, err = interrupt(process)
     (output,) = checkout.outputs()

@@ -36,5 +36,7 @@ if command -v shellcheck >/dev/null; then
 else
   say "skipped: shellcheck is not installed (Debian: apt-get install shellcheck)"
 fi
+say "simulated NPUs"
+PYTHON="$PY" bash tools/cannsim/setup.sh || say "skipped: test/npu, as tools/cannsim/setup.sh says above"
 say "pytest"
 "$PY" -m pytest -ra "${marker[@]}" "${arguments[@]}"

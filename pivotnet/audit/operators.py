@@ -39,7 +39,7 @@ DATA_DEPENDENT = {
 # The result is a value on the host.
 READS_VALUE = {"_local_scalar_dense", "equal", "is_nonzero", "_linalg_check_errors"}
 
-# Without a kernel in torch_npu 2.8 and 2.13 (seen there as warnings); on an NPU such warnings are counted instead.
+# Without a kernel in torch_npu 2.8 and 2.13, as their warnings say; a simulated NPU counts the fallbacks itself.
 KNOWN_FALLBACKS = {
     "_linalg_det",
     "_linalg_eigh",

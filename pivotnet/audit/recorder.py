@@ -65,7 +65,7 @@ class Recorder:
         self.phases = phases
         self.audit = Audit()
         self._paused = False
-        self._simulator = None if self.plays else simulator(self._waited)
+        self._simulator = None if self.plays else simulator(self._waited, self._fell_back)
         self._there: dict[int, StorageWeakRef] = {}  # storages that the played card holds
 
     @property
@@ -189,13 +189,13 @@ class Recorder:
         self.launch(name)
         if self._simulator is None and any(output.dtype in WIDE for output in outputs):
             self.counts.float64 += 1
-        if self.plays and name.removesuffix("_out") in operators.KNOWN_FALLBACKS:
-            self.fell_back(name)
+        if self._simulator is None and name in operators.KNOWN_FALLBACKS:
+            self.counts.cpu_fallbacks += 1
+            self._fell_back(name)
 
-    def fell_back(self, name: str) -> None:
-        """An operator that the NPU has no kernel for."""
-        self.counts.cpu_fallbacks += 1
-        self.audit.fallback_names[name] += 1
+    def _fell_back(self, name: str) -> None:
+        if not self._paused:
+            self.audit.fallback_names[name] += 1
 
     def _crosses(self, args: tuple, kwargs: dict[str, Any], outputs: list[Tensor], here: list[bool]) -> bool:
         """Count a copy between host and device; False for a copy within one of them."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-import warnings
 from pathlib import Path
 
 import torch
@@ -23,6 +22,7 @@ from pivotnet.training.distributed import Ranks
 from pivotnet.training.loop import Run, Trainer
 from pivotnet.training.optim import build_optimizer
 from pivotnet.training.schedule import MultiStepSchedule
+
 
 def build_trainer(config: Config, device: torch.device, ranks: Ranks, folder: Path, samples: int) -> Trainer:
     """A trainer with fresh weights, as ``pivotnet train`` makes it."""
@@ -62,22 +62,12 @@ def audit_step(config: Config, device: torch.device, ranks: Ranks, samples: int 
             batches = [batch.pin_memory() for batch in batches]
         stack.enter_context(single_kernels(recorder))
         stack.enter_context(phases.watch(trainer))
-        with warnings.catch_warnings(record=True) as caught, recorder.recording():
-            warnings.simplefilter("always")
+        with recorder.recording():
             for batch in batches:
                 recorder.audit = Audit()
                 trainer.train_step(batch)
                 recorder.end_phase()
-        for warning in caught:
-            _note_fallback(str(warning.message), recorder)
     return recorder.audit
-
-
-def _note_fallback(message: str, recorder: Recorder) -> None:
-    """torch_npu warns once an operator and process, so all steps are looked at."""
-    if "to run on the CPU" in message:
-        name = next((word for word in message.replace("'", " ").split() if word.startswith("aten::")), "an operator")
-        recorder.fell_back(name.removeprefix("aten::"))
 
 
 def _tensors(trainer: Trainer) -> list[Tensor]:

@@ -111,6 +111,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: Optional[pytest.Item]) 
 
 
 if INSIDE:
+    os.environ["CANNSIM_STRICT"] = "1"  # no CPU fallback and no float64 on the device, in any test
     SEEN: dict[str, dict[str, Any]] = {}
 
     @pytest.hookimpl(trylast=True)

@@ -36,3 +36,34 @@ def test_tensors_of_two_devices_do_not_meet():
 def test_an_operator_that_is_not_simulated_fails_with_its_name():
     with pytest.raises(RuntimeError, match="aclnnFmodTensor is not simulated"):
         torch.fmod(torch.ones(3, device="npu"), torch.ones(3, device="npu"))
+
+
+def test_strict_mode_refuses_cpu_fallbacks_and_float64():
+    with pytest.raises(RuntimeError, match="linalg_inv_ex.* has no NPU kernel"):
+        torch.linalg.inv(torch.eye(3, device="npu"))
+    with pytest.raises(RuntimeError, match="aclnnMuls: float64 on the device"):
+        torch.ones(3, dtype=torch.float64).npu() * 2
+
+
+def test_a_copy_waits_unless_host_memory_is_page_locked():
+    from pivotnet.audit.simulator import Simulator
+
+    waits: list[str] = []
+    simulator = Simulator(lambda: waits.append("wait"), waits.append)
+    plain, locked = torch.randn(100), torch.randn(100).pin_memory()
+    torch.npu.synchronize()
+    simulator.watch()
+    try:
+        locked.to("npu", non_blocking=True)
+        assert not waits
+        plain.to("npu", non_blocking=True)
+        assert waits == ["wait"]
+        torch.ones(2, device="npu").sum().item()
+        assert waits == ["wait"] * 2
+    finally:
+        simulator.leave()
+
+
+def test_memory_ends_where_the_simulated_device_ends():
+    with pytest.raises(RuntimeError, match="out of memory|OutOfMemory"):
+        torch.empty(70 * 2**30, dtype=torch.uint8, device="npu")

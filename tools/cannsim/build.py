@@ -146,6 +146,9 @@ def build(jobs: int) -> None:
         output = LIBRARIES / f"lib{alias}.so"
         arguments = ["-shared", "-fPIC", f"-Wl,-soname,lib{alias}.so", "-x", "c", str(empty), "-x", "none", *to_runtime]
         compiler.make(output, [empty], arguments)
+    preload = HERE / "src/preload/cpu_fallback.cpp"
+    arguments = ["-std=c++17", "-O1", "-fPIC", "-shared", str(preload), "-ldl"]
+    compiler.make(LIBRARIES / "libcannsim_preload.so", [preload], arguments)
     arguments = ["-shared", "-Wl,-soname,libopapi.so", *map(str, operator_objects), *to_runtime]
     arguments += [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
     compiler.make(LIBRARIES / "libopapi.so", operator_objects, arguments)

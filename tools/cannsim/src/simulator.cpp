@@ -52,6 +52,11 @@ void note_float64(const char *name) {
     float64_operators[name]++;
 }
 
+void note_fallback(const char *name) {
+    statistics.cpu_fallbacks++;
+    if (auto hook = wait_hook.load()) hook((std::string("fallback ") + name).c_str(), 0);
+}
+
 }  // namespace cannsim
 
 extern "C" {

@@ -38,13 +38,18 @@ struct Statistics {
     std::atomic<uint64_t> event_waits;         // ... for an event
     std::atomic<uint64_t> collectives;         // HCCL calls
     std::atomic<uint64_t> float64_operators;   // operators that computed in float64
+    std::atomic<uint64_t> cpu_fallbacks;       // operators that torch_npu handed to the CPU
 };
 extern Statistics statistics;
 
 // Counts an operator that computed in float64; it is named on stderr when the process ends.
 void note_float64(const char *name);
 
-// Called whenever the host waits for a device ("stream", "device", "event") or copies ("to_host", "to_device").
+// Counts an operator that torch_npu handed to the CPU.
+void note_fallback(const char *name);
+
+// Called whenever the host waits for a device ("stream", "device", "event"), copies ("to_host", "to_device"), or computes
+// for the device ("fallback aten::name").
 using WaitHook = void (*)(const char *kind, uint64_t bytes);
 extern std::atomic<WaitHook> wait_hook;
 

@@ -1,0 +1,45 @@
+"""``pivotnet audit`` on a simulated NPU, which counts what torch_npu really asks of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pivotnet.audit.phases import Phases
+from pivotnet.audit.recorder import Recorder
+from pivotnet.cli import main
+
+
+def test_waits_copies_and_launches_are_the_real_ones():
+    recorder = Recorder(torch.device("npu"), Phases())
+    host = torch.ones(16).pin_memory()
+    torch.npu.synchronize()
+    with recorder.recording():
+        recorder.end_phase()
+        recorder.audit.phases["input"].__init__()  # type: ignore[misc]
+        there = host.to("npu", non_blocking=True)
+        (there + 1).relu().view(4, 4).t()
+        there[0].item()
+        recorder.end_phase()
+    counts = recorder.audit.phases["input"]
+    assert (counts.launches, counts.host_waits) == (2, 1)
+    assert (counts.to_device_copies, counts.to_device_bytes) == (1, 64)
+    assert (counts.to_host_copies, counts.to_host_bytes) == (1, 4)
+    ((_, line),) = recorder.audit.wait_lines
+    assert line.startswith("test_npu_audit.py:")
+
+
+@pytest.mark.parametrize("preset", ["smoke", pytest.param("swint", marks=pytest.mark.full)])
+def test_a_training_step_waits_once_and_keeps_the_budget(preset: str, tmp_path: Path):
+    budget = tmp_path / "budget.json"
+    budget.write_text(json.dumps({"cpu_fallbacks": 0, "float64": 0, "host_waits": 2, "launches": 6000}))
+    command = ["audit", "--preset", preset, "--image-size", "64x96", "--device", "npu", "--budget", str(budget)]
+    assert main([*command, "--json", str(tmp_path / "report.json")]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["total"]["host_waits"] == 1
+    assert report["host_waits"][0]["line"].startswith("criterion/transfer.py:")
+    assert all(counts["launches"] > 0 for counts in report["phases"].values())
+    assert report["total"]["to_host_copies"] == 1

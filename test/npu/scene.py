@@ -15,6 +15,10 @@ from pivotnet.criterion.targets import build_targets
 from pivotnet.model.pivotnet import PivotNet
 from pivotnet.structures import Batch, Targets
 
+CPU = torch.device("cpu")
+# The ordinary test process, where torch has no NPU, reads these files too, to know their tests.
+NPU = torch.device("npu" if hasattr(torch, "npu") else "cpu")
+
 
 def small(name: str, **changes: object) -> Config:
     """A preset on small images and a coarse grid, and without chance: no dropout, no drop path."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from scene import assert_near, batch, network, small
+from scene import NPU, assert_near, batch, network, small
 from torch import Tensor, nn
 
 from pivotnet import device as devices
@@ -16,7 +16,6 @@ from pivotnet.criterion.criterion import Criterion
 from pivotnet.model.ops.deformable_attention import multi_scale_deformable_attention
 from pivotnet.structures import Predictions
 
-NPU = torch.device("npu")
 SHAPES = ((8, 21), (4, 11))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from scene import assert_near, batch, network, small
+from scene import CPU, NPU, assert_near, batch, network, small
 
 from pivotnet import device as devices
 from pivotnet.config import Config
@@ -18,9 +18,6 @@ from pivotnet.training.distributed import Ranks
 from pivotnet.training.loop import Run, Trainer
 from pivotnet.training.optim import build_optimizer
 from pivotnet.training.schedule import MultiStepSchedule
-
-NPU = torch.device("npu")
-CPU = torch.device("cpu")
 
 
 def trainer(config: Config, device: torch.device, folder: Path, amp: Any = None) -> Trainer:

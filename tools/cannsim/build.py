@@ -95,9 +95,9 @@ def build(jobs: int) -> None:
     torch = torch_folder()
     wheels = wheel_libraries()
     third_party = SITE / "torch_npu/include/third_party"
-    base = ["-std=c++17", "-O1", "-fPIC", "-w"]
-    cann = [*base, f"-I{third_party.parent}", f"-I{third_party / 'acl/inc'}", f"-I{third_party / 'hccl/inc'}"]
-    aten = [*base, *torch_settings(torch)]
+    base = ["-std=c++17", "-fPIC", "-w"]
+    cann = [*base, "-O2", f"-I{third_party.parent}", f"-I{third_party / 'acl/inc'}", f"-I{third_party / 'hccl/inc'}"]
+    aten = [*base, "-O0", *torch_settings(torch)]  # the work is done inside ATen
     headers = sorted((HERE / "src").rglob("*.h"))
 
     # ATen's declarations are most of the work: they are parsed once.

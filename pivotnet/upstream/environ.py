@@ -212,7 +212,9 @@ def _select(card: int) -> Any:
 def collect_env_info() -> str:
     """Versions of Python and the packages, and the device."""
     lines = [f"{name} {version}" for name, version in devices.versions().items()]
-    return "\n".join([*lines, f"device {devices.device_name(devices.select_device())}"])
+    # of this rank: selecting a card makes it the current one
+    device = _select(int(os.environ.get("LOCAL_RANK", 0)))
+    return "\n".join([*lines, f"device {devices.device_name(device)}"])
 
 
 def get_root_dir() -> str:

@@ -205,15 +205,19 @@ class RlaunchReplicaEnv:
         self.performance.finish(executor)
 
 
+_selected: Any = None  # the card of this process, once there is one
+
+
 def _select(card: int) -> Any:
-    return devices.select_device(local_rank=card)
+    global _selected
+    _selected = devices.select_device(local_rank=card)
+    return _selected
 
 
 def collect_env_info() -> str:
     """Versions of Python and the packages, and the device."""
     lines = [f"{name} {version}" for name, version in devices.versions().items()]
-    # of this rank: selecting a card makes it the current one
-    device = _select(int(os.environ.get("LOCAL_RANK", 0)))
+    device = _selected or devices.select_device()  # selecting another card would make it the current one
     return "\n".join([*lines, f"device {devices.device_name(device)}"])
 
 

@@ -129,13 +129,8 @@ class ClearMLCallback(MasterOnlyCallback):
     def after_init(self, executor: Any) -> None:
         """Open a task, or the one of the run that is resumed."""
         if self.task_id is None:
-            self.task = self._tasks.init(
-                project_name="det3d",
-                task_name=executor.exp.exp_name,
-                auto_connect_frameworks={"pytorch": False},
-                reuse_last_task_id=False,
-                continue_last_task=False,
-            )
+            options = {"reuse_last_task_id": False, "continue_last_task": False}
+            self.task = self._tasks.init("det3d", executor.exp.exp_name, auto_connect_frameworks=False, **options)
         else:
             self.task = self._tasks.get_task(task_id=self.task_id)
             self.task.add_tags(["resume"])

@@ -162,7 +162,7 @@ PRESETS = {
         ),
         MapConfig(num_queries=(12, 10, 8)),
         CriterionConfig(decoder_weights=(0.4, 0.8, 1.6), bev_weights=(0.8, 2.4)),
-        OptimConfig(lr=1e-3, backbone_lr=1e-3, epochs=240, scale_lr=False),
+        OptimConfig(lr=1e-3, backbone_lr=1e-3, epochs=160, scale_lr=False),
     ),
 }
 

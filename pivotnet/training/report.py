@@ -29,7 +29,7 @@ class Report:
     Args:
         folder: output folder.
         total_steps: where the progress bar ends.
-        start_step: where it begins; TensorBoard's points from here on are replaced.
+        start_step: where it begins; the points of TensorBoard behind it are replaced.
         log_every: steps between lines of the log and points of the curves.
         enabled: False on all ranks but 0.
     """
@@ -46,7 +46,7 @@ class Report:
 
         self.console = Console(highlight=False, soft_wrap=True)
         self.log = open(folder / LOG_NAME, "a", buffering=1)
-        self.curves = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step or None)
+        self.curves = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
         self.progress = Progress(
             BarColumn(bar_width=10),
             MofNCompleteColumn(),

@@ -45,6 +45,17 @@ def test_lines_and_curves(tmp_path, capsys):
     assert {"train/pts_loss", "meta/learning_rate", "meta/step_seconds"} <= set(events.Tags()["scalars"])
 
 
+def test_curves_of_a_resumed_run_have_no_old_points(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for start, stop in ((0, 4), (2, 5)):  # killed after step 4, resumed from the checkpoint of step 2
+        report = open_report(tmp_path, start_step=start, log_every=1)
+        for step in range(start, stop):
+            report.step(record(step), 0)
+        report.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5]
+
+
 def test_a_terminal_gets_one_live_line(tmp_path, monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr(

@@ -161,10 +161,10 @@ def fused_adamw(groups: list[dict[str, Any]], device: torch.device, **options: A
             for parameter in group["params"]:
                 parameter.grad = torch.zeros_like(parameter)
         return optimizer
-    try:
-        return torch.optim.AdamW(groups, fused=True, **options)
-    except RuntimeError:  # torch < 2.4 has the fused kernel for GPUs only
-        return torch.optim.AdamW(groups, **options)
+    # torch < 2.4 has the fused kernel for GPUs only, and says so at the first step when torch_npu is installed as well
+    on_cpu = torch._C._dispatch_has_kernel_for_dispatch_key("aten::_fused_adamw_", "CPU")
+    fused = True if device.type != "cpu" or on_cpu else None
+    return torch.optim.AdamW(groups, fused=fused, **options)
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -108,7 +108,16 @@ pack() {
 }
 
 check() {
-  local python=${PYTHON:-python3} upstream=${PIVOTNET_UPSTREAM:-}
+  local python=${PYTHON:-} upstream=${PIVOTNET_UPSTREAM:-}
+  # the check imports pivotnet, so it needs its packages: the active environment's, else .venv's
+  if [[ -z "$python" ]]; then
+    python=python3
+    if ! python3 -c 'import torch' >/dev/null 2>&1 && [[ -x "$ROOT/.venv/bin/python" ]]; then
+      python="$ROOT/.venv/bin/python"
+    fi
+  fi
+  "$python" -c 'import torch' >/dev/null 2>&1 ||
+    die "$python has no torch, which the check needs: PYTHON=/path/to/python, or make .venv with bash test/run_tests.sh"
   if [[ -z "$upstream" && -e "$CHECKOUT/.git" ]]; then upstream=$CHECKOUT; fi
   PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" "$python" "$ROOT/tools/upstream/check_patch.py" "$PATCH" \
     ${upstream:+--upstream "$upstream"} --commit "$COMMIT"

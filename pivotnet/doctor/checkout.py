@@ -9,7 +9,9 @@ from pivotnet.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from pivotnet.doctor.machine import Machine
 
 TOPIC = "checkout"
-PINNED = "3f334e499bae6c9e2f3ed06cf77ac6cbd22d0ba8"
+COMMIT_FILE = Path(__file__).resolve().parents[2] / "tools" / "upstream_commit"
+# Empty where the package is installed without the repository: then there is no patch to fit either.
+PINNED = COMMIT_FILE.read_text().strip() if COMMIT_FILE.is_file() else ""
 
 
 def check_checkout(machine: Machine, folder: Path, patch: Path, named: bool) -> Iterator[Finding]:
@@ -31,7 +33,7 @@ def check_checkout(machine: Machine, folder: Path, patch: Path, named: bool) -> 
     head = machine.run("git", "-C", str(folder), "rev-parse", "HEAD")
     if head is None or head.status != 0:
         yield Finding(TOPIC, NOTE, f"{folder} is no git repository: its commit is unknown")
-    elif head.text.strip() != PINNED:
+    elif PINNED and head.text.strip() != PINNED:
         text = f"{folder} is at commit {head.text.strip()[:12]}, the patch is for {PINNED[:12]}"
         yield Finding(TOPIC, ERROR, text, f"git -C {folder} checkout {PINNED}, then apply the patch")
         return

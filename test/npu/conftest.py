@@ -7,6 +7,7 @@ process (CANNSIM is set) they run as they are; the same command by hand does the
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -112,6 +113,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: Optional[pytest.Item]) 
 
 if INSIDE:
     os.environ["CANNSIM_STRICT"] = "1"  # no CPU fallback and no float64 on the device, in any test
+    importlib.import_module("torch_npu")  # torch before 2.5 does not load it by itself
     SEEN: dict[str, dict[str, Any]] = {}
 
     @pytest.hookimpl(trylast=True)

@@ -46,14 +46,14 @@ def torch_folder() -> Path:
     return Path(specification.submodule_search_locations[0])
 
 
-def torch_settings(folder: Path) -> list[str]:
-    """Compiler flags that torch's headers need, asked of a torch that does not load torch_npu."""
+def torch_string_abi() -> str:
+    """Which std::string torch was built with (before 2.7 on x86_64: the old one); asked without loading torch_npu."""
     question = "import torch; print(int(torch._C._GLIBCXX_USE_CXX11_ABI))"
     environment = dict(os.environ, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
-    answer = subprocess.run(
-        [sys.executable, "-c", question], env=environment, capture_output=True, text=True, check=True
-    )
-    return [f"-D_GLIBCXX_USE_CXX11_ABI={answer.stdout.strip()}", f"-I{folder / 'include'}"]
+    answer = subprocess.run([sys.executable, "-c", question], env=environment, capture_output=True, text=True)
+    if answer.returncode:
+        raise BuildError(f"{sys.executable} cannot import torch: {answer.stderr.strip()[-500:]}")
+    return f"-D_GLIBCXX_USE_CXX11_ABI={answer.stdout.strip()}"
 
 
 def wheel_libraries() -> list[Path]:
@@ -95,9 +95,9 @@ def build(jobs: int) -> None:
     torch = torch_folder()
     wheels = wheel_libraries()
     third_party = SITE / "torch_npu/include/third_party"
-    base = ["-std=c++17", "-fPIC", "-w"]
+    base = ["-std=c++17", "-fPIC", "-w", torch_string_abi()]
     cann = [*base, "-O2", f"-I{third_party.parent}", f"-I{third_party / 'acl/inc'}", f"-I{third_party / 'hccl/inc'}"]
-    aten = [*base, "-O0", *torch_settings(torch)]  # the work is done inside ATen
+    aten = [*base, "-O0", f"-I{torch / 'include'}"]  # the work is done inside ATen
     headers = sorted((HERE / "src").rglob("*.h"))
 
     # ATen's declarations are most of the work: they are parsed once.

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs the real torch_npu and mx_driving wheels into tools/cannsim/site and builds the simulator; quick when both
 # are there already.
-#   PYTHON=python3  the interpreter that has torch
+#   PYTHON=python3  the interpreter that has torch, 2.8.0 or 2.1.0; another torch than last time changes the wheels
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 PYTHON=${PYTHON:-python3}
@@ -14,7 +14,8 @@ torch=$("$PYTHON" -c 'from importlib.metadata import version; print(version("tor
     || fail "$PYTHON has no torch"
 case $torch in
     2.8.0) wheels=(torch_npu==2.8.0.post2 mx_driving==26.2.0.post2) ;;
-    *) fail "torch $torch: the simulator is made for torch 2.8.0" ;;
+    2.1.0) wheels=(torch_npu==2.1.0.post17 mx_driving==26.2.0.post1) ;;
+    *) fail "torch $torch: the simulator is made for torch 2.8.0 and 2.1.0" ;;
 esac
 wheels+=(pyyaml==6.0.3)
 

@@ -138,16 +138,6 @@ aclError aclGetDeviceCapability(uint32_t, aclDeviceInfo what, int64_t *value) {
     return ACL_SUCCESS;
 }
 
-static aclError core_limit(aclrtDevResLimitType what, uint32_t *value) {
-    *value = what == ACL_RT_DEV_RES_CUBE_CORE ? AI_CORES : VECTOR_CORES;
-    return ACL_SUCCESS;
-}
-aclError aclrtGetDeviceResLimit(int32_t, aclrtDevResLimitType what, uint32_t *value) { return core_limit(what, value); }
-aclError aclrtGetStreamResLimit(aclrtStream, aclrtDevResLimitType what, uint32_t *value) {
-    return core_limit(what, value);
-}
-aclError aclrtGetResInCurrentThread(aclrtDevResLimitType what, uint32_t *value) { return core_limit(what, value); }
-
 // ---- devices ----
 aclError aclrtGetDeviceCount(uint32_t *count) {
     *count = device_count();
@@ -319,16 +309,25 @@ aclError aclrtFreeHost(void *address) {
     return ACL_SUCCESS;
 }
 
-// torch_npu asks before a non-blocking copy, and waits for the stream unless the host memory is page-locked.
-aclError aclrtPointerGetAttributes(const void *address, aclrtPtrAttributes *attributes) {
+// torch_npu asks before a non-blocking copy, and waits for the stream unless the host memory is page-locked. Declared here
+// because the headers of older wheels lack it.
+struct PointerAttributes {
+    uint32_t device;
+    int32_t type;
+    uint32_t page_size, reserved[4];
+};
+enum { TYPE_HOST = 0, TYPE_DEVICE = 1, TYPE_UNREGISTERED = 2 };
+
+aclError pointer_attributes(const void *address, PointerAttributes *attributes) __asm__("aclrtPointerGetAttributes");
+aclError pointer_attributes(const void *address, PointerAttributes *attributes) {
     memset(attributes, 0, sizeof *attributes);
-    attributes->location.type = ACL_MEM_LOCATION_TYPE_UNREGISTERED;
+    attributes->type = TYPE_UNREGISTERED;
     std::lock_guard<std::mutex> lock(memory_mutex);
     if (const Block *block = block_of(blocks, address)) {
-        attributes->location.type = ACL_MEM_LOCATION_TYPE_DEVICE;
-        attributes->location.id = block->device;
+        attributes->type = TYPE_DEVICE;
+        attributes->device = block->device;
     } else if (block_of(locked_blocks, address)) {
-        attributes->location.type = ACL_MEM_LOCATION_TYPE_HOST;
+        attributes->type = TYPE_HOST;
     }
     return ACL_SUCCESS;
 }

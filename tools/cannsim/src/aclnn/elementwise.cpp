@@ -111,8 +111,8 @@ BINARY_NUMBER(RemainderTensorScalar, remainder)
 ACLNN(PowScalarTensor, (Number self, In exponent, Out out), out = at::pow(*self, *exponent))
 
 // The rounding of a division: 1 towards zero, 2 towards minus infinity.
-static std::optional<c10::string_view> rounding(int mode) {
-    if (mode == 0) return std::nullopt;
+static c10::optional<c10::string_view> rounding(int mode) {
+    if (mode == 0) return c10::nullopt;
     return c10::string_view(mode == 1 ? "trunc" : "floor");
 }
 ACLNN(DivMod, (In self, In other, int mode, Out out), out = at::div(*self, *other, rounding(mode)))

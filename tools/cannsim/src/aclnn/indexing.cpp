@@ -20,14 +20,14 @@ ACLNN(InplaceScatterValue, (Out self, int64_t dimension, In index, Number value,
 
 // ---- advanced indexing ----
 // torch_npu passes an empty tensor of self's type for a missing index (":"); an index may truly be empty as well.
-static c10::List<std::optional<Tensor>> index_list(const Tensor &self, const std::vector<Tensor> &indices) {
+static c10::List<c10::optional<Tensor>> index_list(const Tensor &self, const std::vector<Tensor> &indices) {
     bool some = false;
     for (const auto &index : indices) some |= index.numel() > 0;
-    c10::List<std::optional<Tensor>> list;
+    c10::List<c10::optional<Tensor>> list;
     for (const auto &index : indices) {
         const bool placeholder = index.numel() == 0 && index.scalar_type() == self.scalar_type();
         const bool missing = placeholder && (some || !at::isIntegralType(index.scalar_type(), true));
-        list.push_back(missing ? std::nullopt : std::optional<Tensor>(as_long(index)));
+        list.push_back(missing ? c10::nullopt : c10::optional<Tensor>(as_long(index)));
     }
     return list;
 }

@@ -67,12 +67,12 @@ ACLNN(AvgPool2d,
       (In self, Integers kernel, Integers stride, Integers padding, bool ceil, bool count_padding, int64_t divisor, int8_t,
        Out out),
       out = at::avg_pool2d(*self, *kernel, *stride, *padding, ceil, count_padding,
-                           divisor ? std::optional<int64_t>(divisor) : std::nullopt))
+                           divisor ? c10::optional<int64_t>(divisor) : c10::nullopt))
 ACLNN(AvgPool2dBackward,
       (In gradient, In self, Integers kernel, Integers stride, Integers padding, bool ceil, bool count_padding,
        int64_t divisor, int8_t, Out out),
       out = at::avg_pool2d_backward(*gradient, *self, *kernel, *stride, *padding, ceil, count_padding,
-                                    divisor ? std::optional<int64_t>(divisor) : std::nullopt))
+                                    divisor ? c10::optional<int64_t>(divisor) : c10::nullopt))
 ACLNN(AdaptiveAvgPool2d, (In self, Integers size, Out out), out = at::_adaptive_avg_pool2d(*self, *size))
 ACLNN(AdaptiveAvgPool2dBackward, (In gradient, In self, Out out), out = at::_adaptive_avg_pool2d_backward(*gradient, *self))
 // An NPU keeps its own kind of mask instead of indices; what is kept here is the indices' low bytes, which only the
@@ -88,8 +88,8 @@ ACLNN(MaxPool2dWithMaskBackward,
 
 // ---- resampling ----
 // A scale is given beside the output size; torch_npu gives 1 or 0 where the caller gave none.
-static std::optional<double> scale_of(double scale, int64_t input, int64_t output) {
-    return (int64_t)(input * scale) == output ? std::optional<double>(scale) : std::nullopt;
+static c10::optional<double> scale_of(double scale, int64_t input, int64_t output) {
+    return (int64_t)(input * scale) == output ? c10::optional<double>(scale) : c10::nullopt;
 }
 ACLNN(UpsampleBilinear2d, (In self, Integers size, bool align_corners, double scale_rows, double scale_columns, Out out),
       out = at::upsample_bilinear2d(*self, *size, align_corners, scale_of(scale_rows, (*self).size(2), (*size)[0]),

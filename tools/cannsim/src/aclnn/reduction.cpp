@@ -61,7 +61,7 @@ ACLNN(Topk, (In self, int64_t k, int64_t dimension, bool largest, bool sorted, O
 ACLNN(TopkV2, (In self, int64_t k, int64_t dimension, bool largest, bool sorted, Out values, Out indices),
       both(at::topk(*self, k, dimension, largest, sorted), values, indices))
 ACLNN(SearchSorted, (In sequence, In self, bool out_int32, bool right, In sorter, Out out),
-      out = at::searchsorted(*sequence, *self, out_int32, right, std::nullopt, sorter))
+      out = at::searchsorted(*sequence, *self, out_int32, right, c10::nullopt, sorter))
 
 // ---- cumulative ----
 ACLNN(Cumprod, (In self, Number dimension, Type type, Out out),

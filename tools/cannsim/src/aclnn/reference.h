@@ -13,7 +13,6 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <functional>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,8 +28,8 @@ at::Tensor unpack_bits(const at::Tensor &bytes, int64_t count);  // bool, lowest
 // A tensor that is read: *self. Where the caller may have passed none, it turns into an optional by itself.
 struct In {
     const aclTensor *object;
-    operator std::optional<at::Tensor>() const {
-        return object ? std::optional<at::Tensor>(tensor_over(object)) : std::nullopt;
+    operator c10::optional<at::Tensor>() const {
+        return object ? c10::optional<at::Tensor>(tensor_over(object)) : c10::nullopt;
     }
     at::Tensor operator*() const { return tensor_over(object); }
     explicit operator bool() const { return object != nullptr; }
@@ -55,8 +54,8 @@ struct Out {
 
 struct Number {
     const aclScalar *object;
-    operator std::optional<at::Scalar>() const {
-        return object ? std::optional<at::Scalar>(number(object)) : std::nullopt;
+    operator c10::optional<at::Scalar>() const {
+        return object ? c10::optional<at::Scalar>(number(object)) : c10::nullopt;
     }
     at::Scalar operator*() const { return number(object); }
     explicit operator bool() const { return object != nullptr; }

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from pivotnet import __version__
-from pivotnet.errors import PivotNetError
+from pivotnet.errors import LostRankError, PivotNetError
 
 COMMANDS = {
     "synth": ("pivotnet.synthetic.command", "make a small synthetic data set in nuScenes' format"),
@@ -57,6 +57,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return int(run(args) or 0)
     except PivotNetError as error:
         print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, LostRankError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(2)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -8,3 +8,7 @@ class PivotNetError(Exception):
 
     The command line prints the message after ``error: `` and exits with status 2, without a traceback.
     """
+
+
+class LostRankError(PivotNetError):
+    """Another rank is gone. The process ends at once: threads that still wait for that rank abort at a usual exit."""

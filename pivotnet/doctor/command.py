@@ -135,4 +135,3 @@ def run(args: argparse.Namespace) -> int:
         console = Console(highlight=False)
         print_findings(findings, console if console.is_terminal else Console(highlight=False, width=120))
     return 1 if any(finding.status == ERROR for finding in findings) else 0
-

@@ -26,9 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=sorted(KINDS),
         help="print this kind of Final result of one finished run instead, and write it to OUTPUT/<CaseName>.log",
     )
-    parser.add_argument(
-        "--log-folder", type=Path, metavar="DIR", help="with --final: write DIR/<CaseName>.log as well"
-    )
+    parser.add_argument("--log-folder", type=Path, metavar="DIR", help="with --final: write DIR/<CaseName>.log as well")
     parser.add_argument("--curves", type=Path, metavar="PNG", help="where curves go (curves.png in the first OUTPUT)")
     parser.add_argument("--no-curves", action="store_true", help="the table only")
     parser.add_argument("--no-published", action="store_true", help="leave the published figures out")

@@ -73,8 +73,8 @@ def list_checkpoints(folder: PathLike) -> list[Path]:
 
 
 def remove_old(folder: PathLike, keep: int) -> None:
-    """Leave the newest ``keep`` checkpoints."""
-    for path in list_checkpoints(folder)[:-keep]:
+    """Leave the newest ``keep`` checkpoints, and nothing of one whose writer was killed."""
+    for path in (*list_checkpoints(folder)[:-keep], *Path(folder).glob(".step_*.pth.*.tmp")):
         path.unlink(missing_ok=True)
 
 

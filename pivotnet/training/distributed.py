@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from pivotnet import device as devices
-from pivotnet.errors import PivotNetError
+from pivotnet.errors import LostRankError, PivotNetError
 
 TIMEOUT = timedelta(minutes=30)  # of a collective: a rank may decode, evaluate or write for long
 
@@ -61,7 +61,8 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     When the block fails the group is left as it is: closing it would wait for ranks that may be gone.
 
     Raises:
-        PivotNetError: the group cannot be formed, or another rank is lost inside the block.
+        PivotNetError: the group cannot be formed.
+        LostRankError: another rank is lost inside the block.
     """
     if ranks.world_size == 1:
         yield
@@ -83,7 +84,7 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     except RuntimeError as error:
         if not _is_lost_connection(error):
             raise
-        raise PivotNetError(
+        raise LostRankError(
             f"rank {ranks.rank} lost the connection to another rank ({_first_line(error)}): "
             "what that rank said last is the cause"
         ) from error

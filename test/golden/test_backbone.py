@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rule
-import torch
 from backbone.record import observe
 
 from pivotnet.config import preset
@@ -18,8 +17,6 @@ from pivotnet.model.backbone import build_backbone
 SMALL = Path(__file__).parent / "backbone"
 PRESETS = ("swint", "res50", "effb0")
 PREFIX = "im_backbone."
-# steps of the subsampled features in golden_forward_<preset>.npz
-FULL_STEPS = {"swint": ((8, 4, 4), (16, 2, 2)), "res50": ((16, 4, 4), (32, 2, 2)), "effb0": ((4, 4, 4), (8, 2, 2))}
 
 
 def build(name: str, **changes):
@@ -54,28 +51,3 @@ def test_small_images(name, checkpointing):
         else:
             norms = want[:, :1]
             assert (np.abs(value - want) <= 4 * noise[:, None] + 1e-5 * norms + 1e-6 * norms.max()).all()
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("mode", ["eval", "train"])
-@pytest.mark.parametrize("name", PRESETS)
-def test_full_size(name, mode):
-    recorded = rule.recording(f"golden_forward_{name}.npz")
-    noise = json.loads((rule.recordings() / f"noise_floor_fp32_vs_fp64_{name}.json").read_text())
-    backbone = build(name, drop_path=0.0, drop_connect=0.0)
-    rule.fill(backbone.state_dict(), PREFIX)
-    backbone.train(mode == "train")
-    images = rule.images(int(recorded["seed"]))
-    np.testing.assert_array_equal(images.flatten()[:8].numpy(), recorded["image_first8"])
-    with torch.no_grad():
-        features = backbone(images.flatten(0, 1))
-    for level, (feature, (channels, rows, columns)) in enumerate(zip(features, FULL_STEPS[name])):
-        key = f"{mode}/bkb_features/{level}"
-        assert tuple(feature.shape) == tuple(recorded[f"{mode}/bkb_features_full_shape/{level}"])
-        error = np.abs(feature[:, ::channels, ::rows, ::columns].numpy() - recorded[key]).max()
-        assert error <= 4 * noise[key]["max_abs_diff"]
-    state = {PREFIX + key: value for key, value in backbone.state_dict().items()}
-    after = [key for key in recorded if key.startswith(f"{mode}/after/{PREFIX}")]
-    assert after or not (name == "effb0" and mode == "train")
-    for key in after:
-        np.testing.assert_allclose(state[key[len(f"{mode}/after/") :]].numpy(), recorded[key], rtol=1e-5, atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,13 @@ def case(request: pytest.FixtureRequest) -> Case:
     if size == "small":
         return small_case(name)
     record = rule.recording("golden_loss.npz")
-    return Case(name, record, preset("swint"), inputs.outputs(int(record["seed"]), name), 8)
+    return Case(name, record, preset("swint"), inputs.outputs(int(record["seed"]), name), mask_step(record))
+
+
+def mask_step(record: dict[str, np.ndarray]) -> int:
+    """Every how many rows and columns of masks are recorded."""
+    rows = next(array.shape[-2] for key, array in record.items() if "/grad/ins_masks/" in key)
+    return math.ceil(preset("swint").map.map_size[0] / rows)
 
 
 def test_total_and_terms(case: Case) -> None:

@@ -15,8 +15,7 @@ from recordings import check, check_network
 
 COMMITTED = Path(__file__).parent / "recordings"
 TOOL = Path(__file__).parents[2] / "tools" / "golden.py"
-# These run full-size networks for minutes: in full here, in part in the fast tests below.
-SLOW = {name for name in check.all_checks() if name.startswith(("forward", "trajectory"))}
+SLOW = {"trajectory"}  # ten training steps at full size, with and without checkpointing
 
 
 def misses(rows: list) -> list[str]:
@@ -34,9 +33,8 @@ def test_equal_to_upstream_at_full_size(part: str) -> None:
     assert misses(check.check(COMMITTED, (part,))) == []
 
 
-def test_full_size_network_in_evaluation_mode() -> None:
-    rows = check_network.check_forward(COMMITTED / "golden_forward_effb0.npz", "effb0", modes=("eval",))
-    assert misses(rows) == []
+def test_first_training_steps_equal_upstream() -> None:
+    assert misses(check_network.check_trajectory(COMMITTED, checkpointing=False, steps=2)) == []
 
 
 def copy_of(name: str, folder: Path) -> Path:

@@ -25,8 +25,7 @@ def npu_smi(health: Mapping[int, str], processes: str = "") -> str:
     rows = "".join(
         f"| {number:<5} 910B3               | {state:<13} | 90.1        35                0    / 0             |\n"
         f"| 0                         | 0000:{_BUSES[number]}:00.0  "
-        "| 0           0    / 0          3375 / 65536         |\n"
-        + _DOUBLE
+        "| 0           0    / 0          3375 / 65536         |\n" + _DOUBLE
         for number, state in health.items()
     )
     tail = (

@@ -42,6 +42,10 @@ STEP_RELATIVE = {0: 1e-5, 1: 1e-4}
 LATER_STEPS_RELATIVE = 0.1
 # Some gradients are pure rounding (a bias in front of a batch norm): they are bounded by the total norm.
 GRADNORM_OWN, GRADNORM_TOTAL = 1e-4, 1e-6
+# The gradient of a sampling location jumps where a sample changes its cell, so rounding moves single norms further:
+# upstream with one and with two threads strays from itself by 3.9 of these tolerances in t2s_reference_points.bias, by
+# 2.05 in the backbone's first batch norm, by more than 1 in six norms of 573 and by 0.32 in 19 of 20.
+GRADNORM_WORST, GRADNORM_QUANTILE = 5 * 3.9, 0.95
 # Initial values are random: statistics of n draws stray by about 1/sqrt(n); 6 deviations are never seen by chance.
 INITIALISATION_DEVIATIONS = 6.0
 OUR_DRAWS = 4
@@ -50,9 +54,7 @@ OUR_DRAWS = 4
 def quiet(name: str, checkpointing: bool = True) -> Config:
     """The preset with dropout, drop path and drop connect off, as recordings are made."""
     config = preset(name)
-    model = dataclasses.replace(
-        config.model, dropout=0.0, drop_path=0.0, drop_connect=0.0, checkpointing=checkpointing
-    )
+    model = dataclasses.replace(config.model, dropout=0.0, drop_path=0.0, drop_connect=0.0, checkpointing=checkpointing)
     return dataclasses.replace(config, model=model)
 
 
@@ -265,7 +267,8 @@ def check_trajectory(folder: Path, checkpointing: bool = True, steps: int | None
     label = f"training, checkpointing {'on' if checkpointing else 'off'}"
     losses = {step: Comparison(f"{label}: step {step}", relative=limit) for step, limit in STEP_RELATIVE.items()}
     later = Comparison(f"{label}: later steps", relative=LATER_STEPS_RELATIVE)
-    gradients = Comparison(f"{label}: gradient norms of step 0", absolute=1.0)
+    gradients = Comparison(f"{label}: gradient norms of step 0", absolute=GRADNORM_WORST)
+    most = Comparison(f"{label}: {GRADNORM_QUANTILE:.0%} of these norms", absolute=1.0)
     for entry in recorded["steps"][:steps]:
         optimizer.zero_grad(set_to_none=True)
         predictions: Predictions = network(images, *reference)
@@ -274,9 +277,9 @@ def check_trajectory(folder: Path, checkpointing: bool = True, steps: int | None
         comparison = losses.get(entry["step"], later)
         comparison.add(f"step {entry['step']}", result.total.item(), entry["total"])
         if entry["step"] == 0:
-            _compare_norms(gradients, network, norms)
+            _compare_norms(gradients, most, network, norms)
         optimizer.step()
-    rows = [c.row() for c in (*losses.values(), gradients)] + ([later.row()] if later.compared else [])
+    rows = [c.row() for c in (*losses.values(), gradients, most)] + ([later.row()] if later.compared else [])
     tracked = {int(t) for key, t in network.state_dict().items() if key.endswith("num_batches_tracked")}
     if steps is None and checkpointing:
         counts = Comparison(f"{label}: batches counted")
@@ -285,8 +288,8 @@ def check_trajectory(folder: Path, checkpointing: bool = True, steps: int | None
     return rows
 
 
-def _compare_norms(comparison: Comparison, network: PivotNet, recorded: dict[str, float]) -> None:
-    """Differences of gradient norms as a part of what is allowed: 1 is the limit."""
+def _compare_norms(comparison: Comparison, most: Comparison, network: PivotNet, recorded: dict[str, float]) -> None:
+    """Differences of gradient norms in units of the tolerance: of every norm, and of GRADNORM_QUANTILE of them."""
     total = math.hypot(*recorded.values())
     ours = {
         re.sub(r"(input_proj\.\d\.1)\.norm\.", r"\1.", key): float(p.grad.double().norm())  # see _RecordedBatchNorm
@@ -295,6 +298,10 @@ def _compare_norms(comparison: Comparison, network: PivotNet, recorded: dict[str
     }
     for key in ours.keys() ^ recorded.keys():
         comparison.fail(f"{key} has a gradient on one side only")
-    for key in ours.keys() & recorded.keys():
-        allowed = GRADNORM_OWN * recorded[key] + GRADNORM_TOTAL * total
-        comparison.add(key, (ours[key] - recorded[key]) / allowed, 0.0)
+    strayed = {
+        key: (ours[key] - recorded[key]) / (GRADNORM_OWN * recorded[key] + GRADNORM_TOTAL * total)
+        for key in ours.keys() & recorded.keys()
+    }
+    for key, value in strayed.items():
+        comparison.add(key, value, 0.0)
+    most.add("quantile", float(np.quantile(np.abs(list(strayed.values())), GRADNORM_QUANTILE)), 0.0)

@@ -141,11 +141,15 @@ class LineDecoder(nn.Module):
                 of_all_classes = F.linear(F.relu(hidden), weight, bias).view(len(hidden), -1, hidden.shape[-1])
                 hidden = of_all_classes.index_select(1, self.own_class)
             logits = hidden @ bev.float().transpose(1, 2)  # [B, Q, N]
-        # Upstream compares the probability, not the logit: in float32 the two differ just below zero.
-        hidden_cells = logits.sigmoid() < 0.5
+        hidden_cells = self.hides(logits)
         # an instance that sees nothing may look everywhere
         allowed = ~hidden_cells | hidden_cells.all(dim=-1, keepdim=True)
         return allowed.index_select(1, self.instance_of_point)[:, None]
+
+    @staticmethod
+    def hides(logits: Tensor) -> Tensor:
+        """Where a mask closes a cell; upstream compares the probability: in float32 that differs just below zero."""
+        return logits.sigmoid() < 0.5
 
     @torch.no_grad()
     def _joined_mask_layers(self) -> list[Projection]:

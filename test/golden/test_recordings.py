@@ -55,6 +55,8 @@ def copy_of(name: str, folder: Path) -> Path:
         ("golden_transform.npz", "transform", "output", 1e-4),
         ("golden_ap.npz", "ap", "per_sample", 1e-4),
         ("golden_ap.npz", "ap", "ap_count", 1),
+        ("golden_forward_effb0.npz", "forward/effb0", "eval/ctr_im/2/1", 2e-5),
+        ("golden_forward_effb0.npz", "forward/effb0", "train/ins_masks/5/0", 1e-2),
     ],
 )
 def test_a_perturbed_recording_misses(tmp_path: Path, name: str, part: str, key: str, change: float) -> None:

@@ -21,6 +21,7 @@ from pivotnet.structures import Predictions
 from pivotnet.training.optim import build_optimizer
 from recordings import rule
 from recordings.check_criterion import split_classes
+from recordings.close_calls import CloseCalls
 from recordings.verdict import Comparison, Row
 
 # Five times the largest difference between upstream in float32 and upstream in float64 (noise_floor_*.json of three
@@ -42,10 +43,11 @@ STEP_RELATIVE = {0: 1e-5, 1: 1e-4}
 LATER_STEPS_RELATIVE = 0.1
 # Some gradients are pure rounding (a bias in front of a batch norm): they are bounded by the total norm.
 GRADNORM_OWN, GRADNORM_TOTAL = 1e-4, 1e-6
-# The gradient of a sampling location jumps where a sample changes its cell, so rounding moves single norms further:
-# upstream with one and with two threads strays from itself by 3.9 of these tolerances in t2s_reference_points.bias, by
-# 2.05 in the backbone's first batch norm, by more than 1 in six norms of 573 and by 0.32 in 19 of 20.
-GRADNORM_WORST, GRADNORM_QUANTILE = 5 * 3.9, 0.95
+# The gradient of a sampling location jumps where a sample changes its cell, and the first layers' batch norms magnify
+# rounding, so that single norms stray further. Upstream with one and with two threads strays from itself by these parts
+# of the tolerance (seeds 1234 and 5): median 0.010 and 0.019, 95th percentile 0.32 and 2.2, largest 3.9 and 10.3.
+# Allowed is five times the larger.
+GRADNORM_QUANTILES = {"median": (0.5, 5 * 0.019), "95 %": (0.95, 5 * 2.2), "largest": (1.0, 5 * 10.3)}
 # Initial values are random: statistics of n draws stray by about 1/sqrt(n); 6 deviations are never seen by chance.
 INITIALISATION_DEVIATIONS = 6.0
 OUR_DRAWS = 4
@@ -134,10 +136,18 @@ def check_forward(path: Path, name: str, modes: tuple[str, ...] = ("eval", "trai
     reference = project_bev_grid(recorded["extrinsic"][0], recorded["intrinsic"][0], config.model.bev_size, config.map)
     rows = []
     for mode in modes:
-        network = build(config).train(mode == "train")
-        features = _Features(network, config.model.bev_size)
-        with torch.no_grad():
-            predictions = network(images, *(tensor[None] for tensor in reference))
+        calls = CloseCalls(config.map, OUTPUT_ABSOLUTE["ins_masks"])
+        while True:
+            network = build(config).train(mode == "train")
+            features = _Features(network, config.model.bev_size)
+            with calls.decide(network), torch.no_grad():
+                predictions = network(images, *(tensor[None] for tensor in reference))
+            recorded_points = [
+                np.concatenate([recorded[f"{mode}/ctr_im/{i}/{c}"].reshape(1, -1, 2) for c in range(3)], axis=1)
+                for i in range(len(predictions.points))
+            ]
+            if not calls.reconsider(predictions.points.numpy() - recorded_points, OUTPUT_ABSOLUTE["ctr_im"]):
+                break
         comparisons = {
             key: Comparison(f"{name}: {mode} {key}", absolute=limit) for key, limit in OUTPUT_ABSOLUTE.items()
         }
@@ -150,6 +160,11 @@ def check_forward(path: Path, name: str, modes: tuple[str, ...] = ("eval", "trai
         for i, tensor in enumerate(features.backbone):
             _add(comparisons["bkb_features"], f"{mode}/bkb_features/{i}", tensor, recorded)
         rows += [comparison.row() for comparison in comparisons.values()]
+        if calls.flipped:
+            told = Comparison(f"{name}: {mode} attention cells decided as recorded", absolute=calls.closest)
+            for (layer, instance, cell), logit in calls.flipped.items():
+                told.add(f"layer {layer}, instance {instance}, cell {cell}", np.array(logit), np.array(0.0))
+            rows.append(told.row())
         if mode == "train":
             rows.append(_running_statistics(network, name, recorded))
     return rows
@@ -267,8 +282,10 @@ def check_trajectory(folder: Path, checkpointing: bool = True, steps: int | None
     label = f"training, checkpointing {'on' if checkpointing else 'off'}"
     losses = {step: Comparison(f"{label}: step {step}", relative=limit) for step, limit in STEP_RELATIVE.items()}
     later = Comparison(f"{label}: later steps", relative=LATER_STEPS_RELATIVE)
-    gradients = Comparison(f"{label}: gradient norms of step 0", absolute=GRADNORM_WORST)
-    most = Comparison(f"{label}: {GRADNORM_QUANTILE:.0%} of these norms", absolute=1.0)
+    gradients = {
+        name: Comparison(f"{label}: gradient norms of step 0, {name}", absolute=limit)
+        for name, (_, limit) in GRADNORM_QUANTILES.items()
+    }
     for entry in recorded["steps"][:steps]:
         optimizer.zero_grad(set_to_none=True)
         predictions: Predictions = network(images, *reference)
@@ -277,9 +294,11 @@ def check_trajectory(folder: Path, checkpointing: bool = True, steps: int | None
         comparison = losses.get(entry["step"], later)
         comparison.add(f"step {entry['step']}", result.total.item(), entry["total"])
         if entry["step"] == 0:
-            _compare_norms(gradients, most, network, norms)
+            _compare_norms(gradients, network, norms)
         optimizer.step()
-    rows = [c.row() for c in (*losses.values(), gradients, most)] + ([later.row()] if later.compared else [])
+    rows = [c.row() for c in (*losses.values(), *gradients.values()) if c.compared] + (
+        [later.row()] if later.compared else []
+    )
     tracked = {int(t) for key, t in network.state_dict().items() if key.endswith("num_batches_tracked")}
     if steps is None and checkpointing:
         counts = Comparison(f"{label}: batches counted")
@@ -288,8 +307,8 @@ def check_trajectory(folder: Path, checkpointing: bool = True, steps: int | None
     return rows
 
 
-def _compare_norms(comparison: Comparison, most: Comparison, network: PivotNet, recorded: dict[str, float]) -> None:
-    """Differences of gradient norms in units of the tolerance: of every norm, and of GRADNORM_QUANTILE of them."""
+def _compare_norms(comparisons: dict[str, Comparison], network: PivotNet, recorded: dict[str, float]) -> None:
+    """Quantiles of the differences of gradient norms, in units of the tolerance."""
     total = math.hypot(*recorded.values())
     ours = {
         re.sub(r"(input_proj\.\d\.1)\.norm\.", r"\1.", key): float(p.grad.double().norm())  # see _RecordedBatchNorm
@@ -297,11 +316,11 @@ def _compare_norms(comparison: Comparison, most: Comparison, network: PivotNet, 
         if p.grad is not None
     }
     for key in ours.keys() ^ recorded.keys():
-        comparison.fail(f"{key} has a gradient on one side only")
+        comparisons["largest"].fail(f"{key} has a gradient on one side only")
     strayed = {
-        key: (ours[key] - recorded[key]) / (GRADNORM_OWN * recorded[key] + GRADNORM_TOTAL * total)
+        key: abs(ours[key] - recorded[key]) / (GRADNORM_OWN * recorded[key] + GRADNORM_TOTAL * total)
         for key in ours.keys() & recorded.keys()
     }
-    for key, value in strayed.items():
-        comparison.add(key, value, 0.0)
-    most.add("quantile", float(np.quantile(np.abs(list(strayed.values())), GRADNORM_QUANTILE)), 0.0)
+    for name, (part, _) in GRADNORM_QUANTILES.items():
+        value = float(np.quantile(list(strayed.values()), part))
+        comparisons[name].add(min(strayed, key=lambda key: abs(strayed[key] - value)), np.array(value), np.array(0.0))

@@ -5,6 +5,7 @@
 #   supervise COMMAND...     runs a command so that no signal leaves any of its processes behind
 #   lock_folder FOLDER       waits for others that work in a folder; unlock_folder lets them go on
 #   choose_python run|test   sets PY to a Python that can import what is needed, making .venv when there is none
+#   choose_profile NAME      sets PY to the Python of .venv-NAME, made from test/profiles/NAME*.txt
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -129,27 +130,28 @@ base_python() {
     "or name one: PYTHON=/path/to/python"
 }
 
-# make_venv REQUIREMENTS... : .venv in the checkout, holding exactly these files' packages; a second call installs
-# nothing. A lock lets scripts that start at the same time wait for the first one. WHEELHOUSE names a folder of
+# make_venv FOLDER REQUIREMENTS... : a virtual environment of that name in the checkout, holding exactly these files'
+# packages; a second call installs nothing. PYTHON names the interpreter that it is made with. A lock lets scripts that start at the same time wait for the first one. WHEELHOUSE names a folder of
 # tools/wheelhouse.sh to install from, without a network.
 make_venv() {
-  local venv="$ROOT/.venv" stamp="$ROOT/.venv/installed" wanted base file options source=()
+  local venv="$ROOT/$1" stamp="$ROOT/$1/installed" wanted base file options source=()
+  shift
   if [[ -n "${WHEELHOUSE:-}" ]]; then source=(--no-index --find-links "$WHEELHOUSE"); fi
   wanted="$(cat "$@" "$ROOT/pyproject.toml" | cksum)"
   lock_folder "$ROOT"
   if [[ "$(cat "$stamp" 2>/dev/null)" != *"$wanted"* ]]; then
     if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-      base="$(base_python)"
-      say "making .venv with $("$base" --version) ($base)"
+      base="${PYTHON:-$(base_python)}"
+      say "making $(basename "$venv") with $("$base" --version) ($base)"
       supervise "$base" -m venv --clear "$venv" ||
         die "cannot make $venv with $base; name another Python: PYTHON=/path/to/python"
     fi
     for file in "$@"; do
-      say "installing $(basename "$file") into .venv"
+      say "installing $(basename "$file") into $(basename "$venv")"
       options=(--quiet --disable-pip-version-check --only-binary=:all: "${source[@]}")
-      if [[ "$file" == *-npu.txt ]]; then options+=(--no-deps); fi
+      if [[ "$file" == *-npu.txt || "$file" == *-nodeps.txt ]]; then options+=(--no-deps); fi
       # nuscenes-devkit's only source-only dependency is pure Python: no compiler is needed for it
-      if [[ "$file" == *-test.txt ]]; then options+=(--no-binary=fire); fi
+      if grep -q nuscenes "$file"; then options+=(--no-binary=fire); fi
       supervise "$venv/bin/python" -m pip install "${options[@]}" -r "$file" ||
         die "pip could not install $file (see above); check the package index, then run this again"
     done
@@ -159,6 +161,16 @@ make_venv() {
   fi
   unlock_folder
   PY="$venv/bin/python"
+}
+
+# choose_profile NAME: sets PY to the Python of .venv-NAME, which holds what test/profiles/NAME*.txt name.
+choose_profile() {
+  local names files=("$ROOT/test/profiles/$1.txt")
+  names="$(find "$ROOT/test/profiles" -name '*.txt' ! -name '*-nodeps.txt' -printf '%f ')"
+  [[ -f "${files[0]}" ]] || die "--profile is $1: choose from ${names//.txt/}"
+  if [[ -f "$ROOT/test/profiles/$1-nodeps.txt" ]]; then files+=("$ROOT/test/profiles/$1-nodeps.txt"); fi
+  make_venv ".venv-$1" "${files[@]}"
+  say "Python: $PY"
 }
 
 # choose_python run|test: sets PY to PYTHON when it is given; else the active environment when it has everything; else .venv.
@@ -180,7 +192,7 @@ choose_python() {
   elif command -v python3 >/dev/null && can_import python3 "${modules[@]}"; then
     PY="$(command -v python3)"
   else
-    make_venv "${files[@]}"
+    make_venv .venv "${files[@]}"
   fi
   if [[ "$PY" != /* ]]; then PY="$PWD/$PY"; fi
   say "Python: $PY"

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs every check of this repository on this machine: style, types and the pytest suites. Installs what it needs.
 #
-#   bash test/run_tests.sh [--full] [pytest arguments]
+#   bash test/run_tests.sh [--full] [--profile NAME] [pytest arguments]
 #
-#   --full   also what takes long: full-size recordings, eight processes, the run scripts end to end
+#   --full           also what takes long: training steps at full size, eight processes, the run scripts end to end
+#   --profile NAME   with the versions of test/profiles/NAME.txt, in an environment of its own: published or newest
 #
 # Environment: PYTHON names an interpreter; PIVOTNET_UPSTREAM a checkout of upstream at the pinned commit.
 set -euo pipefail
@@ -13,9 +14,17 @@ source "$HERE/lib.sh"
 
 marker=(-m "not full")
 arguments=()
-for argument in "$@"; do
+profile=""
+while [[ $# -gt 0 ]]; do
+  argument=$1
+  shift
   case "$argument" in
     --full) marker=() ;;
+    --profile)
+      [[ $# -gt 0 ]] || die "--profile needs a name; see --help"
+      profile=$1
+      shift
+      ;;
     -h | --help)
       sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
       exit 0
@@ -24,7 +33,7 @@ for argument in "$@"; do
   esac
 done
 
-choose_python test
+if [[ -n "$profile" ]]; then choose_profile "$profile"; else choose_python test; fi
 cd "$ROOT"
 say "ruff"
 "$PY" -m ruff check .

@@ -163,7 +163,7 @@ def test_environments_are_made_once_by_scripts_that_start_at_once(checkout, tmp_
     fake.chmod(0o755)
     log = tmp_path / "installed"
     script = checkout.root / "test" / "set_up.sh"
-    script.write_text('source "$(dirname "$0")/lib.sh"\nmake_venv "$ROOT/requirements.txt"\necho "PY=$PY"\n')
+    script.write_text('source "$(dirname "$0")/lib.sh"\nmake_venv .venv "$ROOT/requirements.txt"\necho "PY=$PY"\n')
     environment = {"PATH": f"{tmp_path / 'bin'}:{checkout.environment['PATH']}", "INSTALL_LOG": str(log)}
     runs = [checkout.start("set_up.sh", **environment) for _ in range(3)]
     said = [run.communicate(timeout=60) for run in runs]

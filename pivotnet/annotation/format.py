@@ -10,8 +10,6 @@ so there is no pivot_length; padding is added by the reader.
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pivotnet.annotation.npz import read_npz
+from pivotnet.annotation.npz import read_npz, write_npz
 from pivotnet.config import CLASSES, MapConfig
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike, atomic_write
@@ -28,7 +26,6 @@ FOLDER = Path("customer") / "pivot-bezier"  # below the nuScenes root, where ups
 MAX_POINTS = MapConfig().max_points  # pivot points of an instance, by class
 PLAIN_KEYS = ("image_paths", "trans", "rots", "intrins", "semantic_mask", "instance_mask", "instance_mask8")
 LINE_KEYS = ("ego_vectors", "map_vectors", "ctr_points", "pivot_pts")
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
 
 
 @dataclass
@@ -121,7 +118,7 @@ def load_annotation(path: PathLike) -> Annotation:
             points, lengths = pad_pivots(lines.pop("pivot_pts"))
         return Annotation(
             image_paths=[str(name) for name in data["image_paths"]],
-            **{key: data[key] for key in PLAIN_KEYS[1:]},
+            **{key: data[key].copy() for key in PLAIN_KEYS[1:]},  # theirs who load it, to change if they want
             **lines,
             pivot_points=points,
             pivot_lengths=lengths,
@@ -145,13 +142,8 @@ def save_annotation(path: PathLike, annotation: Annotation) -> None:
     for key in LINE_KEYS[:3]:
         arrays.update(lines_to_arrays(key, getattr(annotation, key)))
     arrays.update(lines_to_arrays("pivot_pts", pivot_lines_of(annotation)))
-    with atomic_write(path, durable=False) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        for key, array in arrays.items():
-            member = io.BytesIO()
-            np.lib.format.write_array(member, array, allow_pickle=False)
-            info = zipfile.ZipInfo(f"{key}.npy", _EPOCH)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, member.getvalue())
+    with atomic_write(path, durable=False) as stream:
+        write_npz(stream, arrays)
 
 
 def to_upstream(annotation: Annotation) -> dict[str, Any]:

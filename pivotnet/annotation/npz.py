@@ -1,14 +1,17 @@
-"""Reads .npz files without pickle, and upstream's old ones, which hold pickled objects, without trusting them."""
+"""Reads and writes .npz files without pickle; reads upstream's old ones, which hold pickled objects, without trusting
+them."""
 
 from __future__ import annotations
 
+import functools
 import io
+import math
 import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -33,6 +36,15 @@ _BROKEN = (
     MemoryError,
 )
 
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_ENCRYPTED = 1  # bit of a member's flags
+_LOCAL_HEADER = 30  # bytes before a member's name
+_MOST_INFLATED = 1032  # bytes that deflate makes of one, at the most
+# The masks are mostly zeros. Up to level 3, zlib writes such a run as copies from many bytes back, which inflate ten
+# times as fast as the copies from the byte before that higher levels write; a file grows by a few kilobytes.
+_LEVEL = 3
+
 # numpy 2 moved numpy.core to numpy._core; a file may come from either side.
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _EMPTY = np.empty(0)
@@ -53,43 +65,88 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name}, which is no array")
 
 
+@functools.lru_cache(maxsize=1024)
+def _read_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, Fortran order and type that a .npy file's first bytes tell. Parsing them takes longer than reading a small
+    array, and all files of a data set have the same ones."""
+    stream = io.BytesIO(header)
+    version = npy.read_magic(stream)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    return read(stream)
+
+
+def _header_size(member: bytes) -> int:
+    """Bytes of a .npy file before its data: magic string, version, length of the rest, the rest."""
+    size = "<H" if member[6:7] == b"\x01" else "<I"
+    return 8 + struct.calcsize(size) + struct.unpack_from(size, member, 8)[0]
+
+
 def _read_array(member: bytes) -> np.ndarray:
     """One .npy file held in memory."""
-    stream = io.BytesIO(member)
-    version = npy.read_magic(stream)
-    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read_header(stream)
+    start = _header_size(member)
+    shape, fortran_order, dtype = _read_header(member[:start])
     if dtype.hasobject:
-        array = _ArrayUnpickler(stream).load()
+        array = _ArrayUnpickler(io.BytesIO(member[start:])).load()
         if not isinstance(array, np.ndarray) or array.shape != shape:
             raise ValueError("a pickled array does not have the shape of its header")
         return array
-    stream.seek(0)
-    return npy.read_array(stream, allow_pickle=False)
+    count = math.prod(shape)
+    if min(shape, default=0) < 0 or len(member) - start < count * dtype.itemsize:
+        raise ValueError(f"an array of shape {shape} has {len(member) - start} bytes")
+    if not count * dtype.itemsize:
+        return np.zeros(shape, dtype)
+    return np.frombuffer(member, dtype, count, start).reshape(shape, order="F" if fortran_order else "C")
 
 
-def read_npz(path: PathLike, keys: Iterable[str] | None = None) -> dict[str, Any]:
+def _read_member(content: bytes, info: zipfile.ZipInfo) -> bytes:
+    """Bytes of one member of an archive, checked against its checksum.
+
+    What zipfile does in pieces of unknown number, at once: its copies cost more than inflating a mask.
+    """
+    start = info.header_offset
+    magic, flags, name_length, extra_length = struct.unpack_from("<4s2xH18xHH", content, start)
+    if magic != b"PK\x03\x04" or flags & _ENCRYPTED or info.compress_type not in _METHODS:
+        raise zipfile.BadZipFile(
+            f"{info.filename} is encrypted, compressed in an uncommon way, or not where it should be"
+        )
+    start += _LOCAL_HEADER + name_length + extra_length
+    member = content[start : start + info.compress_size]
+    if info.compress_type == zipfile.ZIP_DEFLATED:
+        member = zlib.decompress(member, -zlib.MAX_WBITS, min(info.file_size, _MOST_INFLATED * len(member)) + 1)
+    if len(member) != info.file_size or zlib.crc32(member) != info.CRC:
+        raise zipfile.BadZipFile(f"the checksum of {info.filename} is wrong")
+    return member
+
+
+def read_npz(path: PathLike, keys: Iterable[str] | Callable[[str], bool] | None = None) -> dict[str, Any]:
     """The arrays of an .npz file by name.
 
     Object arrays (upstream's converter pickles dicts and lists) come back as object arrays of plain containers, numbers
-    and numeric arrays: use ``.item()`` where upstream does. A pickle that names anything else is refused.
+    and numeric arrays: use ``.item()`` where upstream does. A pickle that names anything else is refused. Other arrays
+    are read-only: they lie where they were decompressed.
 
     Args:
         path: the file.
-        keys: names to read; the rest is not decompressed. All of them if None.
+        keys: names to read, or a function that says of a name that is there whether to read it; the rest is not
+            decompressed. All of them if None.
 
     Raises:
         PivotNetError: the file is missing, truncated, no .npz, lacks one of ``keys``, or holds foreign objects.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = {name[:-4] if name.endswith(".npy") else name: name for name in archive.namelist()}
-            wanted = list(members) if keys is None else list(keys)
-            missing = [key for key in wanted if key not in members]
-            if missing:
-                raise PivotNetError(f"{path} lacks {', '.join(missing)}: it is of another kind; make the file again")
-            # Reading a member to its end also checks its checksum.
-            return {key: _read_array(archive.read(members[key])) for key in wanted}
+        with open(path, "rb") as stream:
+            content = stream.read()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            infos = archive.infolist()
+        members = {info.filename[:-4] if info.filename.endswith(".npy") else info.filename: info for info in infos}
+        if keys is None or callable(keys):
+            wanted = [key for key in members if keys is None or keys(key)]
+        else:
+            wanted = list(keys)
+        missing = [key for key in wanted if key not in members]
+        if missing:
+            raise PivotNetError(f"{path} lacks {', '.join(missing)}: it is of another kind; make the file again")
+        return {key: _read_array(_read_member(content, members[key])) for key in wanted}
     except FileNotFoundError as error:
         raise PivotNetError(f"{path} does not exist: make it first, or check the path") from error
     except OSError as error:
@@ -97,3 +154,14 @@ def read_npz(path: PathLike, keys: Iterable[str] | None = None) -> dict[str, Any
     except _BROKEN as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PivotNetError(f"{path} is damaged or no .npz file ({reason}): delete it and make it again") from error
+
+
+def write_npz(stream: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays (of numbers or strings) as an .npz file to an open file; equal content gives equal bytes."""
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for key, array in arrays.items():
+            member = io.BytesIO()
+            npy.write_array(member, array, allow_pickle=False)
+            info = zipfile.ZipInfo(f"{key}.npy", _EPOCH)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, member.getbuffer(), compresslevel=_LEVEL)

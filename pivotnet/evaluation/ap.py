@@ -10,13 +10,13 @@ it has any line of it, predicted or true.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 
-from pivotnet.evaluation.chamfer import PixelSets, chamfer_matrix, pixel_sets
+from pivotnet.evaluation.chamfer import chamfer_matrix, pixel_sets
 
 THRESHOLDS = (0.2, 0.5, 1.0, 1.5)  # metres
+_THRESHOLDS = np.array(THRESHOLDS, np.float32)
 # torch.linspace(0.1, 1, 10) in float32: counted up from the start, then down from the end
 _STEP = np.float32((np.float32(1) - np.float32(0.1)) / np.float32(9))
 _UP = np.float32(0.1) + _STEP * np.arange(5, dtype=np.float32)
@@ -24,69 +24,64 @@ _DOWN = np.float32(1) - _STEP * np.arange(4, -1, -1, dtype=np.float32)
 RECALLS = np.concatenate([_UP, _DOWN])
 
 
-def greedy_match(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def greedy_match(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs (prediction, label), nearest first, each used once; ties go to the lower prediction, then the lower label.
+
+    The pairs for a smaller threshold are the first of these: those at a smaller distance than it.
 
     Args:
         distances: float64 [n, m], metres.
         threshold: pairs at this distance or beyond (after rounding to float32) are no match.
 
     Returns:
-        indices of predictions and of labels, int64 [k] each, in the order of matching.
+        indices of predictions and of labels, int64 [k] each, and distances, float32 [k], in the order of matching.
     """
-    rounded = np.minimum(distances, threshold).astype(np.float32)
+    rounded = distances.astype(np.float32).reshape(-1)
     near = np.flatnonzero(rounded < np.float32(threshold))
-    near = near[np.argsort(rounded.reshape(-1)[near], kind="stable")]
-    labels_total = distances.shape[1]
-    predictions: list[int] = []
-    labels: list[int] = []
-    for prediction, label in zip(*(part.tolist() for part in np.divmod(near, max(labels_total, 1)))):
+    near = near[np.argsort(rounded[near], kind="stable")]
+    taken: list[int] = []
+    predictions: set[int] = set()
+    labels: set[int] = set()
+    for place, prediction, label in zip(
+        near.tolist(), *(part.tolist() for part in np.divmod(near, distances.shape[1]))
+    ):
         if prediction not in predictions and label not in labels:
-            predictions.append(prediction)
-            labels.append(label)
-    return np.array(predictions, np.int64), np.array(labels, np.int64)
+            predictions.add(prediction)
+            labels.add(label)
+            taken.append(place)
+    chosen = np.array(taken, np.int64)
+    return (*np.divmod(chosen, max(distances.shape[1], 1)), rounded[chosen])
 
 
-def average_precision(matched: np.ndarray, scores: np.ndarray, num_labels: int) -> np.float32:
-    """AP of one sample, class and threshold, in float32.
+def average_precision(found: np.ndarray, rank: np.ndarray, scores: np.ndarray, num_labels: np.ndarray) -> np.ndarray:
+    """AP of C classes at each of THRESHOLDS, float32 [C, 4]; 0 for a class without prediction or label.
 
     Args:
-        matched: int64 [k] indices of the matched predictions, in the order of matching.
-        scores: float32 [n] confidence of all predictions.
-        num_labels: true lines.
+        found: float32 [C, n] distance at which each prediction was matched; infinite if it was not.
+        rank: int64 [C, n] its place in the order of matching; any for those that were not.
+        scores: float32 [C, n] confidence; infinite (after ``found``'s like) to fill up a class of fewer predictions.
+        num_labels: int64 [C] true lines.
     """
-    if len(scores) == 0 or num_labels == 0:
-        return np.float32(0)
-    unmatched = np.ones(len(scores), bool)
-    unmatched[matched] = False
-    order = np.concatenate([matched, np.flatnonzero(unmatched)])
-    hit = np.arange(len(scores)) < len(matched)
-    hit = hit[np.argsort(scores[order], kind="stable")]
-    true_positives = np.cumsum(hit).astype(np.float32)
-    precision = true_positives / np.arange(1, len(scores) + 1, dtype=np.float32)
-    recall = true_positives / np.float32(num_labels)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]  # the best precision at this recall or more
-    first = np.searchsorted(recall, RECALLS, side="left")  # first prediction that reaches each recall
-    reached = envelope[first[first < len(recall)]]
+    number = found.shape[1]
+    if number == 0:
+        return np.zeros((len(found), len(THRESHOLDS)), np.float32)
+    hit = found[:, None] < _THRESHOLDS[:, None]  # [C, 4, n]
+    index = np.arange(number)
+    tie = np.where(hit, rank[:, None], rank.max() + 1 + index)
+    order = np.lexsort((tie, np.broadcast_to(scores[:, None], tie.shape)))
+    true_positives = np.take_along_axis(hit, order, -1).cumsum(-1, dtype=np.float32)
+    # What fills up comes last and hits nothing: the precision only falls there, and the recall stays.
+    precision = true_positives / (index + 1).astype(np.float32)
+    recall = true_positives / np.maximum(num_labels, 1).astype(np.float32)[:, None, None]
+    # the best precision at this recall or more
+    envelope = np.maximum.accumulate(precision[..., ::-1], -1)[..., ::-1]
+    reached = recall[:, :, None] >= RECALLS[:, None]  # [C, 4, 10, n]
+    best = np.take_along_axis(envelope, reached.argmax(-1), -1)  # at the first prediction that reaches each recall
+    best[~reached[..., -1]] = 0
     # accumulate adds one after the other, as upstream does
-    total = np.add.accumulate(reached)[-1] if len(reached) else np.float32(0)
-    return np.float32(total / np.float32(len(RECALLS)))
-
-
-def line_ap(predicted: PixelSets, scores: np.ndarray, labelled: PixelSets) -> Optional[np.ndarray]:
-    """AP at each of THRESHOLDS, float32 [4], of one sample and class; None if there is no line at all.
-
-    ``scores`` are those of the lines of ``predicted``, in their order.
-    """
-    if len(predicted) == 0 and len(labelled) == 0:
-        return None
-    if len(predicted) == 0 or len(labelled) == 0:
-        return np.zeros(len(THRESHOLDS), np.float32)
-    distances = chamfer_matrix(predicted, labelled, THRESHOLDS)
-    scores = scores.astype(np.float32)
-    return np.array(
-        [average_precision(greedy_match(distances, t)[0], scores, len(labelled)) for t in THRESHOLDS], np.float32
-    )
+    total = np.add.accumulate(best, -1)[..., -1] / np.float32(len(RECALLS))
+    total[num_labels == 0] = 0
+    return total
 
 
 def sample_ap(result_mask: np.ndarray, scores: np.ndarray, label_mask: np.ndarray, resolution: float) -> np.ndarray:
@@ -101,13 +96,23 @@ def sample_ap(result_mask: np.ndarray, scores: np.ndarray, label_mask: np.ndarra
     Raises:
         IndexError: an id in ``result_mask`` has no score.
     """
-    result = np.full((len(label_mask), len(THRESHOLDS)), np.nan, np.float32)
-    for label, (drawn, true) in enumerate(zip(result_mask, label_mask)):
-        predicted = pixel_sets(drawn, resolution)
-        row = line_ap(predicted, scores[predicted.ids.astype(np.int64) - 1], pixel_sets(true, resolution))
-        if row is not None:
-            result[label] = row
-    return result
+    classes = len(label_mask)
+    predicted, labelled = pixel_sets(result_mask, resolution), pixel_sets(label_mask, resolution)
+    drawn, true = (np.bincount(sets.classes, minlength=classes) for sets in (predicted, labelled))  # [C]
+    place = predicted.classes, np.arange(len(predicted)) - (np.cumsum(drawn) - drawn)[predicted.classes]
+    shape = classes, drawn.max(initial=0)
+    found, confidence = np.full((2, *shape), np.inf, np.float32)
+    rank = np.zeros(shape, np.int64)
+    confidence[place] = scores[predicted.ids - 1]
+    # Lines of two classes are infinitely far apart, so all classes are matched at once.
+    distances = chamfer_matrix(predicted, labelled, THRESHOLDS)
+    matched, _, at = greedy_match(distances, max(THRESHOLDS))
+    matched_place = place[0][matched], place[1][matched]
+    found[matched_place] = at
+    rank[matched_place] = np.arange(len(matched))
+    ap = average_precision(found, rank, confidence, true)
+    ap[drawn + true == 0] = np.nan
+    return ap
 
 
 @dataclass

@@ -9,55 +9,70 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 EXACT_SIDE = 1448  # pixels; squared distances on a smaller map are integers below 2**24, exact in float32
+_WORD = np.dtype(np.uint64)
 
 
 @dataclass
 class PixelSets:
-    """The pixels of n lines, line after line; within a line in row-major order."""
+    """The pixels of n lines, line after line, class after class; within a line in row-major order."""
 
-    ids: np.ndarray  # [n] instance ids, ascending
+    classes: np.ndarray  # int64 [n] class indices, ascending
+    ids: np.ndarray  # int64 [n] instance ids, ascending within a class
     starts: np.ndarray  # int64 [n] where each line begins
     counts: np.ndarray  # int64 [n] pixels of each line, at least 1
-    metres: np.ndarray  # float64 [pixels, 2] (row, column)
-    pixels: np.ndarray  # float32 [pixels, 4]: row, column, row**2 + column**2, 1
-    resolution: float  # metres a pixel, as rounded to float32
+    pixels: np.ndarray  # [2, pixels] rows and columns; float32, or float64 for large maps
+    resolution: np.float32  # metres a pixel
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def line(self, index: int) -> slice:
-        """Where a line's pixels lie in ``metres`` and ``pixels``."""
+        """Where a line's pixels lie in ``pixels``."""
         return slice(self.starts[index], self.starts[index] + self.counts[index])
+
+    def metres(self, index: int) -> np.ndarray:
+        """A line's points, float64 [k, 2] (row, column).
+
+        A pixel lies at float32(index) * float32(resolution), rounded to float32 as upstream does: this decides ties.
+        """
+        return (self.pixels[:, self.line(index)].astype(np.float32) * self.resolution).T.astype(np.float64)
 
 
 def pixel_sets(mask: np.ndarray, resolution: float) -> PixelSets:
-    """The lines of an id mask [rows, columns]; 0 is background. One stable sort, instead of one scan an id.
+    """The lines of an id mask [C, rows, columns]; 0 is background. One stable sort, instead of one scan an id."""
+    _, rows, columns = mask.shape
+    places = _occupied(mask.reshape(-1))
+    values = mask.reshape(-1)[places].astype(np.int64)
+    layer, place = np.divmod(places, rows * columns)
+    span = int(values.max(initial=0)) + 1
+    key = layer * span + values
+    # numpy sorts numbers of 16 bits by their digits
+    order = np.argsort(key.astype(np.uint16) if span * len(mask) <= 1 << 16 else key, kind="stable")
+    key = key[order]
+    starts = np.flatnonzero(np.concatenate([[len(key) > 0], key[1:] != key[:-1]]))
+    classes, ids = np.divmod(key[starts], span)
+    kind: type = np.float32 if max(rows, columns) < EXACT_SIDE else np.float64
+    pixels: np.ndarray = np.empty((2, len(places)), kind)
+    pixels[0], pixels[1] = np.divmod(place[order], columns)
+    counts = np.concatenate([starts[1:], [len(places)]])[: len(starts)] - starts
+    return PixelSets(classes, ids, starts, counts, pixels, np.float32(resolution))
 
-    A pixel lies at float32(index) * float32(resolution) metres, rounded to float32 as upstream does: this decides ties.
-    """
-    places = np.flatnonzero(mask != 0)
-    values = mask.reshape(-1)[places]
-    order = np.argsort(values, kind="stable")
-    ids, starts, counts = np.unique(values[order], return_index=True, return_counts=True)
-    rounded = np.float32(resolution)
-    kind: type = np.float32 if max(mask.shape) < EXACT_SIDE else np.float64
-    pixels: np.ndarray = np.ones((len(places), 4), kind)
-    pixels[:, 0], pixels[:, 1] = np.divmod(places[order], mask.shape[1])
-    pixels[:, 2] = (pixels[:, :2] ** 2).sum(1)
-    metres = (pixels[:, :2].astype(np.float32) * rounded).astype(np.float64)
-    return PixelSets(ids, starts, counts, metres, pixels, float(rounded))
+
+def _occupied(values: np.ndarray) -> np.ndarray:
+    """np.flatnonzero of a mask that is nearly empty: looks at eight bytes at once, then into those that are not 0."""
+    each = _WORD.itemsize // values.itemsize
+    whole = len(values) // each * each
+    words = np.flatnonzero(values[:whole].view(_WORD) != 0)
+    word, within = np.divmod(np.flatnonzero(values[:whole].reshape(-1, each)[words] != 0), each)
+    rest = np.flatnonzero(values[whole:]) + whole
+    return np.concatenate([words[word] * each + within, rest])
 
 
 def chamfer_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Mean of the two directed means of nearest distances between point sets [n, 2] and [m, 2], in float64."""
-    return _mean_of_nearest(cdist(first, second, "sqeuclidean"))
-
-
-def _mean_of_nearest(squared: np.ndarray) -> float:
-    """Chamfer distance from all squared distances [n, m]. The root grows with its argument, so it can wait until the
-    minima are known."""
-    nearest = (np.sqrt(squared.min(axis), dtype=np.float64).mean() for axis in (1, 0))
-    return float(sum(nearest)) / 2
+    squared = cdist(first, second, "sqeuclidean")
+    # The root grows with its argument, so it can wait until the minima are known.
+    return float(sum(np.sqrt(squared.min(axis)).mean() for axis in (1, 0))) / 2
 
 
 def chamfer_matrix(first: PixelSets, second: PixelSets, thresholds: Sequence[float]) -> np.ndarray:
@@ -65,22 +80,48 @@ def chamfer_matrix(first: PixelSets, second: PixelSets, thresholds: Sequence[flo
 
     Comparisons among them and with ``thresholds`` come out as with exact distances; the distances themselves may be
     off by the rounding of pixel coordinates (micrometres). Beyond the largest threshold any larger value may stand for
-    the distance. The time goes like this: most pairs are told apart by the rectangles around the lines, the others by
-    one matrix product of whole pixel numbers, and only near ties are computed from coordinates in float64.
+    the distance, and lines of two classes are infinitely far apart. The time goes like this: most pairs are told apart
+    by the rectangles around the lines, the others by one matrix product of whole pixel numbers, and only near ties are
+    computed from coordinates in float64.
     """
-    limit = max(thresholds)
-    distances = (_box_distances(first, second) + _box_distances(second, first).T) / 2
-    near = np.argwhere(distances < limit)
-    # |a - b|**2 = a.a - 2 a.b + b.b, as one product [pixels, 4] x [4, pixels]
-    other = np.ascontiguousarray((second.pixels[:, [0, 1, 3, 2]] * np.array([-2, -2, 1, 1], second.pixels.dtype)).T)
-    for i, j in near:
-        squared = first.pixels[first.line(i)] @ other[:, second.line(j)]
-        distances[i, j] = _mean_of_nearest(squared) * first.resolution
+    if not len(first) or not len(second):
+        return np.zeros((len(first), len(second)))
+    largest = max(first.pixels.max(), second.pixels.max()) * first.resolution
     # Rounding moves a coordinate by half a unit in the last place, so a difference by one, and a distance by sqrt(2).
-    error = 1.5 * np.spacing(np.float32(max(first.metres.max(), second.metres.max())))
-    for i, j in near[_close(distances[tuple(near.T)], thresholds, 2 * error)]:
-        distances[i, j] = chamfer_distance(first.metres[first.line(i)], second.metres[second.line(j)])
+    error = 1.5 * float(np.spacing(np.float32(largest)))
+    resolution = float(first.resolution)
+    distances = _rectangle_distances(first, second) * resolution
+    distances[first.classes[:, None] != second.classes] = np.inf
+    near = np.argwhere(distances < max(thresholds) + error)
+    distances[tuple(near.T)] = _pixel_distances(first, second, near) * resolution
+    for i, j in near[_close(distances[tuple(near.T)], thresholds, 2 * error)].tolist():
+        distances[i, j] = chamfer_distance(first.metres(i), second.metres(j))
     return distances
+
+
+def _pixel_distances(first: PixelSets, second: PixelSets, pairs: np.ndarray) -> np.ndarray:
+    """Chamfer distances in pixels of the pairs int [k, 2] of lines, float64 [k]."""
+    # |a - b|**2 = a.a - 2 a.b + b.b, as one product [pixels, 4] x [4, pixels]
+    left = np.empty((first.pixels.shape[1], 4), first.pixels.dtype)
+    left[:, :2] = first.pixels.T
+    left[:, 2] = (first.pixels * first.pixels).sum(0)
+    left[:, 3] = 1
+    right = np.empty((4, second.pixels.shape[1]), left.dtype)
+    np.multiply(second.pixels, -2, out=right[:2])
+    right[2] = 1
+    right[3] = (second.pixels * second.pixels).sum(0)
+    counts = np.stack([first.counts[pairs[:, 0]], second.counts[pairs[:, 1]]], 1).reshape(-1)  # [2 k]
+    ends = np.cumsum(counts)
+    nearest = np.empty(counts.sum(), left.dtype)  # of a pair's first line, then of its second, then of the next pair
+    places = [slice(end - count, end) for count, end in zip(counts.tolist(), ends.tolist())]
+    lines, others = ([sets.line(index) for index in range(len(sets))] for sets in (first, second))
+    for (i, j), there, back in zip(pairs.tolist(), places[::2], places[1::2]):
+        squared = left[lines[i]] @ right[:, others[j]]
+        np.minimum.reduce(squared, 1, None, nearest[there])
+        np.minimum.reduce(squared, 0, None, nearest[back])
+    # The root grows with its argument, so it can wait until the minima are known.
+    means = np.add.reduceat(np.sqrt(nearest, dtype=np.float64), ends - counts) / counts if len(pairs) else counts
+    return means.reshape(-1, 2).sum(1) / 2
 
 
 def _close(values: np.ndarray, marks: Sequence[float], gap: float) -> np.ndarray:
@@ -94,15 +135,11 @@ def _close(values: np.ndarray, marks: Sequence[float], gap: float) -> np.ndarray
     return close[: len(values)]
 
 
-def _box_distances(lines: PixelSets, boxed: PixelSets) -> np.ndarray:
-    """Mean distance of each line's pixels to the rectangle around each line of ``boxed``, [len(lines), len(boxed)].
-
-    No line is nearer than the rectangle around it.
-    """
-    low = np.minimum.reduceat(boxed.metres, boxed.starts).T[:, :, None]  # [2, m, 1]
-    high = np.maximum.reduceat(boxed.metres, boxed.starts).T[:, :, None]
-    places = np.ascontiguousarray(lines.metres.T)[:, None]  # [2, 1, pixels]
-    gaps = np.maximum(low - places, places - high)
-    np.maximum(gaps, 0, out=gaps)
-    distances = np.sqrt((gaps * gaps).sum(0))  # [m, pixels]
-    return np.add.reduceat(distances, lines.starts, axis=1).T / lines.counts[:, None]
+def _rectangle_distances(first: PixelSets, second: PixelSets) -> np.ndarray:
+    """Distances in pixels between the rectangles around the lines, float64 [n, m]: no two lines are nearer."""
+    low, high = (
+        [bound.reduceat(sets.pixels, sets.starts, axis=1) for sets in (first, second)]
+        for bound in (np.minimum, np.maximum)
+    )  # [2, lines] each
+    gaps = np.maximum(low[0][:, :, None] - high[1][:, None], low[1][:, None] - high[0][:, :, None])  # [2, n, m]
+    return np.hypot(*np.maximum(gaps, 0).astype(np.float64))

@@ -9,18 +9,19 @@ pickle ``dt_res``, are read too.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pivotnet.annotation.npz import read_npz
+from pivotnet.annotation.npz import read_npz, write_npz
 from pivotnet.config import CLASSES
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.instances import MapInstances
@@ -58,7 +59,7 @@ def save_result(path: PathLike, result: SampleResult) -> None:
         "dt_res.labels": instances.labels.astype(np.int64),
     }
     content = io.BytesIO()  # an archive that meets a full disk complains twice, the second time when it is collected
-    np.savez_compressed(content, **arrays)
+    write_npz(content, arrays)
     with atomic_write(path) as stream:
         stream.write(content.getbuffer())
 
@@ -69,23 +70,47 @@ def load_result(path: PathLike) -> SampleResult:
     Raises:
         PivotNetError: the file is missing, truncated, of another kind, or does not fit together.
     """
-    data = read_npz(path)
-    try:
+    with _told(path):
+        data = read_npz(path)
         instances = _from_upstream(data["dt_res"].item()) if "dt_res" in data else _from_arrays(data)
-        mask = data["dt_mask"]
-        if mask.ndim != 3 or len(mask) != len(CLASSES) or mask.dtype.kind not in "ui":
-            raise ValueError(f"dt_mask is {mask.dtype} {mask.shape}")
         if not len(instances.points) == len(instances.scores) == len(instances.labels):
             raise ValueError("lines, scores and labels differ in number")
-        if mask.size and mask.max() > len(instances):
-            raise ValueError(f"dt_mask has id {mask.max()}, and there are {len(instances)} instances")
-        if not np.isfinite(instances.scores).all():
-            raise ValueError("a score is not finite")
+        return SampleResult(_checked_mask(data["dt_mask"], instances.scores), instances)
+
+
+def load_drawn(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """What the evaluation needs of a result file, without reading the rest: the mask [C, rows, columns] and the scores
+    float32 [n] of ids 1 to n in it.
+
+    Raises:
+        PivotNetError: as ``load_result``.
+    """
+    with _told(path):
+        data = read_npz(path, lambda name: name in ("dt_mask", "dt_res", "dt_res.scores"))
+        scores = _from_upstream(data["dt_res"].item()).scores if "dt_res" in data else data["dt_res.scores"]
+        return _checked_mask(data["dt_mask"], scores), scores
+
+
+@contextlib.contextmanager
+def _told(path: PathLike) -> Iterator[None]:
+    """Makes one PivotNetError of whatever a file of another kind causes."""
+    try:
+        yield
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise PivotNetError(
             f"{path} is no result file ({type(error).__name__}: {error}): delete it and predict the sample again"
         ) from error
-    return SampleResult(mask, instances)
+
+
+def _checked_mask(mask: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """``mask``, if it is one and all of its ids have a score."""
+    if mask.ndim != 3 or len(mask) != len(CLASSES) or mask.dtype.kind not in "ui":
+        raise ValueError(f"dt_mask is {mask.dtype} {mask.shape}")
+    if mask.size and mask.max() > len(scores):
+        raise ValueError(f"dt_mask has id {mask.max()}, and there are {len(scores)} instances")
+    if not np.isfinite(scores).all():
+        raise ValueError("a score is not finite")
+    return mask
 
 
 def _from_arrays(data: dict[str, Any]) -> MapInstances:

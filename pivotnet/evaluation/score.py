@@ -15,7 +15,7 @@ from pivotnet.annotation.npz import read_npz
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import ApResult, accumulate, sample_ap
 from pivotnet.evaluation.progress import progress
-from pivotnet.evaluation.results import load_result, require_results, result_path
+from pivotnet.evaluation.results import load_drawn, require_results, result_path
 from pivotnet.files import PathLike
 
 SAMPLES_PER_WORKER = 200  # a process costs about as much time to start as these samples take
@@ -27,14 +27,14 @@ def score_sample(result_file: PathLike, annotation_file: PathLike, resolution: f
     Raises:
         PivotNetError: a file is missing or damaged, or the two are of different sizes.
     """
-    result = load_result(result_file)
+    drawn, scores = load_drawn(result_file)
     labels = read_npz(annotation_file, ["instance_mask"])["instance_mask"]
-    if labels.shape != result.mask.shape:
+    if labels.shape != drawn.shape:
         raise PivotNetError(
-            f"the map in {result_file} is {result.mask.shape}, in {annotation_file} {labels.shape}: "
+            f"the map in {result_file} is {drawn.shape}, in {annotation_file} {labels.shape}: "
             "predict and annotate with the same map size"
         )
-    return sample_ap(result.mask, result.instances.scores, labels, resolution)
+    return sample_ap(drawn, scores, labels, resolution)
 
 
 def _score(job: tuple[Path, Path, float]) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 
-from pivotnet.evaluation.ap import RECALLS, THRESHOLDS, accumulate, average_precision, greedy_match, line_ap, sample_ap
+from pivotnet.evaluation.ap import RECALLS, THRESHOLDS, accumulate, average_precision, greedy_match, sample_ap
 from pivotnet.evaluation.chamfer import PixelSets, chamfer_distance, chamfer_matrix, pixel_sets
 
 RESOLUTION = 0.15
@@ -27,15 +29,19 @@ def test_recalls_are_torchs_linspace() -> None:
     np.testing.assert_array_equal(RECALLS, torch.linspace(0.1, 1, 10).numpy())
 
 
-def test_pixel_sets_are_the_pixels_of_each_id() -> None:
-    mask = random_mask(3, 6).astype(np.uint16) * 100
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32])
+def test_pixel_sets_are_the_pixels_of_each_id(kind: type) -> None:
+    mask = np.stack([random_mask(seed, 6, (63, 41)) for seed in (3, 4)]).astype(kind) * 20
+    mask[1, -1, -1] = np.iinfo(kind).max
+    mask[0, 0, 0] = 1
 
     sets = pixel_sets(mask, RESOLUTION)
 
-    assert sets.ids.tolist() == np.unique(mask)[1:].tolist()
-    for index, line in enumerate(sets.ids):
-        expected = np.argwhere(mask == line).astype(np.float32) * np.float32(RESOLUTION)
-        np.testing.assert_array_equal(sets.metres[sets.line(index)], expected.astype(np.float64))
+    lines = [(layer, line) for layer in range(2) for line in np.unique(mask[layer])[1:]]
+    assert list(zip(sets.classes.tolist(), sets.ids.tolist())) == lines
+    for index, (layer, line) in enumerate(lines):
+        expected = np.argwhere(mask[layer] == line).astype(np.float32) * np.float32(RESOLUTION)
+        np.testing.assert_array_equal(sets.metres(index), expected.astype(np.float64))
 
 
 def test_chamfer_distance_of_parallel_lines() -> None:
@@ -52,7 +58,7 @@ def exact_matrix(first: PixelSets, second: PixelSets) -> np.ndarray:
     matrix = np.zeros((len(first), len(second)))
     for i in range(len(first)):
         for j in range(len(second)):
-            one, other = first.metres[first.line(i)], second.metres[second.line(j)]
+            one, other = first.metres(i), second.metres(j)
             pairs = np.sqrt(((one[:, None] - other) ** 2).sum(-1))
             matrix[i, j] = (pairs.min(1).mean() + pairs.min(0).mean()) / 2
     return matrix
@@ -60,7 +66,7 @@ def exact_matrix(first: PixelSets, second: PixelSets) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_chamfer_matrix_is_exact_where_it_is_compared(seed: int) -> None:
-    first, second = (pixel_sets(random_mask(seed + k, 12), RESOLUTION) for k in (0, 100))
+    first, second = (pixel_sets(random_mask(seed + k, 12)[None], RESOLUTION) for k in (0, 100))
     exact = exact_matrix(first, second)
 
     distances = chamfer_matrix(first, second, THRESHOLDS)
@@ -72,6 +78,15 @@ def test_chamfer_matrix_is_exact_where_it_is_compared(seed: int) -> None:
     np.testing.assert_array_equal(np.argsort(distances[near], kind="stable"), np.argsort(exact[near], kind="stable"))
 
 
+def test_lines_of_two_classes_are_infinitely_far_apart() -> None:
+    mask = np.zeros((2, 60, 40), np.uint8)
+    mask[:, 10, 5:30] = 1
+
+    distances = chamfer_matrix(pixel_sets(mask, RESOLUTION), pixel_sets(mask, RESOLUTION), THRESHOLDS)
+
+    assert distances.tolist() == [[0, np.inf], [np.inf, 0]]
+
+
 @pytest.mark.parametrize("offset", [(0, 1), (0, -1), (3, 0), (0, 10), (7, 7)])
 def test_near_ties_are_decided_by_the_rounding_of_coordinates(offset: tuple[int, int]) -> None:
     # Four lines at the same distance in pixels; in float32 metres they differ by less than a micrometre.
@@ -80,7 +95,7 @@ def test_near_ties_are_decided_by_the_rounding_of_coordinates(offset: tuple[int,
         row, column = 20 + 90 * index, 50 + 20 * index
         truth[row : row + 30, column] = index + 1
         drawn[row + offset[0] : row + offset[0] + 30, column + offset[1]] = index + 1
-    first, second = pixel_sets(drawn, RESOLUTION), pixel_sets(truth, RESOLUTION)
+    first, second = pixel_sets(drawn[None], RESOLUTION), pixel_sets(truth[None], RESOLUTION)
 
     distances = chamfer_matrix(first, second, THRESHOLDS)
 
@@ -94,7 +109,7 @@ def test_a_map_too_large_for_float32_is_exact_too() -> None:
     truth[3990, 3000:3900] = 1
     drawn[3993, 3000:3900] = 1
 
-    distances = chamfer_matrix(pixel_sets(drawn, RESOLUTION), pixel_sets(truth, RESOLUTION), THRESHOLDS)
+    distances = chamfer_matrix(pixel_sets(drawn[None], RESOLUTION), pixel_sets(truth[None], RESOLUTION), THRESHOLDS)
 
     assert distances[0, 0] == pytest.approx(0.45, abs=1e-4)
 
@@ -102,10 +117,16 @@ def test_a_map_too_large_for_float32_is_exact_too() -> None:
 def test_matching_is_greedy_and_ties_go_to_the_lower_indices() -> None:
     distances = np.array([[0.4, 0.3, 0.9], [0.3, 0.1, 0.3], [0.3, 0.2, 0.3]])
 
-    predictions, labels = greedy_match(distances, 0.5)
+    predictions, labels, at = greedy_match(distances, 0.5)
 
     # 0.1 takes (1, 1); then (2, 0) and (2, 2) tie at 0.3; what is left is (0, 2) at 0.9, too far
     assert list(zip(predictions, labels)) == [(1, 1), (2, 0)]
+    assert at.tolist() == [np.float32(0.1), np.float32(0.3)]
+
+
+def test_matching_nothing() -> None:
+    for shape in ((0, 0), (0, 3), (3, 0), (2, 3)):
+        assert [len(part) for part in greedy_match(np.ones(shape), 0.5)] == [0, 0, 0]
 
 
 def test_a_pair_at_the_threshold_is_no_match() -> None:
@@ -115,37 +136,54 @@ def test_a_pair_at_the_threshold_is_no_match() -> None:
     assert len(greedy_match(np.array([[0.2 - 1e-6]]), 0.2)[0]) == 1
 
 
+def ap_of(matched: Sequence[int], scores: Sequence[float], num_labels: int) -> np.ndarray:
+    """AP at each threshold of one class; predictions ``matched`` were matched in that order, at 0.3 m."""
+    found = np.full((1, len(scores)), np.inf, np.float32)
+    rank = np.zeros(found.shape, np.int64)
+    found[0, matched] = 0.3
+    rank[0, matched] = range(len(matched))
+    return average_precision(found, rank, np.array([scores], np.float32), np.array([num_labels]))[0]
+
+
 def test_ap_sorts_by_ascending_confidence() -> None:
     # The one match has the highest confidence and therefore comes last: precision 1/2 at recall 1.
-    assert average_precision(np.array([0]), np.array([0.9, 0.3], np.float32), 1) == np.float32(0.5)
-    assert average_precision(np.array([1]), np.array([0.9, 0.3], np.float32), 1) == 1
+    assert ap_of([0], [0.9, 0.3], 1).tolist() == [0, 0.5, 0.5, 0.5]
+    assert ap_of([1], [0.9, 0.3], 1).tolist() == [0, 1, 1, 1]
 
 
 def test_on_equal_confidence_matches_come_first() -> None:
-    assert average_precision(np.array([2]), np.full(3, 0.5, np.float32), 1) == 1
+    assert ap_of([2], [0.5] * 3, 1).tolist() == [0, 1, 1, 1]
 
 
 def test_precision_is_made_monotone() -> None:
     # In ascending order: miss, hit, hit. Precision 0, 1/2, 2/3 becomes 2/3 at every recall.
-    scores = np.array([0.1, 0.2, 0.3], np.float32)
+    assert ap_of([1, 2], [0.1, 0.2, 0.3], 2)[1:] == pytest.approx([2 / 3] * 3)
 
-    assert average_precision(np.array([1, 2]), scores, 2) == pytest.approx(2 / 3)
+
+def test_a_class_of_fewer_predictions_is_filled_up() -> None:
+    found = np.array([[np.inf, 0.3, 0.3], [0.3, np.inf, np.inf]], np.float32)
+    scores = np.array([[0.1, 0.2, 0.3], [0.4, np.inf, np.inf]], np.float32)
+
+    both = average_precision(found, np.array([[0, 0, 1], [2, 0, 0]]), scores, np.array([2, 4]))
+
+    assert both[0].tolist() == ap_of([1, 2], [0.1, 0.2, 0.3], 2).tolist()
+    assert both[1].tolist() == ap_of([0], [0.4], 4).tolist()
 
 
 def test_a_recall_of_seven_tenths_misses_its_point() -> None:
-    scores = np.linspace(0.1, 0.9, 7, dtype=np.float32)
-
-    assert average_precision(np.arange(7), scores, 10) == pytest.approx(0.6)
-    assert average_precision(np.arange(8), np.linspace(0.1, 0.9, 8, dtype=np.float32), 10) == pytest.approx(0.8)
+    assert ap_of(range(7), np.linspace(0.1, 0.9, 7), 10)[1:] == pytest.approx([0.6] * 3)
+    assert ap_of(range(8), np.linspace(0.1, 0.9, 8), 10)[1:] == pytest.approx([0.8] * 3)
 
 
 def test_ap_is_zero_if_one_side_is_empty_and_nothing_if_both_are() -> None:
-    none, some = pixel_sets(np.zeros((60, 40), np.uint8), RESOLUTION), pixel_sets(random_mask(0, 3), RESOLUTION)
+    none, some = np.zeros((1, 60, 40), np.uint8), random_mask(0, 3)[None]
 
-    assert line_ap(none, np.zeros(0), none) is None
-    for predicted, labelled in ((none, some), (some, none)):
-        row = line_ap(predicted, np.full(len(predicted), 0.5), labelled)
-        assert row is not None and row.tolist() == [0, 0, 0, 0]
+    assert np.isnan(sample_ap(none, np.zeros(0), none, RESOLUTION)).all()
+    assert sample_ap(none, np.zeros(0), some, RESOLUTION).tolist() == [[0, 0, 0, 0]]
+    assert sample_ap(some, np.full(3, 0.5), none, RESOLUTION).tolist() == [[0, 0, 0, 0]]
+    # whatever another class has
+    both = sample_ap(np.stack([none[0], some[0]]), np.full(3, 0.5), np.stack([some[0], some[0]]), RESOLUTION)
+    assert both.tolist() == [[0, 0, 0, 0], [1, 1, 1, 1]]
 
 
 def test_a_perfect_prediction_has_ap_one() -> None:

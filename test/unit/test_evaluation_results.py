@@ -15,6 +15,7 @@ from pivotnet.evaluation.results import (
     SampleResult,
     describe_run,
     has_result,
+    load_drawn,
     load_result,
     open_folder,
     read_run,
@@ -44,6 +45,11 @@ def assert_same(first: SampleResult, second: SampleResult) -> None:
     np.testing.assert_array_equal(first.instances.labels, second.instances.labels)
 
 
+def assert_drawn(drawn: tuple, result: SampleResult) -> None:
+    np.testing.assert_array_equal(drawn[0], result.mask)
+    np.testing.assert_array_equal(drawn[1], result.instances.scores)
+
+
 @pytest.mark.parametrize("count", [0, 1, 4, 300])
 def test_what_is_written_is_read_and_holds_no_pickle(tmp_path: Path, count: int) -> None:
     path = tmp_path / "token.npz"
@@ -54,6 +60,7 @@ def test_what_is_written_is_read_and_holds_no_pickle(tmp_path: Path, count: int)
     with np.load(path, allow_pickle=False) as arrays:
         assert all(arrays[name].dtype != object for name in arrays.files)
     assert_same(load_result(path), result)
+    assert_drawn(load_drawn(path), result)
 
 
 def test_upstreams_pickled_file_is_read(tmp_path: Path) -> None:
@@ -67,6 +74,7 @@ def test_upstreams_pickled_file_is_read(tmp_path: Path) -> None:
     np.savez_compressed(path, dt_mask=result.mask, dt_res=content)  # type: ignore[arg-type]
 
     assert_same(load_result(path), result)
+    assert_drawn(load_drawn(path), result)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
@@ -90,16 +98,18 @@ def test_an_id_without_instance_is_told(tmp_path: Path) -> None:
 
     save_result(path, result)
 
-    with pytest.raises(PivotNetError, match="id 3, and there are 2 instances"):
-        load_result(path)
+    for load in (load_result, load_drawn):
+        with pytest.raises(PivotNetError, match="id 3, and there are 2 instances"):
+            load(path)
 
 
 def test_another_kind_of_file_is_told(tmp_path: Path) -> None:
     path = tmp_path / "token.npz"
     np.savez(path, instance_mask=np.zeros((3, 4, 4)))
 
-    with pytest.raises(PivotNetError, match="no result file"):
-        load_result(path)
+    for load in (load_result, load_drawn):
+        with pytest.raises(PivotNetError, match="no result file"):
+            load(path)
 
 
 def test_missing_results_are_counted_and_the_first_is_named(tmp_path: Path) -> None:

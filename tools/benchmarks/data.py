@@ -106,7 +106,7 @@ class OtherEvaluation(Task):
         checkout = other.import_other(checkout)
         self.script = str(checkout / "tools" / "evaluation" / "eval.py")
         results = root / PICKLED_RESULTS
-        self.arguments = [str(root / FOLDER), str(results), str(results / "tokens.txt")]
+        self.arguments = [str(root / PICKLED), str(results), str(results / "tokens.txt")]
         loader = torch.utils.data.DataLoader
 
         @functools.wraps(loader)

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from recordings import inputs
 
-from pivotnet.annotation.format import FOLDER, load_annotation, to_upstream
+from pivotnet.annotation.format import FOLDER, MAX_POINTS, Annotation, load_annotation, save_annotation, to_upstream
 from pivotnet.annotation.runner import annotate
+from pivotnet.config import CAMERAS
 from pivotnet.evaluation.instances import MapInstances
 from pivotnet.evaluation.results import SampleResult, result_path, save_result
 from pivotnet.files import atomic_write
@@ -49,7 +50,7 @@ def annotated_tokens(root: Path) -> list[str]:
 
 def write_pickled(root: Path, tokens: list[str]) -> None:
     """The annotated samples once more, in the layout that upstream's data set unpickles."""
-    (root / PICKLED).mkdir(exist_ok=True)
+    (root / PICKLED).mkdir(parents=True, exist_ok=True)
     for token in tokens:
         path = root / PICKLED / f"{token}.npz"
         if not path.exists():
@@ -65,13 +66,14 @@ def _boxed(value: object) -> np.ndarray:
 
 
 def write_results(root: Path, count: int, seed: int) -> list[str]:
-    """Samples of 13 drawn lines and made-up result files for them, in our layout and in upstream's: the true lines,
-    moved by a few pixels, some missing, some of another place added. Returns their tokens."""
+    """Annotated samples of 13 drawn lines and made-up result files for them, both in our layout and in upstream's: the
+    true lines, moved by a few pixels, some missing, some of another place added. Returns their tokens."""
     for folder in (FOLDER, RESULTS, PICKLED_RESULTS):
         (root / folder).mkdir(parents=True, exist_ok=True)
     tokens = [f"{index:032x}" for index in range(count)]
     for index, token in enumerate(tokens):
         truth = _drawn(seed + index)
+        save_annotation(root / FOLDER / f"{token}.npz", _annotated(truth))
         mask, scores, labels = _found(truth, inputs.generator(seed, "results", index))
         lines = [np.zeros((2, 2), np.float32) for _ in scores]
         instances = MapInstances(lines, np.array(scores, np.float32), np.array(labels, np.int64))
@@ -79,7 +81,7 @@ def write_results(root: Path, count: int, seed: int) -> list[str]:
         classes = [label + 1 for label in labels]
         content = {"map": [None, *lines], "confidence_level": [-1, *scores], "pred_label": [0, *classes]}
         _save(root / PICKLED_RESULTS / f"{token}.npz", dt_mask=mask, dt_res=_boxed(content))
-        _save(root / FOLDER / f"{token}.npz", instance_mask=truth)
+    write_pickled(root, tokens)
     (root / PICKLED_RESULTS / "tokens.txt").write_text("".join(f"{token}\n" for token in tokens))
     return tokens
 
@@ -87,6 +89,25 @@ def write_results(root: Path, count: int, seed: int) -> list[str]:
 def _save(path: Path, **arrays: np.ndarray) -> None:
     with atomic_write(path) as stream:
         np.savez_compressed(stream, **arrays)
+
+
+def _annotated(truth: np.ndarray) -> Annotation:
+    """An annotated sample of those instances; the evaluation looks at nothing else of it."""
+    cameras = len(CAMERAS)
+    return Annotation(
+        image_paths=[f"samples/{camera}/0.jpg" for camera in CAMERAS],
+        trans=np.zeros((cameras, 3)),
+        rots=np.tile(np.eye(3), (cameras, 1, 1)),
+        intrins=np.tile(np.eye(3), (cameras, 1, 1)),
+        semantic_mask=(truth > 0).astype(np.uint8),
+        instance_mask=truth,
+        instance_mask8=truth,
+        ego_vectors=[],
+        map_vectors=[],
+        ctr_points=[],
+        pivot_points={kind: np.zeros((0, limit, 2)) for kind, limit in enumerate(MAX_POINTS)},
+        pivot_lengths={kind: np.zeros(0, np.int64) for kind in range(len(MAX_POINTS))},
+    )
 
 
 def _drawn(seed: int) -> np.ndarray:

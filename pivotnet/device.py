@@ -26,6 +26,7 @@ from torch import Tensor
 from pivotnet.errors import PivotNetError
 
 DEVICE_TYPES = ("npu", "cuda", "cpu")
+CPU_CACHE_BYTES = 6 << 20  # a core's, with its share of the last level
 # Distributions whose versions a report names.
 REPORTED_PACKAGES = (
     "torch",
@@ -221,6 +222,11 @@ def peak_memory(device: torch.device) -> int:
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def rows_at_once(device: torch.device, row_bytes: int) -> int | None:
+    """How many rows to work on at a time: on a CPU so many that they stay in its cache, on a card all (None)."""
+    return max(1, CPU_CACHE_BYTES * torch.get_num_threads() // row_bytes) if device.type == "cpu" else None
 
 
 def pin_memory(device: torch.device) -> bool:

@@ -2,7 +2,8 @@
 
 Letters in shapes: B samples, C=3 classes, G instances of the class that has most of them (at least 1, padded),
 Q=60 instance queries (20 dividers, 25 crossings, 15 boundaries, in this order), T=700 point queries (20x10, 25x2,
-15x30), D line decoder layers, E BEV decoder layers, N=2048 BEV cells, H x W mask pixels (400x200).
+15x30), D line decoder layers, E BEV decoder layers, N=2048 BEV cells in a grid of h x w (64x32), H x W mask pixels
+(400x200).
 """
 
 from __future__ import annotations
@@ -82,6 +83,6 @@ class Predictions:
     object_logits: Tensor  # [D, B, Q, 2], class 0 is "object"
     points: Tensor  # [D, B, T, 2] (row, column) in [0, 1]
     point_logits: Tensor  # [D, B, T, 2], class 1 is "pivot"
-    masks: Optional[Tensor] = None  # [D, B, Q, H, W] instance mask logits
-    semantic_logits: Optional[Tensor] = None  # [E, B, C, 2, H, W], channel 0 is never supervised
+    masks: Optional[Tensor] = None  # [D, B, Q, h, w] instance mask logits on the BEV grid
+    semantic_logits: Optional[Tensor] = None  # [E, B, C, 2, h, w], channel 0 is never supervised
     extras: Optional[dict[str, Any]] = None  # features kept on request, for tests

@@ -146,6 +146,9 @@ make_venv() {
       supervise "$base" -m venv --clear "$venv" ||
         die "cannot make $venv with $base; name another Python: PYTHON=/path/to/python"
     fi
+    # Python 3.9 comes with a pip that cannot install a project of pyproject.toml alone
+    supervise "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${source[@]}" 'pip>=22' ||
+      die "pip could not renew itself (see above); check the package index, then run this again"
     for file in "$@"; do
       say "installing $(basename "$file") into $(basename "$venv")"
       options=(--quiet --disable-pip-version-check --only-binary=:all: "${source[@]}")

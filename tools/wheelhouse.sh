@@ -82,6 +82,7 @@ for need in map(Requirement, needs):
         print(need)
 PYTHON
 grep -v '^torch==' "$ROOT/requirements.txt" >>"$folder/needs.txt"
+echo 'pip>=22' >>"$folder/needs.txt" # which the run scripts renew an older one to
 "${pip[@]}" "${options[@]}" -r "$folder/needs.txt" || die "pip could not download requirements.txt (see above)"
 rm "$folder/torch.txt" "$folder/needs.txt"
 # torch_npu asks for a torch build of another name; mx_driving's needs are in requirements.txt

@@ -1,4 +1,4 @@
-"""Operators that a device computes in one kernel and the CPU in many: counted as the device's."""
+"""What a device computes in one kernel and the CPU in many: counted as the device's."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from pivotnet import device as devices
 from pivotnet.audit.recorder import Recorder
 from pivotnet.model.ops import deformable_attention_cpu
 
 
 @contextlib.contextmanager
 def single_kernels(recorder: Recorder) -> Iterator[None]:
-    """Count deformable attention as one launch forward and one backward, as its compiled kernel is."""
+    """Count deformable attention as one launch forward and one backward, as its compiled kernel is.
+
+    And take all masks at once, which on a CPU are taken a few at a time.
+    """
     if not recorder.plays:
         yield
         return
@@ -45,5 +49,10 @@ def single_kernels(recorder: Recorder) -> Iterator[None]:
     def counted(value: Tensor, shapes: Any, locations: Tensor, weights: Tensor) -> Tensor:
         return Kernel.apply(value, shapes, locations, weights)
 
-    with mock.patch.object(deformable_attention_cpu, "deformable_attention", counted):
+    with mock.patch.object(deformable_attention_cpu, "deformable_attention", counted), all_rows_at_once():
         yield
+
+
+def all_rows_at_once() -> contextlib.AbstractContextManager:
+    """Work on rows as a device with memory of its own does, not in pieces for a CPU's cache."""
+    return mock.patch.object(devices, "rows_at_once", lambda device, row_bytes: None)

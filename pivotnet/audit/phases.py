@@ -34,9 +34,8 @@ class Phases:
             for path, phase in PARTS.items():
                 self._around_module(stack, trainer.model.get_submodule(path), phase)
             head = trainer.model.get_submodule("output_head")
-            for method in ("upsample", "semantic"):  # called beside forward
-                counted = self._inside(getattr(head, method), PARTS["output_head"])
-                stack.enter_context(mock.patch.object(head, method, counted))
+            semantic = self._inside(head.semantic, PARTS["output_head"])  # called beside forward
+            stack.enter_context(mock.patch.object(head, "semantic", semantic))
             handle = trainer.criterion.register_forward_pre_hook(lambda *_: self.enter("criterion"))
             stack.callback(handle.remove)
             handle = trainer.criterion.register_forward_hook(lambda *_: self.enter("backward"))

@@ -14,15 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from pivotnet.config import Config
-from pivotnet.criterion.losses import (
-    binary_cross_entropy,
-    instance_mask_losses,
-    instance_scale,
-    semantic_mask_losses,
-)
-from pivotnet.criterion.matching import ClassMatches, compare_masks, device_costs, match
+from pivotnet.criterion.losses import binary_cross_entropy, instance_scale
+from pivotnet.criterion.masks import compare_masks, pair_losses
+from pivotnet.criterion.matching import ClassMatches, device_costs, match
 from pivotnet.criterion.supervision import Supervision, supervise
 from pivotnet.criterion.transfer import to_device, to_host
+from pivotnet.criterion.upsampling import Upsampling
 from pivotnet.errors import PivotNetError
 from pivotnet.structures import Predictions, Targets
 
@@ -50,26 +47,33 @@ class Criterion(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
+        self._upsampling: Upsampling | None = None
 
     def forward(self, predictions: Predictions, targets: Targets, carry: Tensor | None = None) -> CriterionResult:
         """Total loss and its terms.
 
         Args:
-            predictions: of all decoders; any floating type, the loss is computed in float32 outside autocast. Masks
-                smaller than the targets' are upsampled (bilinear, corners aligned).
+            predictions: of all decoders; any floating type, the loss is computed in float32 outside autocast, at the
+                size of the target masks.
             targets: on the device of the predictions, with ``host`` unless that is the CPU.
             carry: a small tensor that the caller wants on the host; it rides along in the one copy.
 
         Raises:
-            PivotNetError: predictions without masks, or of another number of decoders than the weights are for.
+            PivotNetError: predictions without masks, masks on two grids, or another number of decoders than the
+                weights are for.
         """
         device = predictions.points.device
-        masks, semantic_logits = self._checked(predictions)
+        masks, semantic = self._checked(predictions)
+        num_queries = self.config.map.num_queries
         with torch.autocast(device.type, enabled=False):
             scale = instance_scale(targets.counts)
-            target_masks = targets.masks.float()
-            comparison = compare_masks(masks, target_masks, self.config.map.num_queries)
-            costs = device_costs(predictions, comparison, self.config.criterion)
+            # [B, C, G + 1, H, W], the semantic mask last
+            target_masks = torch.cat([targets.masks, targets.semantic[:, :, None]], 2).float()
+            masks, semantic = masks.float(), semantic.float()
+            upsampling = self._upsampled(masks, target_masks)
+            comparison = compare_masks(masks, semantic, target_masks, num_queries, upsampling)
+            mask_losses = comparison.instance_losses(len(masks), num_queries)
+            costs = device_costs(predictions.object_logits, mask_losses, self.config.criterion)
             down = [costs, predictions.points] + ([] if carry is None else [carry])
             host_costs, host_points, *carried = to_host(down)
             host = targets.host or targets
@@ -78,9 +82,9 @@ class Criterion(nn.Module):
             names = [field.name for field in dataclasses.fields(Supervision)]
             goal: Supervision[Tensor] = Supervision(*to_device([getattr(supervision, name) for name in names], device))
 
-            instance_masks = instance_mask_losses(masks, target_masks, comparison, goal.mask_places.int())
-            semantic_masks = semantic_mask_losses(semantic_logits, targets.semantic.float())
-            terms = self._terms(predictions, goal, scale, instance_masks, semantic_masks)
+            rows = torch.cat([masks.flatten(0, 2), semantic.flatten(0, 2)])
+            pairs = pair_losses(rows, target_masks, comparison, goal.pair_places.int(), upsampling)
+            terms = self._terms(predictions, goal, scale, pairs)
             total = terms.sum()
         return CriterionResult(
             total, dict(zip(TERMS, terms.detach().unbind())), matches, carried[0] if carried else None
@@ -91,8 +95,7 @@ class Criterion(nn.Module):
         predictions: Predictions,
         goal: Supervision[Tensor],
         scale: Tensor,  # [C]
-        instance_masks: Tensor,  # [D, B, C, G]
-        semantic_masks: Tensor,  # [E, BC]
+        pairs: Tensor,  # [K] mask losses
     ) -> Tensor:
         """The weighted terms [6], in the order of TERMS."""
         sizes = [n * p for n, p in zip(self.config.map.num_queries, self.config.map.max_points)]
@@ -102,16 +105,17 @@ class Criterion(nn.Module):
         object_logits, point_logits = predictions.object_logits.float(), predictions.point_logits.float()
         objects = binary_cross_entropy(object_logits[..., 0] - object_logits[..., 1], goal.object_sides)
         pivots = binary_cross_entropy(point_logits[..., 1] - point_logits[..., 0], goal.point_sides)
+        masks = (pairs * goal.pair_weights).sum(-1)  # [C + 1]
         rest = [
-            (instance_masks * goal.mask_weights * scale[:, None]).sum(),
+            (masks[:-1] * scale).sum(),
             (objects * goal.object_weights).sum(),
             (pivots * point_scale * goal.point_logit_weights).sum(),
-            (semantic_masks * goal.semantic_weights[:, None]).sum(),
+            masks[-1],
         ]
         return torch.cat([torch.stack(rest[:2]), apart, torch.stack(rest[2:])])
 
     def _checked(self, predictions: Predictions) -> tuple[Tensor, Tensor]:
-        """Instance and semantic mask logits."""
+        """Instance mask logits [D, B, Q, h, w] and those of the semantic masks that are supervised, [E, B, C, h, w]."""
         masks, semantic_logits = predictions.masks, predictions.semantic_logits
         if masks is None or semantic_logits is None:
             raise PivotNetError("predictions have no masks to train on: run the network with final_only=False")
@@ -123,4 +127,17 @@ class Criterion(nn.Module):
                 f"predictions have {found[0]} line decoders and {found[1]} BEV decoders, but there are loss weights "
                 f"for {wanted[0]} and {wanted[1]}: make decoder_weights and bev_weights as long as the network is deep"
             )
-        return masks, semantic_logits
+        if masks.shape[-2:] != semantic_logits.shape[-2:]:
+            raise PivotNetError(
+                f"instance masks are {tuple(masks.shape[-2:])} cells large, semantic masks "
+                f"{tuple(semantic_logits.shape[-2:])}: predict both on the same grid"
+            )
+        return masks, semantic_logits[:, :, :, 1]
+
+    def _upsampled(self, logits: Tensor, targets: Tensor) -> Upsampling:
+        """The way from the logits' size to the targets'; its constants are kept from step to step."""
+        source, size = ((tensor.shape[-2], tensor.shape[-1]) for tensor in (logits, targets))
+        kept = self._upsampling
+        if kept is None or (kept.source, kept.size, kept.device) != (source, size, logits.device):
+            kept = self._upsampling = Upsampling(source, size, logits.device)
+        return kept

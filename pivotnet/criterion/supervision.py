@@ -31,9 +31,8 @@ class Supervision(Generic[Array]):
     point_logit_weights: Array  # [D, B, T]
     object_sides: Array  # [D, B, Q] -1 for a matched query, +1 for any other
     object_weights: Array  # [D, B, Q]
-    mask_weights: Array  # [D, B, C, G]
-    mask_places: Array  # [2, D, B, C, G] whole numbers: of the query in [D, B, Q], of the pair in [D, B, Q, G]
-    semantic_weights: Array  # [E]
+    pair_weights: Array  # [C + 1, K] of the mask losses, for the terms of the classes' instances and the semantic term
+    pair_places: Array  # [3, K] whole numbers: see pivotnet.criterion.masks.pair_losses
 
 
 def supervise(matches: Sequence[ClassMatches], targets: Targets, config: Config) -> Supervision[np.ndarray]:
@@ -52,7 +51,7 @@ def supervise(matches: Sequence[ClassMatches], targets: Targets, config: Config)
     head = (decoders, batch)
     queries, total_points = config.map.total_queries, config.map.total_points
     decoder_weights = np.asarray(criterion.decoder_weights) / (decoders * len(CLASSES) * batch)
-    bev_weights = np.asarray(criterion.bev_weights) / (len(criterion.bev_weights) * len(CLASSES) * batch)
+    pair_weights, pair_places = _mask_pairs(matches, decoder_weights, batch, most, config)
     dense = Supervision(
         points=np.zeros((*head, total_points, 2), np.float32),
         point_weights=np.zeros((2, *head, total_points), np.float32),
@@ -60,9 +59,8 @@ def supervise(matches: Sequence[ClassMatches], targets: Targets, config: Config)
         point_logit_weights=np.zeros((*head, total_points), np.float32),
         object_sides=np.ones((*head, queries), np.float32),
         object_weights=np.zeros((*head, queries), np.float32),
-        mask_weights=np.zeros((*head, len(CLASSES), most), np.float32),
-        mask_places=np.zeros((2, *head, len(CLASSES), most), np.float32),
-        semantic_weights=(bev_weights * criterion.weight_semantic).astype(np.float32),
+        pair_weights=pair_weights,
+        pair_places=pair_places,
     )
     target_points = targets.points.numpy()
     first_query = first_point = 0
@@ -70,10 +68,6 @@ def supervise(matches: Sequence[ClassMatches], targets: Targets, config: Config)
         found = matches[c]
         d, b, lengths = found.decoder, found.sample, found.lengths[:, None]
         weight = decoder_weights[d]  # [K]
-        place = (d * batch + b) * queries + first_query + found.query
-        dense.mask_places[0, d, b, c, found.instance] = place
-        dense.mask_places[1, d, b, c, found.instance] = place * most + found.instance
-        dense.mask_weights[d, b, c, found.instance] = weight * criterion.weight_mask
 
         dense.object_sides[d, b, first_query + found.query] = -1
         here = slice(first_query, first_query + own)
@@ -101,6 +95,39 @@ def supervise(matches: Sequence[ClassMatches], targets: Targets, config: Config)
         first_query += own
         first_point += own * size
     return dense
+
+
+def _mask_pairs(
+    matches: Sequence[ClassMatches], decoder_weights: np.ndarray, batch: int, most: int, config: Config
+) -> tuple[np.ndarray, np.ndarray]:
+    """``pair_weights`` and ``pair_places``: the matched queries class by class, then all semantic masks."""
+    criterion, num_queries, classes = config.criterion, config.map.num_queries, len(CLASSES)
+    decoders, bev_decoders = len(criterion.decoder_weights), len(criterion.bev_weights)
+    queries, columns = config.map.total_queries, most + 1
+    height = decoders * queries + bev_decoders * classes  # R
+    bev_weights = np.asarray(criterion.bev_weights) * criterion.weight_semantic / (bev_decoders * classes * batch)
+    e, sample = (index.ravel() for index in np.indices((bev_decoders, batch)))
+    weights, places = [], []
+    semantic_weights, semantic_places = [], []
+    first_query = first_row = 0
+    for c, (own, found) in enumerate(zip(num_queries, matches)):
+        d, b = found.decoder, found.sample
+        row = b * height + first_row + d * own + found.query
+        prediction = (d * batch + b) * queries + first_query + found.query
+        places.append([prediction, row * columns + found.instance, (b * classes + c) * columns + found.instance])
+        weights.append(np.zeros((classes + 1, len(d))))
+        weights[-1][c] = decoder_weights[d] * criterion.weight_mask
+
+        row = sample * height + first_row + decoders * own + e
+        prediction = decoders * batch * queries + (e * batch + sample) * classes + c
+        semantic_places.append([prediction, row * columns + most, (sample * classes + c) * columns + most])
+        semantic_weights.append(np.zeros((classes + 1, len(e))))
+        semantic_weights[-1][-1] = bev_weights[e]
+        first_query += own
+        first_row += decoders * own + bev_decoders
+    joined = (np.concatenate(part, axis=1) for part in (weights + semantic_weights, places + semantic_places))
+    pair_weights, pair_places = (array.astype(np.float32) for array in joined)
+    return pair_weights, pair_places
 
 
 def _follow(

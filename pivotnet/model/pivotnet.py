@@ -27,6 +27,7 @@ class PivotNet(nn.Module):
 
     def __init__(self, model: ModelConfig, map_config: MapConfig) -> None:
         super().__init__()
+        self.bev_size = model.bev_size
         self.im_backbone = build_backbone(model)
         self.bev_decoder = nn.ModuleDict({"bev_encoder": BevEncoder(model)})
         self.ins_decoder = nn.ModuleDict({"bev_decoder": LineDecoder(model, map_config)})
@@ -54,8 +55,8 @@ class PivotNet(nn.Module):
         points, point_logits = self.output_head(lines.points)
         predictions = Predictions(lines.object_logits.float(), points, point_logits.float())
         if lines.mask_logits is not None:
-            predictions.masks = self.output_head.upsample(lines.mask_logits)
-            predictions.semantic_logits = self.output_head.semantic(bev)
+            predictions.masks = lines.mask_logits.unflatten(-1, self.bev_size)
+            predictions.semantic_logits = self.output_head.semantic(bev).unflatten(-1, self.bev_size)
         return predictions
 
     def normalise(self, images: Tensor) -> Tensor:

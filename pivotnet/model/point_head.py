@@ -1,7 +1,9 @@
 """Point queries -> coordinates and validity; BEV features -> semantic masks (upstream: output_head).
 
+Upstream upsamples all masks here; ours stay on the BEV grid, and the criterion upsamples what it compares.
+
 Letters in shapes: B samples, D line decoder layers, E BEV decoder layers, C=3 classes, T points, N BEV cells, H x W
-mask pixels, F point features.
+map pixels, F point features.
 """
 
 from __future__ import annotations
@@ -22,15 +24,13 @@ class PointHead(nn.Module):
     def __init__(self, model: ModelConfig, map_config: MapConfig) -> None:
         super().__init__()
         features, hidden = model.point_features, model.head_hidden
-        self.bev_size = model.bev_size
         rows, columns = (size // model.mask_stride for size in map_config.map_size)
-        self.mask_size = (rows, columns)
         self.semantic_heads = nn.ModuleList(nn.Sequential(nn.Conv2d(model.hidden, 2, kernel_size=1)) for _ in CLASSES)
         self.im_ctr_heads = nn.ModuleList(Mlp((model.hidden, hidden, hidden, 2 * features)) for _ in CLASSES)
         self.pts_cls_heads = nn.ModuleList(Mlp((2 * features, 2 * features, 2 * features, 2)) for _ in CLASSES)
         self.coords_head = _PixelMlp((2, hidden, hidden, features))
         y, x = torch.meshgrid(torch.arange(rows).float() / rows, torch.arange(columns).float() / columns, indexing="ij")
-        # (column, row) of every mask pixel in [0, 1), [H * W, 2]
+        # (column, row) of every map pixel in [0, 1), [H * W, 2]
         self.register_buffer("coordinates", torch.stack([x, y], dim=-1).reshape(-1, 2), persistent=False)
 
     def forward(self, points: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -57,19 +57,12 @@ class PointHead(nn.Module):
         """
         return self.coords_head.mean(self.coordinates)
 
-    def upsample(self, logits: Tensor) -> Tensor:
-        """Logits on the BEV grid [..., N] -> on the mask [..., H, W]."""
-        grid = logits.reshape(-1, 1, *self.bev_size)
-        if self.mask_size != self.bev_size:
-            grid = F.interpolate(grid, size=self.mask_size, mode="bilinear", align_corners=True)
-        return grid.view(*logits.shape[:-1], *self.mask_size)
-
     def semantic(self, bev: Tensor) -> Tensor:
-        """BEV features [E, B, N, hidden] -> semantic logits [E, B, C, 2, H, W]."""
+        """BEV features [E, B, N, hidden] -> semantic logits [E, B, C, 2, N]."""
         weight = torch.cat([head.get_parameter("0.weight") for head in self.semantic_heads]).flatten(1)  # [2C, hidden]
         bias = torch.cat([head.get_parameter("0.bias") for head in self.semantic_heads])
         logits = F.linear(bev, weight, bias).float().transpose(2, 3)  # [E, B, 2C, N]
-        return self.upsample(logits).unflatten(2, (-1, 2))
+        return logits.unflatten(2, (-1, 2))
 
 
 class _PixelMlp(nn.Module):

@@ -36,7 +36,7 @@ class PivotMapOutputHead(PointHead):
         predictions = Predictions(lines.object_logits.float(), points, point_logits.float())
         predictions.extras = {"num_queries": self.queries}
         if lines.mask_logits is not None:
-            self.bev_size = tuple(inputs["bev_enc_features"][-1].shape[-2:])
-            predictions.masks = self.upsample(lines.mask_logits)
-            predictions.semantic_logits = self.semantic(inputs["bev_features"])
+            size = tuple(inputs["bev_enc_features"][-1].shape[-2:])
+            predictions.masks = lines.mask_logits.unflatten(-1, size)
+            predictions.semantic_logits = self.semantic(inputs["bev_features"]).unflatten(-1, size)
         return {"outputs": predictions}

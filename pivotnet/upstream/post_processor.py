@@ -38,7 +38,8 @@ class PivotMapPostProcessor(nn.Module):
         weights = criterion_config(
             criterion_conf, matcher_conf, sem_loss_conf, no_object_coe, collinear_pts_coe, coe_endpts
         )
-        self.config = Config("upstream", BASE, map_config(map_conf, tuple(pivot_conf["max_pieces"])), weights)
+        pieces = tuple(pivot_conf["max_pieces"])
+        self.loss = Criterion(Config("upstream", BASE, map_config(map_conf, pieces), weights))
         # upstream's checkpoints carry its class weights under these names
         self.criterion = nn.Module()
         self.criterion.register_buffer("empty_weight", torch.tensor([1.0, no_object_coe]))
@@ -51,14 +52,17 @@ class PivotMapPostProcessor(nn.Module):
             outputs: of the network.
             targets: collated by the port's data set, or upstream's dict of one sample.
         """
-        queries = (outputs.extras or {}).get("num_queries", self.config.map.num_queries)
-        config = dataclasses.replace(self.config, map=dataclasses.replace(self.config.map, num_queries=queries))
+        config = self.loss.config
+        queries = (outputs.extras or {}).get("num_queries", config.map.num_queries)
+        if queries != config.map.num_queries:
+            config = dataclasses.replace(config, map=dataclasses.replace(config.map, num_queries=queries))
+            self.loss = Criterion(config)  # it keeps constants on the device from step to step
         if not self.training:
             return _results(outputs, config)
         if not isinstance(targets, Targets):
             targets = build_targets([_sample(targets or {})], config)
         moved = targets.to(outputs.points.device, non_blocking=True)
-        result = Criterion(config)(outputs, moved)
+        result = self.loss(outputs, moved)
         return result.total, result.terms
 
 

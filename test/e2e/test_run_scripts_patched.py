@@ -170,7 +170,7 @@ def test_environments_are_made_once_by_scripts_that_start_at_once(checkout, tmp_
     assert [run.returncode for run in runs] == [0, 0, 0], said
     assert all(f"PY={checkout.root}/.venv/bin/python" in out for out, _ in said)
     lines = log.read_text().splitlines()
-    assert len(lines) == 2 and lines[0].endswith(f"-r {checkout.root}/requirements.txt")  # packages, then pivotnet
+    assert len(lines) == 3 and lines[1].endswith(f"-r {checkout.root}/requirements.txt")  # pip, packages, pivotnet
     checkout.run("set_up.sh", **environment)
     assert log.read_text().splitlines() == lines, "a second run installs nothing"
 

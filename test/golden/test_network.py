@@ -11,6 +11,7 @@ import pytest
 import rule
 import torch
 from network import small
+from recordings.check_network import upsampled
 from recordings.rule import statistics
 
 from pivotnet.config import MapConfig, preset
@@ -31,10 +32,10 @@ def by_class(predictions: Predictions, area: MapConfig) -> dict[str, torch.Tenso
         of_points = slice(first_point, first_point + queries * length)
         first_query, first_point = of_queries.stop, of_points.stop
         rows["obj_logits", label] = predictions.object_logits[:, :, of_queries]
-        rows["ins_masks", label] = upsampled(predictions.masks[:, :, of_queries])
+        rows["ins_masks", label] = upsampled(predictions.masks[:, :, of_queries], small.MASK_SIZE)
         rows["ctr_im", label] = predictions.points[:, :, of_points].unflatten(2, (queries, length))
         rows["pts_logits", label] = predictions.point_logits[:, :, of_points].unflatten(2, (queries, length))
-        rows["sem_masks", label] = upsampled(predictions.semantic_logits[:, :, label])
+        rows["sem_masks", label] = upsampled(predictions.semantic_logits[:, :, label], small.MASK_SIZE)
     return {f"{name}/{i}/{label}": part for (name, label), parts in rows.items() for i, part in enumerate(parts)}
 
 

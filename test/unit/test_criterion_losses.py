@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from criterion_inputs import CONFIG, FIELDS, MAP, gradients, predictions, sample, targets
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pivotnet.audit.kernels import all_rows_at_once
 from pivotnet.criterion import criterion as criterion_module
 from pivotnet.criterion.criterion import TERMS, Criterion
 from pivotnet.criterion.targets import build_targets
@@ -177,7 +178,7 @@ class Operators(TorchDispatchMode):
 def test_few_operators_and_no_reads_on_the_device(batch: int) -> None:
     """The network's decoders count, not samples, instances or points; nothing has a shape that depends on values."""
     predicted, drawn = predictions(batch), targets(*[COUNTS] * batch)
-    with Operators() as forward:
+    with all_rows_at_once(), Operators() as forward:
         total = Criterion(CONFIG)(predicted, drawn).total
     with Operators() as backward:
         total.backward()

@@ -9,20 +9,19 @@ import torch.nn.functional as F
 from criterion_inputs import CONFIG, MAP, predictions, targets
 from scipy.optimize import linear_sum_assignment
 
-from pivotnet.criterion.matching import (
-    ClassMatches,
-    compare_masks,
-    device_costs,
-    match,
-    mean_softplus,
-)
+from pivotnet.criterion.masks import compare_masks, mean_softplus
+from pivotnet.criterion.matching import ClassMatches, device_costs, match
 from pivotnet.criterion.sequence import distances, match_points, sequence_costs
+from pivotnet.criterion.upsampling import Upsampling
 from pivotnet.structures import Predictions, Targets
 
 
 def run(predicted: Predictions, batch: Targets) -> tuple[np.ndarray, list[ClassMatches]]:
-    masks = compare_masks(predicted.masks, batch.masks.float(), MAP.num_queries)
-    costs = device_costs(predicted, masks, CONFIG.criterion).numpy()
+    same = Upsampling(CONFIG.mask_size, CONFIG.mask_size, predicted.masks.device)
+    every = torch.cat([batch.masks, batch.semantic[:, :, None]], 2).float()
+    compared = compare_masks(predicted.masks, predicted.semantic_logits[..., 1, :, :], every, MAP.num_queries, same)
+    losses = compared.instance_losses(len(predicted.masks), MAP.num_queries)
+    costs = device_costs(predicted.object_logits, losses, CONFIG.criterion).numpy()
     return costs, match(costs, predicted.points.detach().numpy(), batch, CONFIG.criterion, MAP)
 
 

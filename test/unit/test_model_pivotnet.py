@@ -29,7 +29,7 @@ MODEL = dataclasses.replace(
     head_hidden=16,
     mask_stride=10,
 )
-D, E, Q, T, H, W = MODEL.line_decoder_layers, MODEL.bev_decoder_layers, 9, 28, 40, 20
+D, E, Q, T = MODEL.line_decoder_layers, MODEL.bev_decoder_layers, 9, 28
 
 
 class Backbone(nn.Module):
@@ -69,8 +69,8 @@ def test_shapes(network):
     predictions = network(*inputs(2))
     assert predictions.object_logits.shape == (D, 2, Q, 2)
     assert predictions.points.shape == predictions.point_logits.shape == (D, 2, T, 2)
-    assert predictions.masks.shape == (D, 2, Q, H, W)
-    assert predictions.semantic_logits.shape == (E, 2, 3, 2, H, W)
+    assert predictions.masks.shape == (D, 2, Q, *MODEL.bev_size)
+    assert predictions.semantic_logits.shape == (E, 2, 3, 2, *MODEL.bev_size)
     assert 0 <= predictions.points.min() and predictions.points.max() <= 1
 
 
@@ -195,5 +195,5 @@ def test_presets_take_real_cameras():
     images = torch.zeros(1, 6, *config.model.image_size, 3, dtype=torch.uint8)
     with torch.no_grad():
         predictions = smoke(images, points[None], valid[None])
-    assert predictions.masks.shape == (3, 1, config.map.total_queries, *config.mask_size)
+    assert predictions.masks.shape == (3, 1, config.map.total_queries, *config.model.bev_size)
     assert predictions.points.shape == (3, 1, config.map.total_points, 2)

@@ -6,9 +6,11 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from recordings import inputs
 from recordings.check_criterion import predictions_from
+from recordings.check_network import upsampled
 from recordings.record_criterion import as_targets, post_processor
 
 from benchmarks import other, sample
@@ -20,11 +22,24 @@ from pivotnet.criterion.targets import build_targets
 from pivotnet.structures import Predictions
 
 TARGETS, FORWARD, BACKWARD = "targets", "matcher and criterion", "backward"
+GRID_MASKS = ("ins_masks", "sem_masks")
 FIELDS = ("object_logits", "points", "point_logits", "masks", "semantic_logits")
 
 
+def drawn_outputs(seed: int, case: str, bev_size: tuple[int, int]) -> dict[str, list[list[np.ndarray]]]:
+    """Random outputs by the rule of the recordings, but with masks on the BEV grid, where networks predict them."""
+    outputs = inputs.outputs(seed, case)
+    generator = np.random.default_rng(seed)
+    for name in GRID_MASKS:
+        outputs[name] = [
+            [generator.standard_normal((*array.shape[:-2], *bev_size), dtype=np.float32) for array in row]
+            for row in outputs[name]
+        ]
+    return outputs
+
+
 class OurCriterion(Task):
-    """Targets, matching, losses and their gradient for a batch.
+    """Targets, matching, losses and their gradient for a batch. Upsampling the masks is part of it.
 
     Args:
         case: a key of recordings.inputs.CASES.
@@ -37,7 +52,8 @@ class OurCriterion(Task):
         self.config = preset("swint")
         self.criterion = Criterion(self.config).to(self.device)
         self.samples = sample.target_samples(seed, case, batch_size)
-        single = [predictions_from(inputs.outputs(seed + index, case)) for index in range(batch_size)]
+        bev_size = self.config.model.bev_size
+        single = [predictions_from(drawn_outputs(seed + index, case, bev_size)) for index in range(batch_size)]
         self.predictions = Predictions(
             **{
                 name: torch.cat([getattr(one, name) for one in single], dim=1).to(self.device).requires_grad_()
@@ -65,7 +81,7 @@ class OurCriterion(Task):
 
 
 class OtherCriterion(Task):
-    """The same of another checkout, one sample, on a CPU.
+    """The same of another checkout, one sample, on a CPU. Its network has upsampled the masks before.
 
     Args:
         checkout: upstream, or a port of it.
@@ -77,9 +93,15 @@ class OtherCriterion(Task):
         other.import_other(checkout)
         self.processor = post_processor().train()
         self.target = inputs.target(seed, case)
+        config = preset("swint")
+
+        def given(name: str, array: np.ndarray) -> torch.Tensor:
+            tensor = torch.from_numpy(array)
+            return (upsampled(tensor, config.mask_size) if name in GRID_MASKS else tensor).requires_grad_()
+
         self.outputs = {
-            name: [[torch.from_numpy(array).requires_grad_() for array in row] for row in rows]
-            for name, rows in inputs.outputs(seed, case).items()
+            name: [[given(name, array) for array in row] for row in rows]
+            for name, rows in drawn_outputs(seed, case, config.model.bev_size).items()
         }
 
     def prepare(self) -> None:

@@ -15,11 +15,24 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pivotnet.audit.kernels import all_rows_at_once
 from pivotnet.audit.operators import launches, operator_name
 
 
 class OperatorCounter(TorchDispatchMode):
-    """Counts aten calls below autograd, views left out, by the phases that ``close`` ends."""
+    """Counts aten calls below autograd, views left out, by the phases that ``close`` ends.
+
+    What a CPU does in pieces that fit its cache is done, and counted, at once, as on a device.
+    """
+
+    def __enter__(self) -> OperatorCounter:
+        self._whole_rows = all_rows_at_once()
+        self._whole_rows.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._whole_rows.__exit__(*error)
 
     def __init__(self) -> None:
         super().__init__()

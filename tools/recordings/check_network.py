@@ -152,7 +152,9 @@ def check_forward(path: Path, name: str, modes: tuple[str, ...] = ("eval", "trai
             key: Comparison(f"{name}: {mode} {key}", absolute=limit) for key, limit in OUTPUT_ABSOLUTE.items()
         }
         for key, field in _OUTPUTS.items():
-            for i, row in enumerate(split_classes(key, getattr(predictions, field).numpy())):
+            output = getattr(predictions, field)
+            output = upsampled(output, config.mask_size) if key in ("ins_masks", "sem_masks") else output
+            for i, row in enumerate(split_classes(key, output.numpy())):
                 for j, array in enumerate(row):
                     _add(comparisons[key], f"{mode}/{key}/{i}/{j}", array, recorded)
         for i, tensor in enumerate(features.bev):
@@ -177,6 +179,14 @@ _OUTPUTS = {
     "ins_masks": "masks",
     "sem_masks": "semantic_logits",
 }
+
+
+def upsampled(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """[..., h, w] on the BEV grid -> [..., H, W], as upstream's head does it."""
+    pixels = torch.nn.functional.interpolate(
+        logits.flatten(0, -3)[None], size=size, mode="bilinear", align_corners=True
+    )
+    return pixels.view(*logits.shape[:-2], *size)
 
 
 class _ChannelsLastGradient(torch.autograd.Function):

@@ -111,11 +111,16 @@ PYTHON
   read -r device devices <<<"${found##*$'\n'}"
 }
 
-# Defaults by what was found. Without an accelerator the small preset trains, in two processes.
+# Defaults by what was found. Without an accelerator the small preset trains, in two processes; on tools/cannsim's
+# simulated NPUs too, in one process each.
 choose_defaults() {
   if [[ "$device" == cpu ]]; then
     preset=${preset:-smoke} cards=${cards:-2}
     say "no accelerator used: preset $preset, $cards processes on the CPU"
+  elif [[ -n "${CANNSIM:-}" ]]; then
+    preset=${preset:-smoke} cards=${cards:-$devices}
+    say "$devices simulated devices of type $device: preset $preset, $cards processes; their speed means nothing"
+    if [[ "$KIND" == performance && -z "$steps" ]]; then steps=30; fi
   else
     preset=${preset:-swint} cards=${cards:-$devices}
     [[ "$cards" -le "$devices" ]] || die "--cards is $cards, but this machine has $devices devices of type $device"

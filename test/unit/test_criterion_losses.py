@@ -178,16 +178,18 @@ class Operators(TorchDispatchMode):
 def test_few_operators_and_no_reads_on_the_device(batch: int) -> None:
     """The network's decoders count, not samples, instances or points; nothing has a shape that depends on values."""
     predicted, drawn = predictions(batch), targets(*[COUNTS] * batch)
+    criterion = Criterion(CONFIG)
+    criterion(predicted, drawn)  # makes its constants
     with all_rows_at_once(), Operators() as forward:
-        total = Criterion(CONFIG)(predicted, drawn).total
+        total = criterion(predicted, drawn).total
     with Operators() as backward:
         total.backward()
     for mode in (forward, backward):
         assert torch.float64 not in mode.types
         reads = {"_local_scalar_dense", "nonzero", "_unique2", "unique_dim", "masked_select", "index", "equal"}
         assert not reads & set(mode.names)
-    assert sum(forward.names.values()) <= 150
-    assert sum(backward.names.values()) <= 70
+    assert sum(forward.names.values()) <= 140
+    assert sum(backward.names.values()) <= 50
 
 
 def test_predictions_that_do_not_fit_are_told() -> None:

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pivotnet.config import ModelConfig
+from pivotnet.errors import PivotNetError
 from pivotnet.model.backbone.efficientnet import EfficientNet
-from pivotnet.model.backbone.pretrained import load_pretrained
+from pivotnet.model.backbone.pretrained import RELEASE, WEIGHT_FILES, load_pretrained
 from pivotnet.model.backbone.resnet import ResNet
 from pivotnet.model.backbone.swin import SwinTransformer
 from pivotnet.model.ops.sync_batch_norm import SyncBatchNorm, convert_sync_batch_norm
@@ -39,8 +40,8 @@ class _Backbone(nn.Module):
         self.bkb = bkb
         self.fpn = None if fpn is None else _bifpn(fpn)
         self.up_shape = up_shape
-        if weights and not (os.environ.get(WITHOUT_WEIGHTS) == "none" and not Path(weights).is_file()):
-            load_pretrained(self, name, weights)
+        if weights:
+            _load_weights(self, name, Path(weights))
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """``inputs["images"]``: float32 [B, 6, 3, height, width], normalised."""
@@ -51,6 +52,17 @@ class _Backbone(nn.Module):
         elif self.up_shape is not None:
             neck = [torch.cat([_upsample(level, self.up_shape) for level in features], dim=1)]
         return {"im_bkb_features": features, "im_nek_features": neck}
+
+
+def _load_weights(backbone: nn.Module, name: str, path: Path) -> None:
+    """Upstream requires the file, so that nobody starts without it unawares."""
+    if path.is_file():
+        load_pretrained(backbone, name, path)
+    elif os.environ.get(WITHOUT_WEIGHTS) != "none":
+        raise PivotNetError(
+            f"the backbone file {path.resolve()} is missing: download it from {RELEASE + WEIGHT_FILES[name].name}, or "
+            f"set {WITHOUT_WEIGHTS}=none to start with a random backbone (it then learns slower and less)"
+        )
 
 
 class ResNetBackbone(_Backbone):

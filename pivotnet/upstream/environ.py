@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import socket
+import sys
 import warnings
 from typing import Any, Optional
 
@@ -23,6 +24,7 @@ from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
 from pivotnet.training.distributed import TIMEOUT, ranks_from_environment
 from pivotnet.training.optim import LR_FACTORS
 from pivotnet.upstream.performance import Performance, requested_steps
+from pivotnet.upstream.ranks import hand_over
 
 
 def parse_cards(text: Optional[str]) -> list[int]:
@@ -85,6 +87,7 @@ class RlaunchReplicaEnv:
     enabled_rank = None  # called back on every rank
 
     def __init__(self, sync_bn: int = 0, devices: Optional[str] = None, find_unused_parameters: bool = False) -> None:
+        sys.excepthook = hand_over
         self.sync_bn, self.find_unused_parameters = int(sync_bn), find_unused_parameters
         self.ranks = ranks_from_environment()
         cards = parse_cards(devices)

@@ -35,12 +35,12 @@ def command(arguments: list[str]) -> list[str]:
             raise PivotNetError(f"NNODES is {nodes}: set MASTER_ADDR to the address of node 0")
         rank, port = os.environ.get("NODE_RANK", "0"), os.environ.get("MASTER_PORT", "29500")
         meeting = ["--nnodes", nodes, "--node-rank", rank, "--master-addr", address, "--master-port", port]
-    launcher = [sys.executable, "-m", "torch.distributed.run", *meeting, "--nproc-per-node", str(cards)]
+    launcher = [sys.executable, "-m", "pivotnet.upstream.ranks", *meeting, "--nproc-per-node", str(cards)]
     return [*launcher, *arguments]
 
 
 def main() -> None:
-    """Replace this process by torchrun."""
+    """Replace this process by torchrun: it holds no device, which this one may by now."""
     try:
         words = command(sys.argv[1:])
     except PivotNetError as error:

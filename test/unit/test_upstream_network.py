@@ -211,7 +211,7 @@ def test_three_features_for_bemapnet(name: str) -> None:
 
 def test_a_missing_weight_file_is_an_error_unless_it_is_not_wanted(tmp_path, monkeypatch) -> None:
     options = {**EFFB0, "weights_path": str(tmp_path / "none.pth")}
-    with pytest.raises(PivotNetError, match="none.pth is missing"):
+    with pytest.raises(PivotNetError, match="none.pth is missing: .* set PIVOTNET_BACKBONE_WEIGHTS=none"):
         EfficientNetBackbone(options, None, None, 2)
     monkeypatch.setenv("PIVOTNET_BACKBONE_WEIGHTS", "none")
     assert EfficientNetBackbone(options, None, None, 2).up_shape is None

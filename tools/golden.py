@@ -8,6 +8,7 @@ python tools/golden.py record --upstream CHECKOUT --out DIR      run the pinned 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def main() -> int:
     try:
         if args.command == "check":
             rows = check.check(args.folder, tuple(args.parts))
-            print_table(rows, Console())
+            known_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+            print_table(rows, Console(width=None if known_width else 160))
             return 0 if all(row.good for row in rows) else 1
         parts, presets = tuple(args.parts), tuple(args.presets)
         record.record(args.upstream, args.out, args.seed, parts, presets, args.converter_python, args.mask_step)

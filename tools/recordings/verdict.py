@@ -50,11 +50,13 @@ class Comparison:
             apart = np.where(same, 0.0, np.abs(first - second))
         difference = float(np.nan_to_num(apart, nan=np.inf).max())
         finite = np.abs(second[np.isfinite(second)])
-        relative = difference / max(float(finite.max()) if finite.size else 0.0, 1e-30)
+        largest = float(finite.max()) if finite.size else 0.0
+        relative = difference / largest if largest else float("inf") if difference else 0.0
         if difference > self.worst:
             self.worst = difference
             self.note = self.note if not self.good else name
-        self.worst_relative = max(self.worst_relative, relative)
+        if largest:
+            self.worst_relative = max(self.worst_relative, relative)
         if difference > self.limits[0] and relative > self.limits[1]:
             self._fail(f"{name}: off by {difference:.2g}")
 

@@ -57,7 +57,7 @@ class _GradientInOrder(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
         ctx.contiguous = x.is_contiguous()
-        return x.view_as(x)
+        return x.clone()  # not the same memory: an activation may overwrite it
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]

@@ -42,7 +42,8 @@ def hand_over(kind: type[BaseException], error: BaseException, trace: Optional[T
 
 def explain(failures: Mapping[int, Any]) -> tuple[list[str], int]:
     """Lines about ranks that failed (torchrun's ProcessFailure by rank), each once, and the exit status."""
-    lines, status = {}, 2
+    lines: dict[str, None] = {}  # in order
+    status = 2
     for rank, failure in sorted(failures.items()):
         if failure.error_file != NO_FILE:
             lines[f"error: {failure.message}"] = None

@@ -125,12 +125,14 @@ class MapDataset(Dataset[Union[Item, PivotNetError]]):
         """
         annotation = load_annotation(self.root / FOLDER / f"{token}.npz")
         size = self.config.model.image_size
-        images = [resize(read_image(self.root / path), size) for path in camera_paths(annotation, token)]
+        images = np.empty((len(CAMERAS), *size, 3), np.uint8)
+        for view, path in zip(images, camera_paths(annotation, token)):
+            resize(read_image(self.root / path), size, out=view)
         points, valid = project_bev_grid(*camera_matrices(annotation), self.config.model.bev_size, self.config.map)
         targets = (annotation.instance_mask8, annotation.pivot_points, annotation.pivot_lengths)
         return Item(
             token,
-            np.stack(images),
+            images,
             torch.as_tensor(points),
             torch.as_tensor(valid),
             targets if self.with_targets else None,
@@ -155,7 +157,10 @@ class Collate:
         except PivotNetError as error:
             return PivotNetError(f"sample among {', '.join(item.token for item in good)}: {error}")
         return Batch(
-            images=torch.from_numpy(np.stack([item.images for item in good])),
+            # one item's images are passed on as they are: copies of them are what takes time here
+            images=torch.from_numpy(
+                np.stack([item.images for item in good]) if len(good) > 1 else good[0].images[None]
+            ),
             reference_points=torch.stack([item.reference_points for item in good]),
             reference_valid=torch.stack([item.reference_valid for item in good]),
             tokens=[item.token for item in good],

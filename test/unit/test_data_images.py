@@ -1,0 +1,73 @@
+"""Decoding of camera images: PIL's pixels, whoever decodes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from pivotnet.data.images import read_image, resize
+from pivotnet.errors import PivotNetError
+
+ORIENTATION = 0x0112  # EXIF
+
+
+def drawing(size: tuple[int, int]) -> np.ndarray:
+    """Strong colours with soft and hard edges and noise, uint8 RGB."""
+    rng = np.random.default_rng(sum(size))
+    soft = cv2.GaussianBlur(rng.normal(128, 200, (*size, 3)), (0, 0), 2)
+    hard = 200 * (np.indices(size).sum(0) // 13 % 2)[:, :, None]
+    return np.clip(soft + hard + rng.normal(0, 5, (*size, 3)), 0, 255).astype(np.uint8)
+
+
+def pils(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("quality", [30, 75, 95])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_pixels_are_pils(tmp_path: Path, quality: int, subsampling: str, progressive: bool) -> None:
+    for size in ((225, 400), (123, 77), (64, 65)):
+        path = tmp_path / "a.jpg"
+        exif = Image.Exif()
+        exif[ORIENTATION] = 6
+        Image.fromarray(drawing(size)).save(
+            path, quality=quality, subsampling=subsampling, progressive=progressive, exif=exif
+        )
+
+        np.testing.assert_array_equal(read_image(path), pils(path))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA"])
+def test_other_kinds_of_images_are_converted_as_pil_does(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(drawing((40, 60))).convert(mode).save(path, "JPEG" if mode in ("L", "CMYK") else "PNG")
+
+    np.testing.assert_array_equal(read_image(path), pils(path))
+
+
+def test_every_truncation_is_told(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    Image.fromarray(drawing((80, 120))).save(whole, "JPEG")
+    content = whole.getvalue()
+    for length in range(0, len(content) - 2, len(content) // 40):
+        (tmp_path / "a.jpg").write_bytes(content[:length])
+
+        with pytest.raises(PivotNetError, match=r"a\.jpg cannot be decoded .*copy it anew") as caught:
+            read_image(tmp_path / "a.jpg")
+        assert "\n" not in str(caught.value) and "BytesIO" not in str(caught.value)
+
+
+def test_resizing_into_a_part_of_an_array() -> None:
+    image, images = drawing((90, 160)), np.full((3, 48, 80, 3), 7, np.uint8)
+
+    resize(image, (48, 80), out=images[1])
+
+    np.testing.assert_array_equal(images[1], resize(image, (48, 80)))
+    assert (images[[0, 2]] == 7).all()

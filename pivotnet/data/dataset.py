@@ -22,7 +22,7 @@ from pivotnet import device as devices
 from pivotnet.annotation.format import FOLDER, Annotation, load_annotation
 from pivotnet.config import CAMERAS, Config
 from pivotnet.criterion.targets import build_targets
-from pivotnet.data.images import read_image, resize
+from pivotnet.data.images import read_view
 from pivotnet.data.projection import project_bev_grid
 from pivotnet.data.sampler import EvaluationSampler, TrainingSampler
 from pivotnet.errors import PivotNetError
@@ -124,10 +124,9 @@ class MapDataset(Dataset[Union[Item, PivotNetError]]):
             PivotNetError: its annotation or an image is missing or broken.
         """
         annotation = load_annotation(self.root / FOLDER / f"{token}.npz")
-        size = self.config.model.image_size
-        images = np.empty((len(CAMERAS), *size, 3), np.uint8)
+        images = np.empty((len(CAMERAS), *self.config.model.image_size, 3), np.uint8)
         for view, path in zip(images, camera_paths(annotation, token)):
-            resize(read_image(self.root / path), size, out=view)
+            read_view(self.root / path, view)
         points, valid = project_bev_grid(*camera_matrices(annotation), self.config.model.bev_size, self.config.map)
         targets = (annotation.instance_mask8, annotation.pivot_points, annotation.pivot_lengths)
         return Item(

@@ -25,6 +25,26 @@ def read_image(path: PathLike) -> np.ndarray:
     Raises:
         PivotNetError: the file is missing, truncated or no image.
     """
+    return _swap(_decode(path))
+
+
+def read_view(path: PathLike, out: np.ndarray) -> None:
+    """Decode an image file and resize it to ``out``, uint8 [height, width, 3] RGB.
+
+    Raises:
+        PivotNetError: as ``read_image``.
+    """
+    height, width = out.shape[:2]
+    _swap(resize(_decode(path), (height, width), out))  # the channels are resized alike, so they can be swapped later
+
+
+def _swap(image: np.ndarray) -> np.ndarray:
+    """BGR <-> RGB in place."""
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def _decode(path: PathLike) -> np.ndarray:
+    """uint8 [height, width, 3] BGR, as cv2 decodes."""
     try:
         with open(path, "rb") as stream:
             content = stream.read()
@@ -32,9 +52,9 @@ def read_image(path: PathLike) -> np.ndarray:
             if image.format == "JPEG" and image.mode == "RGB":
                 decoded = cv2.imdecode(np.frombuffer(content, np.uint8), _AS_STORED)
                 if decoded is not None:
-                    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, dst=decoded)
+                    return decoded
             # Other kinds of images; and broken ones, of which PIL knows what is wrong.
-            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+            return _swap(np.array(image if image.mode == "RGB" else image.convert("RGB")))
     except FileNotFoundError as error:
         raise PivotNetError(f"camera image {path} is missing: complete the data set, or annotate it again") from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pivotnet.data.images import read_image, resize
+from pivotnet.data.images import read_image, read_view, resize
 from pivotnet.errors import PivotNetError
 
 ORIENTATION = 0x0112  # EXIF
@@ -64,10 +64,11 @@ def test_every_truncation_is_told(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value) and "BytesIO" not in str(caught.value)
 
 
-def test_resizing_into_a_part_of_an_array() -> None:
-    image, images = drawing((90, 160)), np.full((3, 48, 80, 3), 7, np.uint8)
+def test_a_view_is_a_resized_image_in_its_place(tmp_path: Path) -> None:
+    Image.fromarray(drawing((90, 160))).save(tmp_path / "a.jpg")
+    views = np.full((3, 48, 80, 3), 7, np.uint8)
 
-    resize(image, (48, 80), out=images[1])
+    read_view(tmp_path / "a.jpg", views[1])
 
-    np.testing.assert_array_equal(images[1], resize(image, (48, 80)))
-    assert (images[[0, 2]] == 7).all()
+    np.testing.assert_array_equal(views[1], resize(pils(tmp_path / "a.jpg"), (48, 80)))
+    assert (views[[0, 2]] == 7).all()

@@ -27,9 +27,12 @@ UPSTREAM = Path(os.environ.get("PIVOTNET_UPSTREAM", ROOT / "PivotNet"))
 COMMIT = (ROOT / "tools" / "upstream_commit").read_text().strip()
 RECORDED = ROOT / "test" / "golden" / "annotation"
 SHIM_NEEDS = ("mmcv", "addict", "yapf", "tabulate", "loguru", "tensorboardX")
-LOSS_RELATIVE = 1e-5
-# Of a gradient: as a part of its own norm, and of the norm of all. Float32 noise of the deepest layers is larger.
-GRADIENT_OWN, GRADIENT_ALL = 1e-2, 1e-4
+# Upstream with one and with two threads strays from itself by 2e-7 in the loss terms.
+LOSS_RELATIVE = 3e-6
+# Of a gradient: as a part of its own norm, and of the norm of all. The first layers' batch norms magnify rounding:
+# upstream with two threads strays from itself by 8e-3 of single gradients' own norm (the port from it by 6e-3) and by
+# 1.6e-4 in their median. Gradients that are nothing but rounding (a bias in front of a batch norm) are up to 1.5e-6 of all.
+GRADIENT_OWN, GRADIENT_ALL, GRADIENT_MEDIAN = 2e-2, 1e-5, 1e-3
 
 pytestmark = [
     pytest.mark.upstream,
@@ -146,9 +149,12 @@ def test_losses_and_gradients_are_upstreams(
             np.testing.assert_allclose(found[name], wanted[name], rtol=LOSS_RELATIVE)
         gradients = {name: wanted[name].astype(np.float64) for name in wanted.files if name.startswith("gradient/")}
         norm = np.sqrt(sum(float(np.square(gradient).sum()) for gradient in gradients.values()))
+        strayed = []
         for name, gradient in gradients.items():
-            allowed = GRADIENT_OWN * np.linalg.norm(gradient) + GRADIENT_ALL * norm
-            assert np.linalg.norm(found[name] - gradient) <= allowed, name
+            own, difference = np.linalg.norm(gradient), np.linalg.norm(found[name] - gradient)
+            assert difference <= GRADIENT_OWN * own + GRADIENT_ALL * norm, name
+            strayed.append(difference / max(own, GRADIENT_ALL * norm))
+        assert np.median(strayed) <= GRADIENT_MEDIAN
 
 
 @pytest.mark.full

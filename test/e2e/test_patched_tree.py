@@ -30,8 +30,8 @@ SHIM_NEEDS = ("mmcv", "addict", "yapf", "tabulate", "loguru", "tensorboardX")
 # Upstream with one and with two threads strays from itself by 2e-7 in the loss terms.
 LOSS_RELATIVE = 3e-6
 # Of a gradient: as a part of its own norm, and of the norm of all. The first layers' batch norms magnify rounding:
-# upstream with two threads strays from itself by 8e-3 of single gradients' own norm (the port from it by 6e-3) and by
-# 1.6e-4 in their median. Gradients that are nothing but rounding (a bias in front of a batch norm) are up to 1.5e-6 of all.
+# upstream with two threads strays from itself by 8e-3 of single gradients' own norm (the port from it by 6e-3), 1.6e-4
+# in their median. Gradients that are nothing but rounding (a bias before a batch norm) stray by up to 1.5e-6 of all.
 GRADIENT_OWN, GRADIENT_ALL, GRADIENT_MEDIAN = 2e-2, 1e-5, 1e-3
 
 pytestmark = [

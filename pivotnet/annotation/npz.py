@@ -44,6 +44,7 @@ _MOST_INFLATED = 1032  # bytes that deflate makes of one, at the most
 # The masks are mostly zeros. Up to level 3, zlib writes such a run as copies from many bytes back, which inflate ten
 # times as fast as the copies from the byte before that higher levels write; a file grows by a few kilobytes.
 _LEVEL = 3
+_WORTH_DEFLATING = 1024  # bytes; a compressor takes longer to set up than to deflate this
 
 # numpy 2 moved numpy.core to numpy._core; a file may come from either side.
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -157,11 +158,18 @@ def read_npz(path: PathLike, keys: Iterable[str] | Callable[[str], bool] | None 
 
 
 def write_npz(stream: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays (of numbers or strings) as an .npz file to an open file; equal content gives equal bytes."""
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+    """Write arrays (of numbers or strings) as an .npz file to an open file; equal content gives equal bytes.
+
+    The file is put together in memory: an archive goes back and forth, and one that meets a full disk complains twice,
+    the second time when it is collected.
+    """
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
         for key, array in arrays.items():
             member = io.BytesIO()
-            npy.write_array(member, array, allow_pickle=False)
+            npy.write_array(member, np.asanyarray(array), allow_pickle=False)
             info = zipfile.ZipInfo(f"{key}.npy", _EPOCH)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, member.getbuffer(), compresslevel=_LEVEL)
+            if member.tell() >= _WORTH_DEFLATING:
+                info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, member.getvalue(), compresslevel=_LEVEL)
+    stream.write(content.getbuffer())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
-from visvalingamwyatt import Simplifier
 
 from pivotnet.annotation.format import Line
 from pivotnet.config import MapConfig
@@ -25,13 +25,45 @@ def orient(points: np.ndarray) -> np.ndarray:
     return points[::-1] if column < last_column else points
 
 
+def simplify(points: np.ndarray, threshold: float) -> list[int]:
+    """Indices of the points [n, 2] that Visvalingam and Whyatt's simplification keeps, n >= 1.
+
+    The point that makes the smallest triangle with its neighbours is removed as long as that is smaller than
+    ``threshold``; areas of its neighbours are computed anew, but count as no smaller than its own. On ties the first
+    goes, but a neighbour whose area did not grow goes before all others, the left one first: the order of the package
+    visvalingamwyatt, which upstream uses. Lines have a few dozen points; arrays would cost more than lists.
+    """
+    kept = list(range(len(points)))
+    x, y = points[:, 0].tolist(), points[:, 1].tolist()
+
+    def area(a: int, b: int, c: int) -> float:
+        return abs(x[a] * (y[b] - y[c]) + x[b] * (y[c] - y[a]) + x[c] * (y[a] - y[b])) / 2.0
+
+    ends = [math.inf] * min(len(kept), 1)
+    areas = ends + [area(k - 1, k, k + 1) for k in kept[1:-1]] + ends * (len(kept) > 1)
+    smallest = min(areas)
+    place = areas.index(smallest)
+    while smallest < threshold:
+        del kept[place], areas[place]
+        following = 0
+        for neighbour in (place, place - 1):  # the right one has moved to its place
+            if 0 < neighbour < len(kept) - 1:
+                areas[neighbour] = area(*kept[neighbour - 1 : neighbour + 2])
+                if areas[neighbour] <= smallest:
+                    areas[neighbour] = smallest
+                    following = neighbour
+        smallest = areas[following] if following else min(areas)
+        place = following or areas.index(smallest)
+    return kept
+
+
 def pivot_line(line: Line, config: MapConfig) -> Line:
     """The pivot points (row, column) in [0, 1] of a map vector ((column, row) in pixels).
 
     Visvalingam-Whyatt simplification with AREA_THRESHOLD, cut to the class's largest number of points.
     """
     metres = orient((line.points * config.resolution)[:, ::-1])
-    kept = Simplifier(metres).simplify(threshold=AREA_THRESHOLD)[: config.max_points[line.kind]]
+    kept = metres[simplify(metres, AREA_THRESHOLD)][: config.max_points[line.kind]]
     return Line(kept / np.array(config.ego_size), line.kind)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -58,10 +57,8 @@ def save_result(path: PathLike, result: SampleResult) -> None:
         "dt_res.scores": instances.scores.astype(np.float32),
         "dt_res.labels": instances.labels.astype(np.int64),
     }
-    content = io.BytesIO()  # an archive that meets a full disk complains twice, the second time when it is collected
-    write_npz(content, arrays)
     with atomic_write(path) as stream:
-        stream.write(content.getbuffer())
+        write_npz(stream, arrays)
 
 
 def load_result(path: PathLike) -> SampleResult:

@@ -69,7 +69,7 @@ class ModelConfig:
     drop_path: float = 0.3  # Swin, rising linearly over the blocks
     drop_connect: float = 0.2  # EfficientNet, rising linearly over the blocks
     mask_stride: int = 1  # masks are predicted and supervised at map_size / mask_stride (smoke: fewer pixels)
-    checkpointing: bool = True  # recompute backbone activations in the backward pass
+    checkpointing: bool = False  # recompute backbone activations in the backward pass (upstream does)
 
     @property
     def feature_sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -158,7 +158,6 @@ PRESETS = {
             head_hidden=64,
             drop_connect=0.0,
             mask_stride=4,
-            checkpointing=False,
         ),
         MapConfig(num_queries=(12, 10, 8)),
         CriterionConfig(decoder_weights=(0.4, 0.8, 1.6), bev_weights=(0.8, 2.4)),

@@ -154,6 +154,6 @@ def test_budgets(report: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_swint_keeps_its_budget(tmp_path: Path):
     """The counts do not depend on the size of the images, the time does."""
     path = tmp_path / "budget.json"
-    path.write_text(json.dumps({"cpu_fallbacks": 0, "float64": 0, "host_waits": 2, "launches": 6000}))
+    path.write_text(json.dumps({"cpu_fallbacks": 0, "float64": 0, "host_waits": 1, "launches": 2250}))
     command = ["audit", "--preset", "swint", "--device", "cpu", "--image-size", "64x96", "--budget", str(path)]
     assert main(command) == 0

@@ -131,6 +131,32 @@ def test_checkpoints_have_upstreams_names_and_order(clean: Path, patched: Path, 
 
 @lacks_shim
 @pytest.mark.full
+def test_a_run_goes_on_from_the_checkpoint_of_the_other_tree(clean: Path, patched: Path, tmp_path: Path) -> None:
+    """Weights, counters and optimiser; the step after loading is the same wherever the checkpoint was written."""
+    sides = {"clean": [clean, "--unpatched"], "patched": [patched]}
+
+    def exchange(what: str, side: str, *files: Path) -> None:
+        tree, *options = sides[side]
+        words = [ROOT / "tools" / "upstream" / "exchange.py", what, tree, "pivotnet", "effb0", *files, *options]
+        command([sys.executable, *words], tmp_path)
+
+    for side in sides:
+        exchange("write", side, tmp_path / f"{side}.pth")
+    ways = [("clean", "clean"), ("clean", "patched"), ("patched", "clean")]
+    for writer, reader in ways:
+        exchange("read", reader, tmp_path / f"{writer}.pth", tmp_path / f"{writer}-{reader}.npz")
+    with np.load(tmp_path / "clean-clean.npz") as wanted:
+        assert wanted["epoch"] == 4 and any(name.startswith("exp_avg_sq/") for name in wanted.files)
+        for writer, reader in ways[1:]:
+            with np.load(tmp_path / f"{writer}-{reader}.npz") as found:
+                assert set(found.files) == set(wanted.files)
+                for name in wanted.files:
+                    largest = float(np.abs(wanted[name]).max(initial=0))
+                    np.testing.assert_allclose(found[name], wanted[name], rtol=0, atol=1e-6 * largest, err_msg=name)
+
+
+@lacks_shim
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("family", "preset"), [("pivotnet", "effb0"), ("pivotnet", "res50"), ("pivotnet", "swint"), ("bemapnet", "effb0")]
 )

@@ -138,11 +138,30 @@ def ddp_options(device: torch.device) -> dict[str, Any]:
     }
 
 
-def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager:
-    """Mixed precision in ``dtype`` on the device; None leaves everything in float32."""
+def autocast(device: torch.device, dtype: torch.dtype | None, cache: bool = True) -> contextlib.AbstractContextManager:
+    """Mixed precision in ``dtype`` on the device; None leaves everything in float32.
+
+    ``cache`` keeps the weights that were cast, which must not be where a graph is captured.
+    """
     if dtype is None:
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=dtype)
+    return torch.autocast(device.type, dtype=dtype, cache_enabled=cache)
+
+
+def check_graphs(device: torch.device) -> None:
+    """Raise PivotNetError unless the device can capture graphs."""
+    if device.type == "cpu":
+        raise PivotNetError("--graph needs an NPU or a GPU: a CPU has no graphs to replay; leave the option out")
+    if not hasattr(_module(device.type), "make_graphed_callables"):
+        raise PivotNetError(f"--graph needs a newer torch_npu than {versions().get('torch_npu')}: it has no graphs")
+
+
+def capture(module: Any, inputs: tuple[Tensor, ...]) -> Any:
+    """A module's forward and backward pass as graphs that the device of ``inputs`` replays.
+
+    The module runs a few times before that, with ``inputs``, which become the graphs' own.
+    """
+    return _module(inputs[0].device.type).make_graphed_callables(module, inputs, allow_unused_input=True)
 
 
 def fused_adamw(groups: list[dict[str, Any]], device: torch.device, **options: Any) -> torch.optim.Optimizer:

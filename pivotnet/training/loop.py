@@ -24,9 +24,10 @@ from pivotnet import device as devices
 from pivotnet.config import Config
 from pivotnet.criterion.criterion import Criterion, CriterionResult
 from pivotnet.errors import PivotNetError
-from pivotnet.structures import Batch
+from pivotnet.structures import Batch, Predictions
 from pivotnet.training import checkpoint as checkpoints
 from pivotnet.training.distributed import CollectiveError, Ranks, agree, average_over_ranks, gather_objects
+from pivotnet.training.graphs import GraphedNetwork
 from pivotnet.training.report import Report
 from pivotnet.training.schedule import MultiStepSchedule
 from pivotnet.training.shutdown import Shutdown
@@ -45,6 +46,7 @@ class Run:
     save_every: int  # steps
     keep: int  # checkpoints
     amp: torch.dtype | None = None
+    graph: bool = False  # replay the network's passes as captured graphs
 
 
 class Trainer:
@@ -76,7 +78,7 @@ class Trainer:
         self.device = device
         self.ranks = ranks
         self.criterion = Criterion(config).to(device)
-        self.network: nn.Module = model
+        self.network: Callable[..., Predictions] = model
         if ranks.world_size > 1:
             # A depthwise convolution's gradient has other strides along its one input channel: no matter, one element.
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
@@ -94,8 +96,11 @@ class Trainer:
     def forward_backward(self, batch: Batch, carry: Tensor | None = None) -> CriterionResult:
         """Add one batch's gradients to those there are; ``carry`` rides to the host (see Criterion)."""
         moved = batch.to(self.device, non_blocking=True)
+        inputs = (moved.images, moved.reference_points, moved.reference_valid)
+        if self.run.graph and self.network is self.model:
+            self.network = GraphedNetwork(self.model, inputs, self.run.amp)
         with devices.autocast(self.device, self.run.amp):
-            predictions = self.network(moved.images, moved.reference_points, moved.reference_valid)
+            predictions = self.network(*inputs)
         result = self.criterion(predictions, moved.targets, carry)
         result.total.backward()
         return result

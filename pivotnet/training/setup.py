@@ -78,6 +78,15 @@ def check_resumed(state: dict[str, Any], path: Path, config: Config, run: Run, r
             raise PivotNetError(f"checkpoint {path} was trained with {what} = {old}, now it is {new}: keep it")
 
 
+def check_graphs(config: Config, ranks: Ranks, device: torch.device) -> None:
+    """Raise PivotNetError unless ``--graph`` can work."""
+    devices.check_graphs(device)
+    if ranks.world_size > 1:
+        raise PivotNetError(f"--graph works on one card, not on {ranks.world_size}: leave it out, or start one process")
+    if config.model.checkpointing:
+        raise PivotNetError("--graph cannot capture recomputed activations: give --no-checkpointing")
+
+
 class Setup:
     """Everything that is made before the first step; may fail in one rank alone.
 
@@ -87,6 +96,8 @@ class Setup:
 
     def __init__(self, args: argparse.Namespace, ranks: Ranks, device: torch.device) -> None:
         self.config = config = configuration(args)
+        if args.graph:
+            check_graphs(config, ranks, device)
         self.precision = devices.set_reduced_precision(args.allow_tf32)
         if args.deterministic:
             devices.set_deterministic()
@@ -108,6 +119,7 @@ class Setup:
             save_every=args.save_every or max(epoch, SAVE_AT_LEAST),
             keep=args.keep,
             amp=AMP[args.amp],
+            graph=args.graph,
         )
         self.start_step = 0
         if self.resume and self.state:

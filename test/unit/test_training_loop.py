@@ -16,8 +16,11 @@ import torch
 from fake_data import make_data
 
 from pivotnet import cli, config
+from pivotnet.errors import PivotNetError
 from pivotnet.training import checkpoint as checkpoints
 from pivotnet.training import loop
+from pivotnet.training.distributed import Ranks
+from pivotnet.training.setup import check_graphs
 from pivotnet.training.timing import read_records
 
 SMOKE = config.PRESETS["smoke"]
@@ -199,6 +202,7 @@ def test_batch_and_weights_to_start_from(data, tmp_path):
         (("--resume", "nowhere.pth"), "nowhere.pth does not exist"),
         (("--pretrained", "nowhere.pth"), "nowhere.pth does not exist"),
         (("--backbone-weights", "nowhere.pth"), "nowhere.pth"),
+        (("--graph", "--device", "cpu"), "a CPU has no graphs"),
         (("--split", "night"), "split 'night' is not annotated"),
         (("--evaluate", "val,night"), "split 'night' is not annotated"),
     ],
@@ -208,6 +212,18 @@ def test_bad_options_are_one_line_before_anything_is_written(data, tmp_path, cap
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
     assert not (tmp_path / "run").exists()
+
+
+def test_graphs_need_a_card_one_process_and_kept_activations():
+    card = torch.device("cuda")
+    recomputing = dataclasses.replace(SMOKE, model=dataclasses.replace(SMOKE.model, checkpointing=True))
+    for preset, ranks, device, message in (
+        (SMOKE, Ranks(), torch.device("cpu"), "needs an NPU or a GPU"),
+        (SMOKE, Ranks(world_size=2), card, "on one card, not on 2"),
+        (recomputing, Ranks(), card, "give --no-checkpointing"),
+    ):
+        with pytest.raises(PivotNetError, match=message):
+            check_graphs(preset, ranks, device)
 
 
 def test_a_run_is_not_overwritten_or_mixed(data, tmp_path, capsys):

@@ -20,6 +20,7 @@ static aclError execute(const char *name, int input_count, const aclTensorDesc *
                         const aclDataBuffer *const inputs[], int output_count,
                         const aclTensorDesc *const output_descriptors[], aclDataBuffer *const outputs[],
                         const aclopAttr *attributes) {
+    if (int error = cannsim::refuse_while_capturing(name)) return error;
     cannsim::trace(name);
     auto found = table().find(name);
     if (found == table().end()) {

@@ -37,6 +37,13 @@ static size_t bytes_of(aclDataType type) {
     }
 }
 
+// A graph that is being captured needs its operators' objects as long as it lives, which is to the end of the process.
+template <class Object>
+static int destroy(const Object *object) {
+    if (!cannsim::capturing()) delete object;
+    return 0;
+}
+
 extern "C" {
 
 aclTensor *aclCreateTensor(const int64_t *sizes, uint64_t dimensions, aclDataType type, const int64_t *strides,
@@ -45,10 +52,7 @@ aclTensor *aclCreateTensor(const int64_t *sizes, uint64_t dimensions, aclDataTyp
     look_at(*tensor);
     return tensor;
 }
-int aclDestroyTensor(const aclTensor *tensor) {
-    delete tensor;
-    return 0;
-}
+int aclDestroyTensor(const aclTensor *tensor) { return destroy(tensor); }
 
 // After an operator with a data-dependent result torch_npu asks for the true shape; it frees the array with delete[].
 int aclGetViewShape(const aclTensor *tensor, int64_t **sizes, uint64_t *dimensions) {
@@ -63,45 +67,31 @@ aclScalar *aclCreateScalar(void *value, aclDataType type) {
     std::memcpy(scalar->value, value, bytes_of(type));
     return scalar;
 }
-int aclDestroyScalar(const aclScalar *scalar) {
-    delete scalar;
-    return 0;
-}
+int aclDestroyScalar(const aclScalar *scalar) { return destroy(scalar); }
 
 aclIntArray *aclCreateIntArray(const int64_t *values, uint64_t count) { return new aclIntArray{{values, values + count}}; }
-int aclDestroyIntArray(const aclIntArray *array) {
-    delete array;
-    return 0;
-}
+int aclDestroyIntArray(const aclIntArray *array) { return destroy(array); }
 aclBoolArray *aclCreateBoolArray(const bool *values, uint64_t count) { return new aclBoolArray{{values, values + count}}; }
-int aclDestroyBoolArray(const aclBoolArray *array) {
-    delete array;
-    return 0;
-}
+int aclDestroyBoolArray(const aclBoolArray *array) { return destroy(array); }
 aclFloatArray *aclCreateFloatArray(const float *values, uint64_t count) {
     return new aclFloatArray{{values, values + count}};
 }
-int aclDestroyFloatArray(const aclFloatArray *array) {
-    delete array;
-    return 0;
-}
+int aclDestroyFloatArray(const aclFloatArray *array) { return destroy(array); }
 
 // A list owns its members.
 aclTensorList *aclCreateTensorList(aclTensor *const *values, uint64_t count) {
     return new aclTensorList{{values, values + count}};
 }
 int aclDestroyTensorList(const aclTensorList *list) {
-    for (auto *tensor : list->values) delete tensor;
-    delete list;
-    return 0;
+    for (auto *tensor : list->values) destroy(tensor);
+    return destroy(list);
 }
 aclScalarList *aclCreateScalarList(aclScalar *const *values, uint64_t count) {
     return new aclScalarList{{values, values + count}};
 }
 int aclDestroyScalarList(const aclScalarList *list) {
-    for (auto *scalar : list->values) delete scalar;
-    delete list;
-    return 0;
+    for (auto *scalar : list->values) destroy(scalar);
+    return destroy(list);
 }
 
 int aclDestroyAclOpExecutor(void *) { return 0; }

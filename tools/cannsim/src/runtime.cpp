@@ -66,9 +66,11 @@ int cannsim::device_of(const void *address) {
     return block ? block->device : HOST;
 }
 
-static void wait_for(std::atomic<uint64_t> &counter, const char *kind) {
+static aclError wait_for(std::atomic<uint64_t> &counter, const char *kind) {
+    if (int error = cannsim::refuse_while_capturing("a wait of the host")) return error;
     counter++;
     if (auto hook = cannsim::wait_hook.load()) hook(kind, 0);
+    return ACL_SUCCESS;
 }
 
 static double now_ms() {
@@ -200,8 +202,7 @@ aclError aclrtGetDeviceUtilizationRate(int32_t, aclrtUtilizationInfo *info) {
 }
 
 aclError aclrtSynchronizeDevice() {
-    wait_for(statistics.device_waits, "device");
-    return ACL_SUCCESS;
+    return wait_for(statistics.device_waits, "device");
 }
 aclError aclrtSynchronizeDeviceWithTimeout(int32_t) { return aclrtSynchronizeDevice(); }
 
@@ -340,6 +341,11 @@ static aclError copy(void *to, size_t room, const void *from, size_t bytes) {
     }
     const bool from_device = cannsim::device_of(from) != HOST;
     const bool to_device = cannsim::device_of(to) != HOST;
+    if (cannsim::capturing() && from_device && to_device) {
+        cannsim::keep([=] { return memmove(to, from, bytes), ACL_SUCCESS; });
+        return ACL_SUCCESS;
+    }
+    if (int error = cannsim::refuse_while_capturing("a copy between host and device")) return error;
     if (from_device != to_device) {
         (to_device ? statistics.to_device_copies : statistics.to_host_copies)++;
         (to_device ? statistics.to_device_bytes : statistics.to_host_bytes) += bytes;
@@ -362,7 +368,9 @@ aclError aclrtMemcpyAsyncWithCondition(void *to, size_t room, const void *from, 
 
 aclError aclrtMemset(void *address, size_t room, int32_t value, size_t bytes) {
     if (bytes > room) return ACL_ERROR_RT_PARAM_INVALID;
-    memset(address, value, bytes);
+    auto fill = [=] { return memset(address, value, bytes), ACL_SUCCESS; };
+    if (!cannsim::capturing()) return fill();
+    cannsim::keep(fill);
     return ACL_SUCCESS;
 }
 aclError aclrtMemsetAsync(void *address, size_t room, int32_t value, size_t bytes, aclrtStream) {
@@ -387,8 +395,7 @@ aclError aclrtDestroyStream(aclrtStream stream) {
 aclError aclrtDestroyStreamForce(aclrtStream stream) { return aclrtDestroyStream(stream); }
 
 aclError aclrtSynchronizeStream(aclrtStream) {
-    wait_for(statistics.stream_waits, "stream");
-    return ACL_SUCCESS;
+    return wait_for(statistics.stream_waits, "stream");
 }
 aclError aclrtSynchronizeStreamWithTimeout(aclrtStream stream, int32_t) { return aclrtSynchronizeStream(stream); }
 
@@ -448,8 +455,7 @@ aclError aclrtQueryEventWaitStatus(aclrtEvent, aclrtEventWaitStatus *status) {
     return ACL_SUCCESS;
 }
 aclError aclrtSynchronizeEvent(aclrtEvent) {
-    wait_for(statistics.event_waits, "event");
-    return ACL_SUCCESS;
+    return wait_for(statistics.event_waits, "event");
 }
 aclError aclrtEventElapsedTime(float *ms, aclrtEvent start, aclrtEvent end) {
     *ms = (float)(((SimulatedEvent *)end)->ms - ((SimulatedEvent *)start)->ms);

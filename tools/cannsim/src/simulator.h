@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 
 namespace cannsim {
 
@@ -52,5 +53,10 @@ void note_fallback(const char *name);
 // for the device ("fallback aten::name").
 using WaitHook = void (*)(const char *kind, uint64_t bytes);
 extern std::atomic<WaitHook> wait_hook;
+
+// Graphs (graphs.cpp): while one is captured, work is kept instead of done; a replay does it.
+bool capturing();
+void keep(std::function<int()> work);         // 0: success
+int refuse_while_capturing(const char *what);  // for what CANN cannot capture: 0, or an error that names it
 
 }  // namespace cannsim

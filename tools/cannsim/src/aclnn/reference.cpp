@@ -85,10 +85,7 @@ int plan(const char *name, uint64_t *workspace_bytes, void **executor, std::func
     return 0;
 }
 
-int execute(void *executor) {
-    std::unique_ptr<Plan> planned((Plan *)executor);
-    trace(planned->name);
-    statistics.launches++;
+static int compute(const Plan *planned) {
     try {
         c10::impl::ExcludeDispatchKeyGuard no_autograd(c10::autograd_dispatch_keyset_with_ADInplaceOrView);
         planned->body();
@@ -98,6 +95,17 @@ int execute(void *executor) {
         return ERROR_INNER;
     }
     return 0;
+}
+
+int execute(void *executor) {
+    std::shared_ptr<Plan> planned((Plan *)executor);
+    if (capturing()) {
+        keep([planned] { return compute(planned.get()); });
+        return 0;
+    }
+    trace(planned->name);
+    statistics.launches++;
+    return compute(planned.get());
 }
 
 }  // namespace cannsim

@@ -1,0 +1,58 @@
+"""The network's forward and backward pass as two captured graphs, which the device replays with one launch each.
+
+Matching needs the host in between, so the criterion and the optimiser stay as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pivotnet import device as devices
+from pivotnet.model.pivotnet import PivotNet
+from pivotnet.structures import Predictions
+
+FIELDS = tuple(field.name for field in fields(Predictions) if field.name != "extras")
+
+
+class GraphedNetwork:
+    """Stands in for a network that is being trained, for batches of one size; results are the network's.
+
+    Args:
+        model: on its device, in training mode, without checkpointing.
+        inputs: images, reference points and validity of a batch.
+        amp: of mixed precision, as in the steps to come.
+    """
+
+    def __init__(self, model: PivotNet, inputs: tuple[Tensor, ...], amp: torch.dtype | None) -> None:
+        device = inputs[0].device
+        buffers = [buffer.clone() for buffer in model.buffers()]
+        random = devices.rng_state(device)
+        with devices.autocast(device, amp, cache=False):
+            self.replay: Callable[..., tuple[Tensor, ...]] = devices.capture(
+                _Flat(model), tuple(tensor.clone() for tensor in inputs)
+            )
+        # Trial runs before the capture have drawn random numbers and moved the batch norms' statistics.
+        devices.set_rng_state(device, random)
+        with torch.no_grad():
+            for buffer, before in zip(model.buffers(), buffers):
+                buffer.copy_(before)
+
+    def __call__(self, *inputs: Tensor) -> Predictions:
+        """Predictions whose memory the next call overwrites."""
+        return Predictions(**dict(zip(FIELDS, self.replay(*inputs))))
+
+
+class _Flat(nn.Module):
+    """The network with a plain tuple as output."""
+
+    def __init__(self, model: PivotNet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        predictions = self.model(*inputs)
+        return tuple(getattr(predictions, name) for name in FIELDS)

@@ -67,6 +67,16 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 @functools.lru_cache(maxsize=1024)
+def _header(shape: tuple[int, ...], fortran_order: bool, kind: np.dtype) -> bytes:
+    """The first bytes of a .npy file; all samples' masks and cameras have the same."""
+    stream = io.BytesIO()
+    npy.write_array_header_1_0(
+        stream, {"descr": npy.dtype_to_descr(kind), "fortran_order": fortran_order, "shape": shape}
+    )
+    return stream.getvalue()
+
+
+@functools.lru_cache(maxsize=1024)
 def _read_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, Fortran order and type that a .npy file's first bytes tell. Parsing them takes longer than reading a small
     array, and all files of a data set have the same ones."""
@@ -166,10 +176,12 @@ def write_npz(stream: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for key, array in arrays.items():
-            member = io.BytesIO()
-            npy.write_array(member, np.asanyarray(array), allow_pickle=False)
+            if array.dtype.hasobject:
+                raise ValueError(f"{key} is an array of objects, which would have to be pickled")
+            fortran_order = array.flags.f_contiguous and not array.flags.c_contiguous
+            member = _header(array.shape, fortran_order, array.dtype) + array.tobytes("F" if fortran_order else "C")
             info = zipfile.ZipInfo(f"{key}.npy", _EPOCH)
-            if member.tell() >= _WORTH_DEFLATING:
+            if len(member) >= _WORTH_DEFLATING:
                 info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, member.getvalue(), compresslevel=_LEVEL)
+            archive.writestr(info, member, compresslevel=_LEVEL)
     stream.write(content.getbuffer())

@@ -48,7 +48,8 @@ def require_annotations(data_root: PathLike, tokens: Sequence[str]) -> None:
         PivotNetError: some are missing; the message names the first.
     """
     folder = Path(data_root) / FOLDER
-    missing = [token for token in tokens if not (folder / f"{token}.npz").is_file()]
+    there = set(os.listdir(folder)) if folder.is_dir() else set()
+    missing = [token for token in tokens if f"{token}.npz" not in there]
     if missing:
         raise PivotNetError(
             f"{len(missing)} of {len(tokens)} samples have no annotation in {folder} (the first is {missing[0]}): "

@@ -74,7 +74,7 @@ train_patched() {
   local arguments=(train "pivotnet_nuscenes_$preset" "${epochs:-30}") status=0
   if [[ ${#extra[@]} -gt 0 ]]; then die "${extra[*]}: the patched checkout takes no options of pivotnet train"; fi
   if [[ "$KIND" == full ]]; then arguments[0]=pipeline; fi
-  export PIVOTNET_OUTPUT="$output" CARDS="$cards" DATA_ROOT="$data_root"
+  export PIVOTNET_OUTPUT="$output" PIVOTNET_DEVICE="$device" CARDS="$cards" DATA_ROOT="$data_root"
   if [[ "$nnodes" != 1 ]]; then
     export NNODES="$nnodes" NODE_RANK="$node_rank" MASTER_ADDR="$master_addr" MASTER_PORT="$master_port"
   else

@@ -26,6 +26,8 @@ from pivotnet.training.optim import LR_FACTORS
 from pivotnet.upstream.performance import Performance, requested_steps
 from pivotnet.upstream.ranks import hand_over
 
+DEVICE = "PIVOTNET_DEVICE"  # npu, cuda or cpu; the first of them that works where it is not set
+
 
 def parse_cards(text: Optional[str]) -> list[int]:
     """ "0-3" -> [0, 1, 2, 3]; "0,2" -> [0, 2]; nothing -> [].
@@ -54,7 +56,7 @@ def count_cards(listed: list[int]) -> int:
         if not chosen.isdigit() or int(chosen) < 1:
             raise PivotNetError(f"CARDS is {chosen!r}: give a whole number of at least 1")
         return int(chosen)
-    kind = devices.select_device().type
+    kind = devices.select_device(os.environ.get(DEVICE)).type
     existing = 1 if kind == "cpu" else devices.device_count(kind)
     count = len([card for card in listed if card < existing]) if listed else existing
     if count == 0:
@@ -213,14 +215,15 @@ _selected: Any = None  # the card of this process, once there is one
 
 def _select(card: int) -> Any:
     global _selected
-    _selected = devices.select_device(local_rank=card)
+    _selected = devices.select_device(os.environ.get(DEVICE), local_rank=card)
     return _selected
 
 
 def collect_env_info() -> str:
     """Versions of Python and the packages, and the device."""
     lines = [f"{name} {version}" for name, version in devices.versions().items()]
-    device = _selected or devices.select_device()  # selecting another card would make it the current one
+    # selecting another card would make it the current one
+    device = _selected or devices.select_device(os.environ.get(DEVICE))
     return "\n".join([*lines, f"device {devices.device_name(device)}"])
 
 

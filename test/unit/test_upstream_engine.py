@@ -26,7 +26,7 @@ VARIABLES = ("CARDS", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NNODES", "MASTER_ADDR
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*VARIABLES, performance.FLAG, performance.STEPS, performance.OUTPUT):
+    for name in (*VARIABLES, environ.DEVICE, performance.FLAG, performance.STEPS, performance.OUTPUT):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -36,6 +36,16 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_lists_of_cards(text, cards) -> None:
     assert environ.parse_cards(text) == cards
+
+
+def test_the_device_can_be_chosen(monkeypatch) -> None:
+    monkeypatch.setattr(environ, "_selected", None)  # to be put back
+    monkeypatch.setattr(environ.devices, "_first_working", lambda: pytest.fail("it was told which"))
+    monkeypatch.setenv(environ.DEVICE, "cpu")
+    assert environ.count_cards([]) == 1 and environ._select(0).type == "cpu"
+    monkeypatch.setenv(environ.DEVICE, "abacus")
+    with pytest.raises(PivotNetError, match="unknown device 'abacus'"):
+        environ.count_cards([])
 
 
 def test_a_list_of_no_cards() -> None:

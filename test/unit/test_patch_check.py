@@ -49,6 +49,13 @@ def test_a_good_patch_passes(tmp_path: Path) -> None:
     assert faults_of(tmp_path, diff(*GOOD)) == []
 
 
+def test_a_package_that_the_check_lacks_is_no_fault_of_the_patch(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delitem(sys.modules, "pivotnet.upstream.substitutes", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(PatchError, match="the check needs the package torch, which .* lacks"):
+        faults_of(tmp_path, diff(*GOOD))
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [

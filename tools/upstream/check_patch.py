@@ -121,7 +121,8 @@ def faults_of_imports(patch: Patch) -> list[str]:
             for alias in ast.parse(line).body[0].names:  # type: ignore[attr-defined]
                 try:
                     names[alias.asname or alias.name] = getattr(importlib.import_module(match[1]), alias.name)
-                except (ImportError, AttributeError):
+                except (ImportError, AttributeError) as error:
+                    _require_packages(error)
                     faults.append(f"{file.path}: {match[1]} has no {alias.name}")
         for line in added:
             faults += [f"{file.path}: {fault}" for fault in _call_faults(line, names)]
@@ -129,9 +130,19 @@ def faults_of_imports(patch: Patch) -> list[str]:
         for module in re.findall(r"-m (pivotnet[\w.]*)", line.decode()):
             try:
                 importlib.import_module(module)
-            except ImportError:
+            except ImportError as error:
+                _require_packages(error)
                 faults.append(f"{path}: there is no module {module}")
     return faults
+
+
+def _require_packages(error: Exception) -> None:
+    """Raise PatchError if the import failed for a package that is not installed, which says nothing about the patch."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if name not in ("", "pivotnet"):
+        raise PatchError(
+            f"the check needs the package {name}, which {sys.executable} lacks: pip install -r requirements.txt"
+        )
 
 
 def _call_faults(line: str, names: dict[str, Any]) -> list[str]:
@@ -215,6 +226,9 @@ def check(path: Path, upstream: Path | None = None, commit: str | None = None) -
         path: the patch.
         upstream: a checkout, which is copied and not touched; skipped if None.
         commit: the pinned one, which the checkout must be at.
+
+    Raises:
+        PatchError: a package that the check itself needs is missing, or git fails.
     """
     try:
         patch = parse(path.read_bytes())
@@ -254,7 +268,10 @@ def main() -> int:
     parser.add_argument("--upstream", type=Path, help="checkout of upstream")
     parser.add_argument("--commit", help="commit that the checkout must be at")
     arguments = parser.parse_args()
-    faults = check(arguments.patch, arguments.upstream, arguments.commit)
+    try:
+        faults = check(arguments.patch, arguments.upstream, arguments.commit)
+    except PatchError as error:
+        faults = [str(error)]
     for fault in faults:
         print(f"fault: {fault}", file=sys.stderr)
     if faults:

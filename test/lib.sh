@@ -113,8 +113,8 @@ sys.exit(any(importlib.util.find_spec(name) is None for name in sys.argv[1:]))
 PYTHON
 }
 
-RUN_MODULES=(torch numpy scipy shapely cv2 PIL visvalingamwyatt rich tensorboard matplotlib)
-TEST_MODULES=(pytest ruff mypy nuscenes)
+RUN_MODULES=(torch numpy scipy shapely cv2 PIL rich tensorboard matplotlib)
+TEST_MODULES=(pytest ruff mypy nuscenes visvalingamwyatt)
 
 # A Python for a new .venv: torch 2.8.0 and numpy 1.26.4 have wheels for 3.9 to 3.12, torch_npu for 3.9 to 3.11.
 base_python() {

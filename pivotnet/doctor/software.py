@@ -17,7 +17,6 @@ REQUIRED = (
     ("shapely", ("shapely",)),
     ("cv2", ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")),
     ("PIL", ("pillow",)),
-    ("visvalingamwyatt", ("visvalingamwyatt",)),
     ("rich", ("rich",)),
     ("tensorboard", ("tensorboard",)),
     ("matplotlib", ("matplotlib",)),

@@ -52,7 +52,7 @@ class FakeMachine(Machine):
         self.commands: dict[tuple[str, ...], Output] = {("lscpu",): Output(0, LSCPU)}
         self.packages = {
             **{"torch": "2.8.0", "numpy": "1.26.4", "scipy": "1.13.1", "shapely": "2.0.7", "pillow": "11.3.0"},
-            **{"opencv-python-headless": "4.11.0.86", "visvalingamwyatt": "0.3.0", "rich": "14.1.0"},
+            **{"opencv-python-headless": "4.11.0.86", "rich": "14.1.0"},
             **{"tensorboard": "2.20.0", "matplotlib": "3.9.4"},
         }
         self.import_problems: dict[str, str] = {}

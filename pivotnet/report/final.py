@@ -34,7 +34,7 @@ def final_lines(summary: dict[str, Any], kind: str, earlier_seconds: float = 0.0
     if not summary["finished"]:
         raise PivotNetError("the run was stopped before its end, so there is no final result; go on with --resume")
     if times is None or times["median"] is None:
-        raise PivotNetError("no step was timed: all were warm-up; run more steps")
+        raise PivotNetError("no step was timed: each was warm-up or came behind a checkpoint; run more steps")
     lines = [
         f"Network: {NETWORK}",
         f"RankSize: {summary['ranks']}",

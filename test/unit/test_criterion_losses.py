@@ -170,7 +170,7 @@ class Operators(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         if not function.is_view:
             self.names[function.overloadpacket.__name__] += 1
-        self.types |= {r.dtype for r in torch.utils._pytree.tree_leaves(result) if isinstance(r, torch.Tensor)}
+        self.types |= {r.dtype for r in torch.utils._pytree.tree_flatten(result)[0] if isinstance(r, torch.Tensor)}
         return result
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from pivotnet.audit.kernels import all_rows_at_once
 from pivotnet.audit.operators import launches, operator_name
@@ -50,7 +50,7 @@ class OperatorCounter(TorchDispatchMode):
 
     def _add(self, name: str, values: Any) -> None:
         self._open[name] += 1
-        leaves = tree_leaves(values)
+        leaves, _ = tree_flatten(values)
         self._open_bytes += sum(t.numel() * t.element_size() for t in leaves if isinstance(t, Tensor))
 
     def close(self, phase: str) -> None:

@@ -48,4 +48,6 @@ fi
 say "simulated NPUs"
 PYTHON="$PY" bash tools/cannsim/setup.sh || say "skipped: test/npu, as tools/cannsim/setup.sh says above"
 say "pytest"
+# threads that wait for each other sleep: where cores are shared, spinning takes the time that the others need
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 "$PY" -m pytest -ra "${marker[@]}" "${arguments[@]}"

@@ -131,7 +131,7 @@ base_python() {
 }
 
 # make_venv FOLDER REQUIREMENTS... : a virtual environment of that name in the checkout, holding exactly these files'
-# packages; a second call installs nothing. PYTHON names the interpreter that it is made with. A lock lets scripts that start at the same time wait for the first one. WHEELHOUSE names a folder of
+# packages; a second call installs nothing. The variable made_with names the interpreter for it. A lock lets scripts that start at the same time wait for the first one. WHEELHOUSE names a folder of
 # tools/wheelhouse.sh to install from, without a network.
 make_venv() {
   local venv="$ROOT/$1" stamp="$ROOT/$1/installed" wanted base file options source=()
@@ -141,7 +141,7 @@ make_venv() {
   lock_folder "$ROOT"
   if [[ "$(cat "$stamp" 2>/dev/null)" != *"$wanted"* ]]; then
     if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-      base="${PYTHON:-$(base_python)}"
+      base="${made_with:-$(base_python)}"
       say "making $(basename "$venv") with $("$base" --version) ($base)"
       supervise "$base" -m venv --clear "$venv" ||
         die "cannot make $venv with $base; name another Python: PYTHON=/path/to/python"
@@ -166,9 +166,10 @@ make_venv() {
   PY="$venv/bin/python"
 }
 
-# choose_profile NAME: sets PY to the Python of .venv-NAME, which holds what test/profiles/NAME*.txt name.
+# choose_profile NAME: sets PY to the Python of .venv-NAME, which holds what test/profiles/NAME*.txt name; PYTHON names the
+# interpreter that it is made with.
 choose_profile() {
-  local names files=("$ROOT/test/profiles/$1.txt")
+  local made_with="${PYTHON:-}" names files=("$ROOT/test/profiles/$1.txt")
   names="$(find "$ROOT/test/profiles" -name '*.txt' ! -name '*-nodeps.txt' -printf '%f ')"
   [[ -f "${files[0]}" ]] || die "--profile is $1: choose from ${names//.txt/}"
   if [[ -f "$ROOT/test/profiles/$1-nodeps.txt" ]]; then files+=("$ROOT/test/profiles/$1-nodeps.txt"); fi

@@ -152,8 +152,9 @@ def check_graphs(device: torch.device) -> None:
     """Raise PivotNetError unless the device can capture graphs."""
     if device.type == "cpu":
         raise PivotNetError("--graph needs an NPU or a GPU: a CPU has no graphs to replay; leave the option out")
-    if not hasattr(_module(device.type), "make_graphed_callables"):
-        raise PivotNetError(f"--graph needs a newer torch_npu than {versions().get('torch_npu')}: it has no graphs")
+    if device.type == "npu" and not hasattr(getattr(_module("npu"), "NPUGraph", None), "register_generator_state"):
+        found = versions().get("torch_npu")
+        raise PivotNetError(f"--graph needs a newer torch_npu than {found}: its graphs cannot draw random numbers")
 
 
 def capture(module: Any, inputs: tuple[Tensor, ...]) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -121,7 +122,9 @@ def read_checkpoint(path: PathLike) -> dict[str, Any]:
         PivotNetError: missing, truncated, no checkpoint, or holding objects that are no tensors and plain values.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "TypedStorage is deprecated")  # torch 2.1 says so of its own code
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise PivotNetError(f"checkpoint {path} does not exist") from error
     except pickle.UnpicklingError as error:

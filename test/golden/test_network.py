@@ -117,7 +117,10 @@ def test_initialisation_equals_upstream(name):
         # Two samples of n draws: 6 standard errors of the difference of their means and of their deviations.
         assert abs(ours["mean"] - mean) <= 6 * std * math.sqrt(2 / n), key
         assert abs(ours["std"] / std - 1) <= 6 / math.sqrt(n), key
-        # Tells a uniform from a normal distribution: the extremes of the former lie at 1.7 deviations.
+        # Tells a uniform from a normal distribution: the extremes of the former lie at 1.7 deviations. Those of few
+        # draws scatter too much for that.
+        if n < 4096:
+            continue
         assert ours["max"] / ours["std"] == pytest.approx(high / std, rel=0.35), key
         assert ours["min"] / ours["std"] == pytest.approx(low / std, rel=0.35), key
     bev = network.bev_decoder["bev_encoder"]

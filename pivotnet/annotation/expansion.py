@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,25 +19,36 @@ CROSSING_LAYER = "ped_crossing"
 _OLDEST_VERSION = (1, 3)
 
 
-@dataclass(frozen=True)
-class Layer:
-    """Geometries in the order of the layer's records, which is the order of the instances."""
-
-    geometries: np.ndarray  # object [n]
-    index: shapely.STRtree
-
-    def near(self, window: shapely.Polygon) -> np.ndarray:
-        """Geometries whose bounds meet those of ``window``, in record order."""
-        return self.geometries[np.sort(self.index.query(window))]
-
-
-@dataclass(frozen=True)
 class LocationMap:
-    """What annotation draws of one location."""
+    """What annotation draws of one location, all layers in one spatial index.
 
-    dividers: tuple[Layer, Layer]  # lines of road dividers, of lane dividers
-    crossings: Layer  # two lines for each pedestrian crossing: its second longest edge, its longest
-    areas: tuple[Layer, Layer]  # valid polygons of road segments, of lanes
+    Each layer's geometries are in the order of its records, which is the order of the instances.
+
+    Args:
+        dividers: lines of road dividers, of lane dividers.
+        crossings: two lines for each pedestrian crossing: its second longest edge, its longest.
+        areas: valid polygons of road segments, of lanes.
+    """
+
+    def __init__(
+        self,
+        dividers: tuple[np.ndarray, np.ndarray],
+        crossings: np.ndarray,
+        areas: tuple[np.ndarray, np.ndarray],
+    ) -> None:
+        self.dividers, self.crossings, self.areas = dividers, crossings, areas
+        layers = (*dividers, crossings, *areas)
+        self._geometries = np.concatenate(layers)
+        self._ends = np.cumsum([len(layer) for layer in layers])
+        self._index = shapely.STRtree(self._geometries)
+
+    def near(self, window: shapely.Polygon) -> tuple[np.ndarray, np.ndarray]:
+        """Geometries [n] whose bounds meet those of ``window``, layer by layer, each layer in record order.
+
+        With the layer of each, int64 [n]: 0 and 1 road and lane dividers, 2 crossings, 3 and 4 road segments and lanes.
+        """
+        rows = np.sort(self._index.query(window))
+        return self._geometries[rows], np.searchsorted(self._ends, rows, side="right")
 
 
 def expansion_path(root: PathLike, location: str) -> Path:
@@ -59,10 +69,6 @@ def fingerprint(path: Path) -> str:
             f"map expansion {path} is missing ({error.strerror or error}): unpack nuScenes-map-expansion-v1.3 into "
             f"{path.parent.parent}"
         ) from error
-
-
-def _layer(geometries: np.ndarray) -> Layer:
-    return Layer(geometries, shapely.STRtree(geometries))
 
 
 def _check_version(content: object, path: Path) -> None:
@@ -152,8 +158,8 @@ def read_map(root: PathLike, location: str) -> LocationMap:
             f"{path} is no consistent map expansion ({type(error).__name__}: {error}): unpack it again"
         ) from error
     return LocationMap(
-        dividers=(_layer(dividers[0]), _layer(dividers[1])),
-        crossings=_layer(crossing_edges(crossings)),
+        dividers=(dividers[0], dividers[1]),
+        crossings=crossing_edges(crossings),
         # Invalid areas are skipped, as the devkit does; crossings are taken as they are.
-        areas=(_layer(areas[0][shapely.is_valid(areas[0])]), _layer(areas[1][shapely.is_valid(areas[1])])),
+        areas=(areas[0][shapely.is_valid(areas[0])], areas[1][shapely.is_valid(areas[1])]),
     )

@@ -36,14 +36,23 @@ _BROKEN = (
     MemoryError,
 )
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
+_EPOCH = 1 << 5 | 1  # the first day of 1980, always: the same content gives the same bytes
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 1  # bit of a member's flags
+_UTF8_NAME = 1 << 11  # bit of a member's flags
 _LOCAL_HEADER = 30  # bytes before a member's name
+_LARGEST_FILE = 2**32 - 2**20  # bytes; leaves room for the directory
+_VERSION = 20  # of the format: 2.0, with deflate
+_MADE_BY = struct.pack("<BB", _VERSION, 3)  # 3: file rights are Unix's
+_READ_WRITE = 0o600 << 16  # rights of a member
+_COMMON = struct.Struct("<HHHHHLLLHH")  # of a local header and a directory entry: version to length of the extra field
+_ENTRY_TAIL = struct.Struct("<HHHLL")  # of a directory entry: comment's length, disk, attributes twice, offset
+_END = struct.Struct("<4sHHHHLLH")
 _MOST_INFLATED = 1032  # bytes that deflate makes of one, at the most
 # The masks are mostly zeros. Up to level 3, zlib writes such a run as copies from many bytes back, which inflate ten
 # times as fast as the copies from the byte before that higher levels write; a file grows by a few kilobytes.
 _LEVEL = 3
+_HASH_MEMORY = 5  # zlib's memLevel: its hash table is moved every 32 KiB, which takes longer than matching zeros
 _WORTH_DEFLATING = 1024  # bytes; a compressor takes longer to set up than to deflate this
 
 # numpy 2 moved numpy.core to numpy._core; a file may come from either side.
@@ -167,21 +176,52 @@ def read_npz(path: PathLike, keys: Iterable[str] | Callable[[str], bool] | None 
         raise PivotNetError(f"{path} is damaged or no .npz file ({reason}): delete it and make it again") from error
 
 
+def _deflate(header: bytes, data: bytes | memoryview) -> bytes:
+    """A member in a raw deflate stream."""
+    compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS, _HASH_MEMORY)
+    return compressor.compress(header) + compressor.compress(data) + compressor.flush()
+
+
+def _worth_deflating(array: np.ndarray) -> bool:
+    """Whether an array shrinks by more than a compressor's setting up is worth; coordinates lose 6 percent at most."""
+    return array.nbytes >= _WORTH_DEFLATING and array.dtype.kind != "f"
+
+
+def _data(array: np.ndarray, fortran_order: bool) -> bytes | memoryview:
+    """The bytes of an array, where they lie if they can be read there."""
+    if array.nbytes and array.flags.c_contiguous:
+        return array.reshape(-1).view(np.uint8).data
+    return array.tobytes("F" if fortran_order else "C")
+
+
 def write_npz(stream: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays (of numbers or strings) as an .npz file to an open file; equal content gives equal bytes.
 
-    The file is put together in memory: an archive goes back and forth, and one that meets a full disk complains twice,
-    the second time when it is collected.
+    The file is put together in memory, header by header as zipfile does (PKWARE's APPNOTE.TXT, 4.3.7, 4.3.12 and
+    4.3.16), whose own bookkeeping would take as long as compressing the masks.
+
+    Raises:
+        ValueError: an array holds objects, or the file would have 4 GiB or more.
     """
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for key, array in arrays.items():
-            if array.dtype.hasobject:
-                raise ValueError(f"{key} is an array of objects, which would have to be pickled")
-            fortran_order = array.flags.f_contiguous and not array.flags.c_contiguous
-            member = _header(array.shape, fortran_order, array.dtype) + array.tobytes("F" if fortran_order else "C")
-            info = zipfile.ZipInfo(f"{key}.npy", _EPOCH)
-            if len(member) >= _WORTH_DEFLATING:
-                info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, member, compresslevel=_LEVEL)
-    stream.write(content.getbuffer())
+    pieces, directory = [], []
+    start = 0
+    for key, array in arrays.items():
+        if array.dtype.hasobject:
+            raise ValueError(f"{key} is an array of objects, which would have to be pickled")
+        fortran_order = array.flags.f_contiguous and not array.flags.c_contiguous
+        header, data = _header(array.shape, fortran_order, array.dtype), _data(array, fortran_order)
+        name = f"{key}.npy".encode()
+        size = len(header) + len(data)
+        method = zipfile.ZIP_DEFLATED if _worth_deflating(array) else zipfile.ZIP_STORED
+        packed = _deflate(header, data) if method == zipfile.ZIP_DEFLATED else header + bytes(data)
+        if max(size, start + len(packed)) > _LARGEST_FILE:
+            raise ValueError(f"{key} makes the file larger than an .npz file without ZIP64 may be")
+        flags = 0 if name.isascii() else _UTF8_NAME
+        sizes = (zlib.crc32(data, zlib.crc32(header)), len(packed), size, len(name), 0)  # no extra field
+        common = _COMMON.pack(_VERSION, flags, method, 0, _EPOCH, *sizes)
+        pieces += [b"PK\x03\x04", common, name, packed]
+        directory += [b"PK\x01\x02", _MADE_BY, common, _ENTRY_TAIL.pack(0, 0, 0, _READ_WRITE, start), name]
+        start += _LOCAL_HEADER + len(name) + len(packed)
+    entries = b"".join(directory)
+    end = _END.pack(b"PK\x05\x06", 0, 0, len(arrays), len(arrays), len(entries), start, 0)
+    stream.write(b"".join([*pieces, entries, end]))

@@ -34,13 +34,9 @@ def simplify(points: np.ndarray, threshold: float) -> list[int]:
     visvalingamwyatt, which upstream uses. Lines have a few dozen points; arrays would cost more than lists.
     """
     kept = list(range(len(points)))
-    x, y = points[:, 0].tolist(), points[:, 1].tolist()
-
-    def area(a: int, b: int, c: int) -> float:
-        return abs(x[a] * (y[b] - y[c]) + x[b] * (y[c] - y[a]) + x[c] * (y[a] - y[b])) / 2.0
-
+    x, y = points.T.tolist()
     ends = [math.inf] * min(len(kept), 1)
-    areas = ends + [area(k - 1, k, k + 1) for k in kept[1:-1]] + ends * (len(kept) > 1)
+    areas = ends + _areas(points).tolist() + ends * (len(kept) > 1)
     smallest = min(areas)
     place = areas.index(smallest)
     while smallest < threshold:
@@ -48,13 +44,22 @@ def simplify(points: np.ndarray, threshold: float) -> list[int]:
         following = 0
         for neighbour in (place, place - 1):  # the right one has moved to its place
             if 0 < neighbour < len(kept) - 1:
-                areas[neighbour] = area(*kept[neighbour - 1 : neighbour + 2])
-                if areas[neighbour] <= smallest:
-                    areas[neighbour] = smallest
-                    following = neighbour
+                a, b, c = kept[neighbour - 1 : neighbour + 2]
+                area = abs(x[a] * (y[b] - y[c]) + x[b] * (y[c] - y[a]) + x[c] * (y[a] - y[b])) / 2.0
+                if area <= smallest:
+                    area, following = smallest, neighbour
+                areas[neighbour] = area
         smallest = areas[following] if following else min(areas)
         place = following or areas.index(smallest)
     return kept
+
+
+def _areas(points: np.ndarray) -> np.ndarray:
+    """Areas [n - 2] of the triangles that the inner ones of n points make with their neighbours, rounded as in
+    ``simplify``."""
+    x, y = points.T
+    before, after = y[1:-1] - y[2:], y[:-2] - y[1:-1]
+    return np.abs(x[:-2] * before + x[1:-1] * (y[2:] - y[:-2]) + x[2:] * after) / 2.0
 
 
 def pivot_line(line: Line, config: MapConfig) -> Line:

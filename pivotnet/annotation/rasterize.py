@@ -32,15 +32,25 @@ def clip_again(lines: Sequence[Line], config: MapConfig) -> list[Line]:
     """
     half_x, half_y = config.ego_size[0] / 2, config.ego_size[1] / 2
     window = shapely.box(-half_x, -half_y, half_x, half_y)
-    pieces = []
-    for kind in range(len(CLASSES)):
-        long_enough = [line.points for line in lines if line.kind == kind and len(line.points) >= 2]
-        if not long_enough:
-            continue
-        owner = np.repeat(np.arange(len(long_enough)), [len(points) for points in long_enough])
-        cut = shapely.intersection(shapely.linestrings(np.concatenate(long_enough), indices=owner), window)
-        pieces += [Line(shapely.get_coordinates(part), kind) for part in line_parts(cut)]
-    return pieces
+    by_class = sorted((line for line in lines if len(line.points) >= 2), key=lambda line: line.kind)
+    if not by_class:
+        return []
+    owner = np.repeat(np.arange(len(by_class)), [len(line.points) for line in by_class])
+    whole = shapely.linestrings(np.concatenate([line.points for line in by_class]), indices=owner)
+    pieces, rows = line_parts(shapely.intersection(whole, window))
+    points, piece_of_point = shapely.get_coordinates(pieces, return_index=True)
+    ends = np.cumsum(np.bincount(piece_of_point, minlength=len(pieces))).tolist()
+    return [Line(points[start:end], by_class[row].kind) for start, end, row in zip([0, *ends], ends, rows.tolist())]
+
+
+def _upright(canvas: np.ndarray) -> np.ndarray:
+    """Masks [..., columns, rows] drawn with x to the right and y down, as [..., rows, columns] from front to back and
+    from left to right."""
+    masks = np.zeros((*canvas.shape[:-2], canvas.shape[-1], canvas.shape[-2]), np.uint8)
+    for place in np.ndindex(canvas.shape[:-2]):
+        if canvas[place].any():
+            cv2.rotate(cv2.transpose(canvas[place]), cv2.ROTATE_180, dst=masks[place])
+    return masks
 
 
 def rasterize(lines: Sequence[Line], config: MapConfig, distinct_ids: bool = False) -> Raster:
@@ -58,15 +68,21 @@ def rasterize(lines: Sequence[Line], config: MapConfig, distinct_ids: bool = Fal
     canvas = np.zeros((2, len(CLASSES), columns, rows), np.uint8)  # drawn transposed and mirrored: x right, y down
     raster = Raster(canvas, [], [])
     drawn = [0] * len(CLASSES)
+    points = np.concatenate([np.zeros((0, 2)), *(piece.points for piece in pieces)])
+    metres = points + half  # from the back right corner
+    pixels = metres * scale
+    corners = pixels.astype(np.int32)  # truncated, as upstream does
+    in_map = np.array([columns, rows]) - pixels[:, ::-1]
+    in_metres = np.array(config.ego_size)[::-1] - metres[:, ::-1]
+    start = 0
     for number, piece in enumerate(pieces, start=1):
-        metres = piece.points + half  # [n, 2] (x, y) from the back right corner
-        pixels = metres * scale
+        own = slice(start, start + len(piece.points))
+        start = own.stop
         drawn[piece.kind] += 1
         ids = (drawn[piece.kind],) * 2 if renumber else (2 * number - 1, 2 * number)
-        corners = pixels.astype(np.int32)  # truncated, as upstream does
         for mask, instance, thickness in zip(canvas, ids, (config.result_thickness, config.mask_thickness)):
-            cv2.polylines(mask[piece.kind], [corners], False, (min(instance, _LARGEST_ID),), thickness)
-        raster.map_vectors.append(Line(np.array([columns, rows]) - pixels[:, ::-1], piece.kind))
-        raster.metric_vectors.append(Line(np.array(config.ego_size)[::-1] - metres[:, ::-1], piece.kind))
-    raster.masks = np.ascontiguousarray(canvas[:, :, ::-1, ::-1].transpose(0, 1, 3, 2))
+            cv2.polylines(mask[piece.kind], [corners[own]], False, (min(instance, _LARGEST_ID),), thickness)
+        raster.map_vectors.append(Line(in_map[own], piece.kind))
+        raster.metric_vectors.append(Line(in_metres[own], piece.kind))
+    raster.masks = _upright(canvas)
     return raster

@@ -263,7 +263,7 @@ def test_devkit_reads_the_same(root):
     devkit = map_api.NuScenesMap(dataroot=str(root), map_name=location)
     ours = read_map(root, location)
     lines = [devkit.extract_line(row["line_token"]) for row in devkit.lane_divider]
-    assert [line for line in lines if not line.is_empty] == list(ours.dividers[1].geometries)
+    assert [line for line in lines if not line.is_empty] == list(ours.dividers[1])
     areas = [devkit.extract_polygon(row["polygon_token"]) for row in devkit.lane]
-    assert [area for area in areas if area.is_valid] == list(ours.areas[1].geometries)
-    assert len(ours.crossings.geometries) == 2 * len(devkit.ped_crossing) > 0
+    assert [area for area in areas if area.is_valid] == list(ours.areas[1])
+    assert len(ours.crossings) == 2 * len(devkit.ped_crossing) > 0

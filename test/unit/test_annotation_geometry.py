@@ -13,7 +13,7 @@ import torch
 from shapely.geometry import LineString, Polygon
 
 from pivotnet.annotation.bezier import DEGREES, PieceFitter, _chamfer, bernstein, control_points
-from pivotnet.annotation.expansion import Layer, LocationMap, crossing_edges
+from pivotnet.annotation.expansion import LocationMap, crossing_edges
 from pivotnet.annotation.format import Line
 from pivotnet.annotation.pivots import orient, pivot_line
 from pivotnet.annotation.rasterize import clip_again, rasterize
@@ -26,13 +26,14 @@ from pivotnet.errors import PivotNetError
 CONFIG = MapConfig()
 
 
-def layer(*geometries) -> Layer:
-    array = np.array(geometries, object)
-    return Layer(array, shapely.STRtree(array))
+def layer(geometries) -> np.ndarray:
+    array = np.empty(len(geometries), object)
+    array[:] = geometries
+    return array
 
 
 def road_map(dividers=(), lanes=(), crossings=(), roads=(), areas=()) -> LocationMap:
-    return LocationMap((layer(*dividers), layer(*lanes)), layer(*crossings), (layer(*roads), layer(*areas)))
+    return LocationMap((layer(dividers), layer(lanes)), layer(crossings), (layer(roads), layer(areas)))
 
 
 def test_rotation_matrices():
@@ -95,12 +96,12 @@ def test_window_is_clipped_and_turned(yaw):
     cosine, sine = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
     world = ego @ np.array([[cosine, sine], [-sine, cosine]]) + [100.0, 200.0]
     away = LineString([(0, 0), (1, 1)])
-    clipped = window.clip(np.array([away, LineString(world)]))
-    assert len(clipped) == 1
+    outside, clipped = window.clip(np.array([away, LineString(world)]))
+    assert outside.is_empty
     np.testing.assert_allclose(shapely.get_coordinates(clipped), [[-30, 5], [30, 5]], atol=1e-12)
     theirs = shapely.affinity.rotate(LineString(world).intersection(window.polygon), -yaw, origin=(100, 200))
     theirs = shapely.affinity.translate(theirs, -100, -200)
-    assert clipped[0] == theirs  # to the bit
+    assert clipped == theirs  # to the bit
 
 
 def test_only_lines_are_left():
@@ -109,8 +110,10 @@ def test_only_lines_are_left():
     touching = LineString([(-1, 1), (1, -1)]).intersection(window)
     both = LineString([(-1, 1), (1, -1), (5, -1), (5, 5)]).intersection(window)
     assert touching.geom_type == "Point" and both.geom_type == "GeometryCollection"
-    parts = line_parts(np.array([touching, both, LineString()]))
-    assert [part.wkt for part in parts] == ["LINESTRING (5 0, 5 5)"]
+    parts, owners = line_parts(np.array([touching, both, LineString()]))
+    assert [part.wkt for part in parts] == ["LINESTRING (5 0, 5 5)"] and owners.tolist() == [1]
+    parts, owners = line_parts(np.array([touching, parts[0], LineString()]))  # without a collection
+    assert [part.wkt for part in parts] == ["LINESTRING (5 0, 5 5)"] and owners.tolist() == [1]
 
 
 def test_resampling_leaves_out_the_end():

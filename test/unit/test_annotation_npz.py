@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import zipfile
@@ -48,6 +49,48 @@ def test_what_is_written_is_numpys_and_the_same_each_time(tmp_path):
         np.testing.assert_array_equal(read["mask"], arrays["mask"])
     with pytest.raises(ValueError, match="objects, which would have to be pickled"):
         save_ours(tmp_path / "c.npz", objects=np.array({}, object))
+
+
+def zipfiles_archive(arrays) -> bytes:
+    """An archive of the same members, put together by zipfile."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for key, array in arrays.items():
+            member = io.BytesIO()
+            np.save(member, array)
+            archive.writestr(zipfile.ZipInfo(f"{key}.npy"), member.getvalue())
+    return content.getvalue()
+
+
+def test_the_archive_is_zipfiles():
+    """To the byte where nothing is compressed; elsewhere its members are those that zipfile reads."""
+    rng = np.random.default_rng(0)
+    stored = {
+        "points": rng.normal(size=(400, 2)),
+        "fortran": np.asfortranarray(rng.normal(size=(5, 30))),
+        "every.other": np.arange(20.0)[::2],
+        "Länge": np.array(2.5, ">f4"),
+        "none": np.zeros((0, 2), np.int64),
+        "names": np.array(["x", "yz"]),
+    }
+    ours = io.BytesIO()
+    write_npz(ours, stored)
+    assert ours.getvalue() == zipfiles_archive(stored)
+    deflated = {
+        "mask": rng.integers(0, 3, (3, 40, 20)).astype(np.uint8),
+        "turned": np.asfortranarray(rng.integers(0, 3, (40, 50))),
+        "mirrored": np.zeros((3, 400, 200), np.uint8)[:, ::-1],
+        "paths": np.array([f"samples/{number}.jpg" for number in range(99)]),
+    }
+    ours = io.BytesIO()
+    write_npz(ours, deflated)
+    with zipfile.ZipFile(ours) as archive, zipfile.ZipFile(io.BytesIO(zipfiles_archive(deflated))) as theirs:
+        assert archive.testzip() is None and archive.namelist() == theirs.namelist()
+        for name in archive.namelist():
+            assert archive.getinfo(name).compress_type == zipfile.ZIP_DEFLATED
+            assert archive.read(name) == theirs.read(name)
+            for field in ("date_time", "external_attr", "flag_bits", "CRC", "file_size", "create_system"):
+                assert getattr(archive.getinfo(name), field) == getattr(theirs.getinfo(name), field)
 
 
 def test_an_uncommon_compression_is_told(tmp_path):

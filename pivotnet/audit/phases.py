@@ -34,8 +34,9 @@ class Phases:
             for path, phase in PARTS.items():
                 self._around_module(stack, trainer.model.get_submodule(path), phase)
             head = trainer.model.get_submodule("output_head")
-            semantic = self._inside(head.semantic, PARTS["output_head"])  # called beside forward
-            stack.enter_context(mock.patch.object(head, "semantic", semantic))
+            for name in ("semantic", "mean_coordinate_features"):  # called beside forward
+                inside = self._inside(getattr(head, name), PARTS["output_head"])
+                stack.enter_context(mock.patch.object(head, name, inside))
             handle = trainer.criterion.register_forward_pre_hook(lambda *_: self.enter("criterion"))
             stack.callback(handle.remove)
             handle = trainer.criterion.register_forward_hook(lambda *_: self.enter("backward"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pivotnet.device import select_device
+from pivotnet.device import keep_freed_memory, select_device
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation import vector_map
 from pivotnet.evaluation.inference import predict
@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     tokens = chosen_tokens(args.data_root, args.split, args.tokens)
     ranks = ranks_from_environment()
     device = select_device(args.device, ranks.local_rank)
+    keep_freed_memory(device)
     model, config = load_network(args, device)
     folder = Path(args.output)
     try:

@@ -49,10 +49,12 @@ class PivotNet(nn.Module):
         """
         if images.dtype == torch.uint8:
             images = self.normalise(images)
+        # First, so that its part of the backward pass comes last, when no other activations are left.
+        mean_features = self.output_head.mean_coordinate_features()
         features = self.im_backbone(images.flatten(0, 1))
         bev = self.bev_decoder["bev_encoder"](features, reference_points, reference_valid)  # [E, B, N, hidden]
         lines = self.ins_decoder["bev_decoder"](bev[-1], final_only)
-        points, point_logits = self.output_head(lines.points)
+        points, point_logits = self.output_head(lines.points, mean_features)
         predictions = Predictions(lines.object_logits.float(), points, point_logits.float())
         if lines.mask_logits is not None:
             predictions.masks = lines.mask_logits.unflatten(-1, self.bev_size)

@@ -8,6 +8,8 @@ map pixels, F point features.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,11 +35,12 @@ class PointHead(nn.Module):
         # (column, row) of every map pixel in [0, 1), [H * W, 2]
         self.register_buffer("coordinates", torch.stack([x, y], dim=-1).reshape(-1, 2), persistent=False)
 
-    def forward(self, points: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, points: list[Tensor], mean_features: Tensor) -> tuple[Tensor, Tensor]:
         """Predict the points.
 
         Args:
             points: of each class [D, B, points of the class, hidden].
+            mean_features: of ``mean_coordinate_features``, [F].
 
         Returns:
             coordinates (row, column) in [0, 1], float32 [D, B, T, 2]; validity logits [D, B, T, 2].
@@ -46,16 +49,17 @@ class PointHead(nn.Module):
         logits = torch.cat([head(part) for head, part in zip(self.pts_cls_heads, features)], dim=2)
         with torch.autocast(device_type=logits.device.type, enabled=False):
             halves = torch.cat(features, dim=2).float().unflatten(-1, (2, -1))  # [D, B, T, 2, F]
-            coordinates = (halves @ self.mean_coordinate_features()).sigmoid()
+            coordinates = (halves @ mean_features).sigmoid()
         return coordinates, logits
 
     def mean_coordinate_features(self) -> Tensor:
-        """Coordinate features averaged over the map, [F].
+        """Coordinate features averaged over the map, float32 [F].
 
         Upstream multiplies the features of every pixel with those of every point and averages the products. The
         average of a product with a constant is the product with the average, and the last layer is linear too.
         """
-        return self.coords_head.mean(self.coordinates)
+        with torch.autocast(device_type=self.coordinates.device.type, enabled=False):
+            return self.coords_head.mean(self.coordinates)
 
     def semantic(self, bev: Tensor) -> Tensor:
         """BEV features [E, B, N, hidden] -> semantic logits [E, B, C, 2, N]."""
@@ -74,9 +78,26 @@ class _PixelMlp(nn.Module):
 
     def mean(self, pixels: Tensor) -> Tensor:
         """[pixels, widths[0]] -> [widths[-1]]."""
-        for layer in self.layers[:-1]:
-            pixels = F.relu(_linear(layer, pixels))
-        return _linear(self.layers[-1], pixels.mean(dim=0))
+        first, *middle, last = self.layers
+        pixels = _linear(first, pixels)
+        for layer in middle:
+            pixels = _linear(layer, F.relu(pixels, inplace=True))
+        return _linear(last, _MeanOfRelu.apply(pixels))
+
+
+class _MeanOfRelu(torch.autograd.Function):
+    """relu(x).mean(0) of [pixels, C]. The backward pass needs to know only where x is positive: a byte a value instead
+    of four, and makes one tensor of that size instead of two."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x > 0)
+        return F.relu(x).mean(dim=0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (positive,) = ctx.saved_tensors
+        return torch.where(positive, gradient / len(positive), 0.0)
 
 
 def _linear(convolution: nn.Module, pixels: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class PivotMapOutputHead(PointHead):
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
         """{"line_features", "bev_features", ...} -> {"outputs": Predictions}; without masks outside of training."""
         lines = inputs["line_features"]
-        points, point_logits = super().forward(lines.points)
+        points, point_logits = super().forward(lines.points, self.mean_coordinate_features())
         predictions = Predictions(lines.object_logits.float(), points, point_logits.float())
         predictions.extras = {"num_queries": self.queries}
         if lines.mask_logits is not None:

@@ -74,6 +74,28 @@ def test_shapes(network):
     assert 0 <= predictions.points.min() and predictions.points.max() <= 1
 
 
+def test_mean_coordinate_features_and_their_gradients(network):
+    """Equal, to the bit, to the mean over all pixels of what autograd differentiates by itself."""
+    head = network.output_head.coords_head
+    parameters = list(head.parameters())
+    mean = network.output_head.mean_coordinate_features()
+    weights = torch.linspace(-1, 1, len(mean))
+    gradients = torch.autograd.grad((mean * weights).sum(), parameters)
+
+    pixels = network.output_head.coordinates
+    first, second, last = [
+        lambda x, layer=layer: torch.nn.functional.linear(x, layer.weight.flatten(1), layer.bias)
+        for layer in head.layers
+    ]
+    plain = last(second(first(pixels).relu()).relu().mean(dim=0))
+    assert torch.equal(plain, mean)
+    for gradient, expected in zip(gradients, torch.autograd.grad((plain * weights).sum(), parameters)):
+        assert torch.equal(gradient, expected)
+    # and to the mean of the last layer's output, which upstream takes, but for rounding
+    everywhere = last(second(first(pixels).relu()).relu())
+    torch.testing.assert_close(everywhere.mean(dim=0), mean, rtol=1e-5, atol=1e-6)
+
+
 @torch.no_grad()
 def test_final_only_is_the_last_decoder(network):
     everything, final = network(*inputs(1)), network(*inputs(1), final_only=True)

@@ -57,6 +57,7 @@ def run_step(args: argparse.Namespace) -> None:
     }
     measured = _over_sizes(args, report, (OurStep, ours), (OtherStep, others), count=not args.no_count)
     if not args.no_count:
+        _show_tensors(report, measured)
         _show_floors(args, report, measured)
     if len(args.batch_sizes) > 1:
         _show_memory(report, measured)
@@ -149,6 +150,22 @@ def _show_memory(report: Report, measured: dict[tuple[str, int], list[Measuremen
     report.table(
         f"memory of ours, from batches {sizes[0]} and {sizes[-1]}", heads, [(slope / GIB, rest / GIB, largest)]
     )
+
+
+def _show_tensors(report: Report, measured: dict[tuple[str, int], list[Measurement]]) -> None:
+    """Bytes of tensors at the most, as a card's allocator would count them."""
+    rows = []
+    for (case, batch_size), sides in measured.items():
+        peaks = [(one.operators or {}).get("peak_tensor_bytes", 0) for one in sides]
+        for one, peak in zip(sides, peaks):
+            if peak:
+                kept = (one.operators or {})["kept_tensor_bytes"]
+                share = peaks[0] / peak
+                checkpointing = one.facts["checkpointing"]
+                rows.append((case, batch_size, one.name, checkpointing, peak / GIB, kept / GIB, share))
+    heads = ("targets", "batch", "side", "checkpointing", "GiB at the most", "GiB kept between steps", "ours by it")
+    if rows:
+        report.table("memory of tensors in a step", heads, rows)
 
 
 def _show_floors(args: argparse.Namespace, report: Report, measured: dict[tuple[str, int], list[Measurement]]) -> None:

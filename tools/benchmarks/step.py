@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import other, sample
+from benchmarks.memory import bytes_kept, peak_of_tensors
 from benchmarks.operators import OperatorCounter
 from benchmarks.pair import Phases, Task
 from pivotnet import device as devices
@@ -72,6 +73,7 @@ class OurStep(Task):
         amp: str,
     ) -> None:
         self.device = devices.select_device(device)
+        devices.keep_freed_memory(self.device)
         self.phases = Phases(self.device)
         devices.set_reduced_precision(False)
         devices.seed_everything(seed)
@@ -113,7 +115,8 @@ class OurStep(Task):
             self.run()
         self.phases.counter = None
         bev_encoder.multi_scale_deformable_attention = kernel
-        return {**counter.result(), **arithmetic(self.run)}
+        trainer = self.trainer
+        return {**counter.result(), **arithmetic(self.run), **memory(self.run, trainer.model, trainer.optimizer)}
 
     def facts(self) -> dict[str, Any]:
         """Size and checkpointing."""
@@ -182,7 +185,9 @@ class OtherStep(Task):
         self.phases.counter = None
         function.apply = staticmethod(kernel)
         self.prepare()
-        return {**counter.result(), **arithmetic(self.run)}
+        found = {**counter.result(), **arithmetic(self.run)}
+        self.prepare()
+        return {**found, **memory(self.run, self.network, self.optimizer)}
 
     def facts(self) -> dict[str, Any]:
         """As the other side ships."""
@@ -194,6 +199,15 @@ def arithmetic(run: Callable[[], None]) -> dict[str, Any]:
     with FlopCounterMode(display=False) as counter:
         run()
     return {"flops": int(counter.get_total_flops())}
+
+
+def memory(run: Callable[[], None], network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
+    """Bytes of tensors that stay between runs, and that are alive at the most in one. On a CPU only."""
+    if next(network.parameters()).device.type != "cpu":
+        return {}
+    optimizer.zero_grad()  # their end in the run would not be seen
+    kept = bytes_kept(network, optimizer)
+    return {"kept_tensor_bytes": kept, "peak_tensor_bytes": kept + peak_of_tensors(run)}
 
 
 def machine_rates(threads: int, size: int = 2048, repeats: int = 3) -> dict[str, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +89,14 @@ def shift_mask(height: int, width: int, device: torch.device) -> Tensor:
         region = region.reshape(-1, WINDOW**2)
         apart = region[:, None, :] != region[:, :, None]
         return torch.zeros(apart.shape).masked_fill(apart, MASKED).unsqueeze(1).to(device)
+
+
+def run(module: nn.Module, checkpointing: bool, *arguments: Any) -> Any:
+    """``module(*arguments)``; where ``checkpointing``, the backward pass computes its activations again."""
+    if checkpointing and torch.is_grad_enabled():
+        # nothing random is left inside the modules of this file
+        return checkpoint(module, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return module(*arguments)
 
 
 class WindowAttention(nn.Module):
@@ -189,13 +198,8 @@ class SwinStage(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """[B, H, W, C] -> the same shape, and its merging; takes a bias and two scales a block from the iterators."""
         for block in self.blocks:
-            arguments = (x, next(biases), next(scales), next(scales))
-            if checkpointing and torch.is_grad_enabled():
-                # nothing random is left inside a block
-                x = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = block(*arguments)
-        return x, x if self.downsample is None else self.downsample(x)
+            x = run(block, checkpointing, x, next(biases), next(scales), next(scales))
+        return x, x if self.downsample is None else run(self.downsample, checkpointing, x)
 
 
 class PatchEmbed(nn.Module):
@@ -219,7 +223,7 @@ class SwinTransformer(nn.Module):
 
     Args:
         drop_path: largest rate of stochastic depth; it rises linearly from 0 over the blocks.
-        checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        checkpointing: recompute blocks, patches and mergings in the backward pass instead of keeping their activations.
         feature_stages: stages whose outputs are returned; stage s has stride 4 * 2^s.
     """
 
@@ -247,7 +251,7 @@ class SwinTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """[B, 3, height, width] -> features of strides 16 and 32, [B, 384, ., .] and [B, 768, ., .]."""
-        x = self.patch_embed(images)
+        x = run(self.patch_embed, self.checkpointing, images)
         biases = iter(self.position_biases())
         scales = iter(self.stochastic_depth(images.shape[0]))
         features = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Union
@@ -26,24 +26,18 @@ def atomic_write(path: PathLike, mode: str = "wb", durable: bool = True) -> Iter
         PivotNetError: the folder is missing, not writable, or its disk is full.
     """
     target = Path(path)
-    temporary = ""
+    temporary = os.path.join(target.parent, f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        with os.fdopen(descriptor, mode) as stream:
+        with open(temporary, mode.replace("w", "x")) as stream:
             yield stream
             if durable:
                 stream.flush()
                 os.fsync(stream.fileno())
-        # mkstemp makes files private; give the usual permissions instead
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, target)
     except OSError as error:
         raise PivotNetError(
             f"cannot write {target}: {error.strerror or error}; free some space or choose another folder"
         ) from error
     finally:
-        if temporary:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+        with contextlib.suppress(OSError):  # it has been renamed, or could not be made
+            os.unlink(temporary)

@@ -44,7 +44,7 @@ def convert_sample(sample: Sample, location: LocationMap, options: Options, conf
         trans=sample.trans,
         rots=sample.rots,
         intrins=sample.intrins,
-        semantic_mask=(raster.masks[0] != 0).astype(raster.masks.dtype),
+        semantic_mask=(raster.masks[0] != 0).view(raster.masks.dtype),
         instance_mask=raster.masks[0],
         instance_mask8=raster.masks[1],
         ego_vectors=lines,

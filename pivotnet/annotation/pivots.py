@@ -19,7 +19,7 @@ def orient(points: np.ndarray) -> np.ndarray:
 
     A line that hardly extends along the rows runs from right to left instead (falling columns).
     """
-    (row, column), (last_row, last_column) = points[0], points[-1]
+    (row, column), (last_row, last_column) = points[0].tolist(), points[-1].tolist()
     if abs(row - last_row) > _CLEARLY_FORWARD:
         return points[::-1] if row < last_row else points
     return points[::-1] if column < last_column else points
@@ -33,10 +33,15 @@ def simplify(points: np.ndarray, threshold: float) -> list[int]:
     goes, but a neighbour whose area did not grow goes before all others, the left one first: the order of the package
     visvalingamwyatt, which upstream uses. Lines have a few dozen points; arrays would cost more than lists.
     """
-    kept = list(range(len(points)))
     x, y = points.T.tolist()
+    return _simplify(x, y, _areas(points).tolist(), threshold)
+
+
+def _simplify(x: list[float], y: list[float], inner_areas: list[float], threshold: float) -> list[int]:
+    """``simplify`` on coordinates [n] and the areas [n - 2] of the triangles about the inner points."""
+    kept = list(range(len(x)))
     ends = [math.inf] * min(len(kept), 1)
-    areas = ends + _areas(points).tolist() + ends * (len(kept) > 1)
+    areas = ends + inner_areas + ends * (len(kept) > 1)
     smallest = min(areas)
     place = areas.index(smallest)
     while smallest < threshold:
@@ -56,22 +61,29 @@ def simplify(points: np.ndarray, threshold: float) -> list[int]:
 
 def _areas(points: np.ndarray) -> np.ndarray:
     """Areas [n - 2] of the triangles that the inner ones of n points make with their neighbours, rounded as in
-    ``simplify``."""
+    ``_simplify``."""
     x, y = points.T
     before, after = y[1:-1] - y[2:], y[:-2] - y[1:-1]
     return np.abs(x[:-2] * before + x[1:-1] * (y[2:] - y[:-2]) + x[2:] * after) / 2.0
 
 
-def pivot_line(line: Line, config: MapConfig) -> Line:
-    """The pivot points (row, column) in [0, 1] of a map vector ((column, row) in pixels).
+def pivot_lines(map_vectors: Sequence[Line], config: MapConfig) -> list[Line]:
+    """The pivot points (row, column) in [0, 1] of each map vector ((column, row) in pixels).
 
     Visvalingam-Whyatt simplification with AREA_THRESHOLD, cut to the class's largest number of points.
     """
-    metres = orient((line.points * config.resolution)[:, ::-1])
-    kept = metres[simplify(metres, AREA_THRESHOLD)][: config.max_points[line.kind]]
-    return Line(kept / np.array(config.ego_size), line.kind)
-
-
-def pivot_lines(map_vectors: Sequence[Line], config: MapConfig) -> list[Line]:
-    """Pivot points of every map vector."""
-    return [pivot_line(line, config) for line in map_vectors]
+    if not map_vectors:
+        return []
+    ends = np.cumsum([len(line.points) for line in map_vectors]).tolist()
+    places = [slice(start, end) for start, end in zip([0, *ends], ends)]
+    metres = (np.concatenate([line.points for line in map_vectors]) * config.resolution)[:, ::-1]
+    metres = np.concatenate([orient(metres[own]) for own in places])
+    x, y = metres.T.tolist()
+    areas = _areas(metres).tolist()  # those across two lines are of no use
+    shares = metres / np.array(config.ego_size)
+    pivots = []
+    for line, own in zip(map_vectors, places):
+        inner = areas[own.start : max(own.start, own.stop - 2)]
+        kept = _simplify(x[own], y[own], inner, AREA_THRESHOLD)[: config.max_points[line.kind]]
+        pivots.append(Line(shares[own][kept], line.kind))
+    return pivots

@@ -43,13 +43,13 @@ def clip_again(lines: Sequence[Line], config: MapConfig) -> list[Line]:
     return [Line(points[start:end], by_class[row].kind) for start, end, row in zip([0, *ends], ends, rows.tolist())]
 
 
-def _upright(canvas: np.ndarray) -> np.ndarray:
-    """Masks [..., columns, rows] drawn with x to the right and y down, as [..., rows, columns] from front to back and
-    from left to right."""
-    masks = np.zeros((*canvas.shape[:-2], canvas.shape[-1], canvas.shape[-2]), np.uint8)
-    for place in np.ndindex(canvas.shape[:-2]):
-        if canvas[place].any():
-            cv2.rotate(cv2.transpose(canvas[place]), cv2.ROTATE_180, dst=masks[place])
+def _upright(canvas: np.ndarray, drawn: Sequence[int]) -> np.ndarray:
+    """Masks [2, C, columns, rows] drawn with x to the right and y down, as [2, C, rows, columns] from front to back and
+    from left to right; classes of which nothing was drawn stay empty."""
+    masks = np.zeros((*canvas.shape[:2], canvas.shape[3], canvas.shape[2]), np.uint8)
+    for kind in np.flatnonzero(drawn):
+        for mask, upright in zip(canvas[:, kind], masks[:, kind]):
+            cv2.flip(cv2.transpose(mask), -1, dst=upright)
     return masks
 
 
@@ -84,5 +84,5 @@ def rasterize(lines: Sequence[Line], config: MapConfig, distinct_ids: bool = Fal
             cv2.polylines(mask[piece.kind], [corners[own]], False, (min(instance, _LARGEST_ID),), thickness)
         raster.map_vectors.append(Line(in_map[own], piece.kind))
         raster.metric_vectors.append(Line(in_metres[own], piece.kind))
-    raster.masks = _upright(canvas)
+    raster.masks = _upright(canvas, drawn)
     return raster

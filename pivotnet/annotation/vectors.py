@@ -83,9 +83,11 @@ def contours(areas: Sequence[np.ndarray], size: tuple[float, float]) -> np.ndarr
     """
     joined = shapely.union_all([shapely.union_all(parts_of_type(area, _POLYGON)[0]) for area in areas])
     polygons, _ = parts_of_type(np.array([joined]), _POLYGON)
-    rings, owners = shapely.get_rings(polygons, return_index=True)  # of each polygon the exterior first
-    if not len(rings):
+    if not len(polygons):
         return _NO_GEOMETRY
+    rings, owners = shapely.get_exterior_ring(polygons), np.arange(len(polygons))
+    if shapely.get_num_interior_rings(polygons).any():
+        rings, owners = shapely.get_rings(polygons, return_index=True)  # of each polygon the exterior first
     interior = np.diff(owners, prepend=-1) == 0
     rings = np.where(shapely.is_ccw(rings) == interior, rings, shapely.reverse(rings))
     half_x, half_y = size[0] / 2 - CONTOUR_MARGIN, size[1] / 2 - CONTOUR_MARGIN
@@ -115,7 +117,8 @@ def resample(lines: np.ndarray) -> list[np.ndarray]:
     starts = np.cumsum(counts) - counts
     distances = (np.arange(counts.sum()) - np.repeat(starts, counts)) * SAMPLE_DISTANCE
     points = shapely.line_interpolate_point(np.repeat(lines, counts), distances)
-    return np.split(shapely.get_coordinates(points), starts[1:]) if len(lines) else []
+    coordinates = shapely.get_coordinates(points)
+    return [coordinates[start : start + count] for start, count in zip(starts.tolist(), counts.tolist())]
 
 
 def ego_vectors(location: LocationMap, x: float, y: float, yaw: float, config: MapConfig) -> list[Line]:

@@ -15,7 +15,7 @@ from shapely.geometry import LineString, Polygon
 from pivotnet.annotation.bezier import DEGREES, PieceFitter, _chamfer, bernstein, control_points
 from pivotnet.annotation.expansion import LocationMap, crossing_edges
 from pivotnet.annotation.format import Line
-from pivotnet.annotation.pivots import orient, pivot_line
+from pivotnet.annotation.pivots import orient, pivot_lines
 from pivotnet.annotation.rasterize import clip_again, rasterize
 from pivotnet.annotation.splits import VAL_SCENES, split_of_scene
 from pivotnet.annotation.tables import rotation_matrices, yaw_degrees
@@ -254,8 +254,8 @@ def test_pivots(seed):
     pixels = np.cumsum(rng.normal(0, 8, (40, 2)), axis=0) + [100, 200]
     metres = orient((pixels * 0.15)[:, ::-1])
     want = visvalingam(metres, 2.0)[:30] / [60, 30]
-    np.testing.assert_allclose(pivot_line(Line(pixels, 2), CONFIG).points, want, rtol=0, atol=1e-12)
-    assert len(pivot_line(Line(pixels, 1), CONFIG).points) == 2  # a crossing keeps two points
+    np.testing.assert_allclose(pivot_lines([Line(pixels, 2)], CONFIG)[0].points, want, rtol=0, atol=1e-12)
+    assert len(pivot_lines([Line(pixels, 1)], CONFIG)[0].points) == 2  # a crossing keeps two points
 
 
 def torch_chamfer(first, second):

@@ -14,7 +14,7 @@ from shapely.ops import linemerge, unary_union
 
 from pivotnet.annotation.expansion import LocationMap
 from pivotnet.annotation.format import Line
-from pivotnet.annotation.pivots import _areas
+from pivotnet.annotation.pivots import AREA_THRESHOLD, _areas, orient, pivot_lines, simplify
 from pivotnet.annotation.rasterize import clip_again, rasterize
 from pivotnet.annotation.vectors import contours, ego_vectors
 from pivotnet.config import MapConfig
@@ -165,3 +165,17 @@ def test_areas_are_rounded_as_single_ones():
             abs(x[k - 1] * (y[k] - y[k + 1]) + x[k] * (y[k + 1] - y[k - 1]) + x[k + 1] * (y[k - 1] - y[k])) / 2.0
             for k in range(1, len(x) - 1)
         ]
+
+
+def test_pivots_are_those_of_single_lines():
+    rng = np.random.default_rng(3)
+    counts = [1, 2, 3, 1, *rng.integers(1, 60, 30), 2, 1]
+    lines = [Line(walk(rng, count) * 3 + [100, 200], int(kind)) for count, kind in zip(counts, rng.integers(0, 3, 99))]
+    for ours, line in zip(pivot_lines(lines, CONFIG), lines):
+        metres = orient((line.points * CONFIG.resolution)[:, ::-1])
+        kept = metres[simplify(metres, AREA_THRESHOLD)][: CONFIG.max_points[line.kind]]
+        assert ours.kind == line.kind
+        np.testing.assert_array_equal(ours.points, kept / np.array(SIZE))
+        alone = pivot_lines([line], CONFIG)[0]
+        np.testing.assert_array_equal(ours.points, alone.points)
+    assert len(pivot_lines(lines, CONFIG)) == len(lines) and pivot_lines([], CONFIG) == []

@@ -1,0 +1,51 @@
+"""Atomic writes: whole or not at all, with the usual rights, and nothing left beside the file."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pivotnet.errors import PivotNetError
+from pivotnet.files import atomic_write
+
+
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize(("mode", "content"), [("w", "text\n"), ("wb", b"\x00\x01")])
+def test_a_file_appears_when_it_is_whole(tmp_path, durable, mode, content):
+    path = tmp_path / "file"
+    for old in (None, content):
+        with atomic_write(path, mode, durable) as stream:
+            stream.write(content)
+            assert path.exists() == (old is not None)
+        assert path.read_bytes() == (content if isinstance(content, bytes) else content.encode())
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    for error in (KeyboardInterrupt, ValueError):
+        with pytest.raises(error), atomic_write(path, "w") as stream:
+            stream.write("new")
+            raise error
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_rights_follow_the_umask(tmp_path):
+    for umask in (0o022, 0o077):
+        before = os.umask(umask)
+        try:
+            with atomic_write(tmp_path / "file"):
+                pass
+        finally:
+            os.umask(before)
+        assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_places_that_cannot_be_written_are_told(tmp_path):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "none" / "a", tmp_path / "file" / "a"):
+        with pytest.raises(PivotNetError, match="cannot write .*a: .*directory"), atomic_write(place):
+            pytest.fail("it was opened")
+    assert os.listdir(tmp_path) == ["file"]

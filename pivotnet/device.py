@@ -158,6 +158,12 @@ def check_graphs(device: torch.device) -> None:
         raise PivotNetError(f"--graph needs a newer torch_npu than {found}: its graphs cannot draw random numbers")
 
 
+def check_compile(device: torch.device) -> None:
+    """Raise PivotNetError unless torch.compile is known to work for the device."""
+    if device.type == "npu":
+        raise PivotNetError("--compile works on a GPU or a CPU: an NPU has --graph; give that, or leave the option out")
+
+
 def capture(module: Any, inputs: tuple[Tensor, ...]) -> Any:
     """A module's forward and backward pass as graphs that the device of ``inputs`` replays.
 

@@ -62,8 +62,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--pretrained", "--ckpt", type=Path, metavar="CKPT", help="start from a checkpoint's weights (or upstream's)")
     add("--backbone-weights", type=Path, metavar="FILE", help="start from a pretrained backbone file")
     add("--checkpointing", action=argparse.BooleanOptionalAction, help="recompute backbone activations: less memory")
-    add(
+    single = parser.add_mutually_exclusive_group()
+    single.add_argument(
         "--graph", action="store_true", help="replay the network as captured graphs (one card; see docs/performance.md)"
+    )
+    single.add_argument(
+        "--compile", action="store_true", help="fuse the network's kernels by torch.compile (one GPU or CPU; minutes)"
     )
     add("--workers", type=int, help="data loading processes a card (chosen by cores and size of the split)")
     add("--save-every", type=_positive, help=f"steps between checkpoints (an epoch, at least {SAVE_AT_LEAST})")

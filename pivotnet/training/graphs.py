@@ -1,4 +1,4 @@
-"""The network's forward and backward pass as two captured graphs, which the device replays with one launch each.
+"""The network's forward and backward pass with fewer launches: captured graphs, or kernels that torch.compile fuses.
 
 Matching needs the host in between, so the criterion and the optimiser stay as they are.
 """
@@ -10,8 +10,11 @@ from typing import Callable
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+from torch._inductor import config as inductor
 
 from pivotnet import device as devices
+from pivotnet.errors import PivotNetError
 from pivotnet.model.pivotnet import PivotNet
 from pivotnet.structures import Predictions
 
@@ -44,6 +47,28 @@ class GraphedNetwork:
     def __call__(self, *inputs: Tensor) -> Predictions:
         """Predictions whose memory the next call overwrites."""
         return Predictions(**dict(zip(FIELDS, self.replay(*inputs))))
+
+
+class CompiledNetwork:
+    """Stands in for a network that is being trained, compiled at its first batch as one graph of fixed shapes."""
+
+    def __init__(self, model: PivotNet) -> None:
+        inductor.fallback_random = True  # dropout as without compiling
+        self.run = torch.compile(_Flat(model), fullgraph=True, dynamic=False)
+
+    def __call__(self, *inputs: Tensor) -> Predictions:
+        """The network's predictions, but for rounding.
+
+        Raises:
+            PivotNetError: torch cannot compile it here.
+        """
+        try:
+            return Predictions(**dict(zip(FIELDS, self.run(*inputs))))
+        except TorchDynamoException as error:
+            reason = " ".join(str(error).split())[:300]
+            raise PivotNetError(
+                f"--compile: torch {torch.__version__} cannot ({reason}): leave the option out"
+            ) from error
 
 
 class _Flat(nn.Module):

@@ -27,7 +27,7 @@ from pivotnet.errors import PivotNetError
 from pivotnet.structures import Batch, Predictions
 from pivotnet.training import checkpoint as checkpoints
 from pivotnet.training.distributed import CollectiveError, Ranks, agree, average_over_ranks, gather_objects
-from pivotnet.training.graphs import GraphedNetwork
+from pivotnet.training.graphs import CompiledNetwork, GraphedNetwork
 from pivotnet.training.report import Report
 from pivotnet.training.schedule import MultiStepSchedule
 from pivotnet.training.shutdown import Shutdown
@@ -47,6 +47,7 @@ class Run:
     keep: int  # checkpoints
     amp: torch.dtype | None = None
     graph: bool = False  # replay the network's passes as captured graphs
+    compile: bool = False  # or let torch.compile fuse its kernels
 
 
 class Trainer:
@@ -99,6 +100,8 @@ class Trainer:
         inputs = (moved.images, moved.reference_points, moved.reference_valid)
         if self.run.graph and self.network is self.model:
             self.network = GraphedNetwork(self.model, inputs, self.run.amp)
+        if self.run.compile and self.network is self.model:
+            self.network = CompiledNetwork(self.model)
         with devices.autocast(self.device, self.run.amp):
             predictions = self.network(*inputs)
         result = self.criterion(predictions, moved.targets, carry)

@@ -78,13 +78,15 @@ def check_resumed(state: dict[str, Any], path: Path, config: Config, run: Run, r
             raise PivotNetError(f"checkpoint {path} was trained with {what} = {old}, now it is {new}: keep it")
 
 
-def check_graphs(config: Config, ranks: Ranks, device: torch.device) -> None:
-    """Raise PivotNetError unless ``--graph`` can work."""
-    devices.check_graphs(device)
+def check_single_graph(option: str, config: Config, ranks: Ranks, device: torch.device) -> None:
+    """Raise PivotNetError unless the network can become one graph, as ``--graph`` or ``--compile`` asks."""
+    (devices.check_graphs if option == "--graph" else devices.check_compile)(device)
     if ranks.world_size > 1:
-        raise PivotNetError(f"--graph works on one card, not on {ranks.world_size}: leave it out, or start one process")
+        raise PivotNetError(
+            f"{option} works on one card, not on {ranks.world_size}: leave it out, or start one process"
+        )
     if config.model.checkpointing:
-        raise PivotNetError("--graph cannot capture recomputed activations: give --no-checkpointing")
+        raise PivotNetError(f"{option} cannot take recomputed activations: give --no-checkpointing")
 
 
 class Setup:
@@ -96,8 +98,9 @@ class Setup:
 
     def __init__(self, args: argparse.Namespace, ranks: Ranks, device: torch.device) -> None:
         self.config = config = configuration(args)
-        if args.graph:
-            check_graphs(config, ranks, device)
+        for wanted, option in ((args.graph, "--graph"), (args.compile, "--compile")):
+            if wanted:
+                check_single_graph(option, config, ranks, device)
         self.precision = devices.set_reduced_precision(args.allow_tf32)
         if args.deterministic:
             devices.set_deterministic()
@@ -120,6 +123,7 @@ class Setup:
             keep=args.keep,
             amp=AMP[args.amp],
             graph=args.graph,
+            compile=args.compile,
         )
         self.start_step = 0
         if self.resume and self.state:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,9 +20,9 @@ from fake_data import make_data
 from pivotnet import cli, config
 from pivotnet.errors import PivotNetError
 from pivotnet.training import checkpoint as checkpoints
-from pivotnet.training import loop
+from pivotnet.training import graphs, loop
 from pivotnet.training.distributed import Ranks
-from pivotnet.training.setup import check_graphs
+from pivotnet.training.setup import check_single_graph
 from pivotnet.training.timing import read_records
 
 SMOKE = config.PRESETS["smoke"]
@@ -217,13 +219,41 @@ def test_bad_options_are_one_line_before_anything_is_written(data, tmp_path, cap
 def test_graphs_need_a_card_one_process_and_kept_activations():
     card = torch.device("cuda")
     recomputing = dataclasses.replace(SMOKE, model=dataclasses.replace(SMOKE.model, checkpointing=True))
-    for preset, ranks, device, message in (
-        (SMOKE, Ranks(), torch.device("cpu"), "needs an NPU or a GPU"),
-        (SMOKE, Ranks(world_size=2), card, "on one card, not on 2"),
-        (recomputing, Ranks(), card, "give --no-checkpointing"),
+    for option, preset, ranks, device, message in (
+        ("--graph", SMOKE, Ranks(), torch.device("cpu"), "needs an NPU or a GPU"),
+        ("--compile", SMOKE, Ranks(), SimpleNamespace(type="npu"), "an NPU has --graph"),
+        ("--graph", SMOKE, Ranks(world_size=2), card, "on one card, not on 2"),
+        ("--compile", recomputing, Ranks(), card, "give --no-checkpointing"),
     ):
         with pytest.raises(PivotNetError, match=message):
-            check_graphs(preset, ranks, device)
+            check_single_graph(option, preset, ranks, device)
+
+
+@pytest.mark.parametrize(
+    ("backend", "tolerance"), [("eager", 0.0), pytest.param("inductor", 1e-5, marks=pytest.mark.full)]
+)
+def test_a_compiled_network_trains_as_it_is(data, tmp_path, monkeypatch, backend, tolerance):
+    """As one graph without a break. What a compiler makes of it differs by rounding, which AdamW magnifies later."""
+    monkeypatch.setattr(graphs.torch, "compile", functools.partial(torch.compile, backend=backend))
+    torch._dynamo.reset()
+    plain, compiled = tmp_path / "plain", tmp_path / "compiled"
+    assert train(data, plain, "--steps", "2") == 0
+    assert train(data, compiled, "--steps", "2", "--compile") == 0
+    expected, found = losses(plain), losses(compiled)
+    assert found[0][0] == pytest.approx(expected[0][0], rel=tolerance, abs=0)
+    if not tolerance:
+        assert found == expected
+
+
+def test_what_cannot_be_compiled_is_one_line(data, tmp_path, monkeypatch, capsys):
+    def refuse(graph: object, inputs: object) -> None:
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(graphs.torch, "compile", functools.partial(torch.compile, backend=refuse))
+    torch._dynamo.reset()
+    assert train(data, tmp_path / "run", "--steps", "2", "--compile") == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: --compile: torch ") and "no compiler here" in lines[-1]
 
 
 def test_a_run_is_not_overwritten_or_mixed(data, tmp_path, capsys):

@@ -39,6 +39,9 @@ def configure_step(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=tuple(PRESETS), default="swint", help="default: swint")
     parser.add_argument("--checkpointing", choices=tuple(CHECKPOINTING), default="default", help="of ours")
     parser.add_argument("--amp", choices=("none", "bf16"), default="none", help="of ours (default none)")
+    parser.add_argument(
+        "--single", choices=("none", "graph", "compile"), default="none", help="of ours: train's --graph or --compile"
+    )
     parser.add_argument("--no-count", action="store_true", help="leave operators and arithmetic out")
 
 
@@ -54,6 +57,7 @@ def run_step(args: argparse.Namespace) -> None:
         "checkpointing": CHECKPOINTING[args.checkpointing],
         "device": args.device,
         "amp": args.amp,
+        "single": args.single,
     }
     measured = _over_sizes(args, report, (OurStep, ours), (OtherStep, others), count=not args.no_count)
     if not args.no_count:

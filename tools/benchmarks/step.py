@@ -28,8 +28,10 @@ from pivotnet.training.distributed import Ranks
 from pivotnet.training.loop import Run, Trainer
 from pivotnet.training.optim import build_optimizer, learning_rates
 from pivotnet.training.schedule import MultiStepSchedule
+from pivotnet.training.setup import check_single_graph
 
 BACKBONE, BEV, DECODER, HEAD = "backbone", "BEV encoder/decoder", "line decoder", "output head"
+NETWORK = "network forward"
 CRITERION, BACKWARD, OPTIMISER = "matcher and criterion", "backward", "optimiser"
 DEFORMABLE = "deformable attention"
 
@@ -60,6 +62,7 @@ class OurStep(Task):
         checkpointing: None for the preset's own choice.
         device: npu, cuda or cpu; None for the first that there is.
         amp: bf16 or none.
+        single: graph, compile or none: how the network is made one graph, whose parts cannot be timed then.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class OurStep(Task):
         checkpointing: Optional[bool],
         device: str,
         amp: str,
+        single: str,
     ) -> None:
         self.device = devices.select_device(device)
         devices.keep_freed_memory(self.device)
@@ -81,7 +85,10 @@ class OurStep(Task):
         self.batch = sample.batch(config, seed, case, batch_size)
         model = PivotNet(config.model, config.map).to(self.device).train()
         rates = learning_rates(config.optim, 8)
-        run = Run(Path(), 1, 1, batch_size, seed, 1, 1, torch.bfloat16 if amp == "bf16" else None)
+        amp_type = torch.bfloat16 if amp == "bf16" else None
+        run = Run(Path(), 1, 1, batch_size, seed, 1, 1, amp_type, single == "graph", single == "compile")
+        if single != "none":
+            check_single_graph(f"--{single}", config, Ranks(), self.device)
         self.trainer = Trainer(
             model,
             build_optimizer(model, config.optim, rates, self.device),
@@ -91,10 +98,11 @@ class OurStep(Task):
             self.device,
             Ranks(),
         )
-        model.im_backbone.register_forward_hook(_ends(self.phases, BACKBONE))
-        model.bev_decoder["bev_encoder"].register_forward_hook(_ends(self.phases, BEV))
-        model.ins_decoder["bev_decoder"].register_forward_hook(_ends(self.phases, DECODER))
-        self.trainer.criterion.register_forward_pre_hook(_ends(self.phases, HEAD))
+        if single == "none":
+            model.im_backbone.register_forward_hook(_ends(self.phases, BACKBONE))
+            model.bev_decoder["bev_encoder"].register_forward_hook(_ends(self.phases, BEV))
+            model.ins_decoder["bev_decoder"].register_forward_hook(_ends(self.phases, DECODER))
+        self.trainer.criterion.register_forward_pre_hook(_ends(self.phases, HEAD if single == "none" else NETWORK))
         self.trainer.criterion.register_forward_hook(_ends(self.phases, CRITERION))
         self.trainer.optimizer.register_step_pre_hook(_ends(self.phases, BACKWARD))
 

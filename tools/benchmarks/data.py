@@ -40,6 +40,11 @@ class OurAnnotation(Task):
         self.root = root
         (root / FOLDER).mkdir(parents=True, exist_ok=True)
 
+    def prepare(self) -> None:
+        """No samples of the last run: the command removes what it replaces, too."""
+        for path in (self.root / FOLDER).glob("*.npz"):
+            path.unlink()
+
     def run(self) -> None:
         """Tables and maps, then the samples."""
         samples = read_samples(self.root, "v1.0-trainval")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from bench_diary import Diary
-from benchmarks.pair import TOTAL, Measurement, Phases, Ratio, Side, measure
+from benchmarks.pair import TOTAL, Measurement, Phases, Ratio, Side, Task, measure, take_turn
 
 from pivotnet.errors import PivotNetError
 
@@ -23,6 +23,7 @@ def test_sides_take_turns_and_are_measured(tmp_path: Path) -> None:
         sides,
         rounds=2,
         threads=1,
+        turn_seconds=0.0,
         timed=lambda results: told.append(["timed", *(one.name for one in results if one.operators is None)]),
         counted=lambda results: told.append(["counted", *(one.name for one in results if one.operators)]),
     )
@@ -38,6 +39,30 @@ def test_sides_take_turns_and_are_measured(tmp_path: Path) -> None:
     assert ours.peak_bytes - ours.idle_bytes < 100 * 2**20
     assert ours.facts == {"name": "a"}
     assert ours.operators is not None and ours.operators["by_phase"]["sleep"] == 2
+
+
+class Naps(Task):
+    """The first run takes long, as the first one after somebody else's turn does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lengths = [0.2]
+        self.runs = 0
+
+    def run(self) -> None:
+        time.sleep(self.lengths.pop() if self.lengths else 0.02)
+        self.runs += 1
+        self.phases.end("nap")
+
+
+def test_a_turn_is_the_median_of_its_runs_and_one_run_at_least() -> None:
+    cold = Naps()
+    assert take_turn(cold, 0.0)["nap"][0] >= 0.2
+    assert cold.runs == 1
+
+    naps = Naps()
+    assert 0.02 <= take_turn(naps, 0.5)["nap"][0] < 0.2
+    assert naps.runs > 2
 
 
 @pytest.mark.parametrize(("fail", "told"), [("build", "cannot be built: try another"), ("run", "in the run")])

@@ -42,15 +42,15 @@ def _add_folder(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_data_set(parser: argparse.ArgumentParser) -> None:
+def _add_data_set(parser: argparse.ArgumentParser, per_scene: int) -> None:
     _add_folder(parser)
-    parser.add_argument("--scenes", type=int, default=8, help="of the data set (default 8)")
-    parser.add_argument("--samples-per-scene", type=int, default=4, help="of the data set (default 4)")
+    parser.add_argument("--scenes", type=int, default=4, help="of the data set (default 4)")
+    parser.add_argument("--samples-per-scene", type=int, default=per_scene, help=f"(default {per_scene})")
 
 
 def configure_annotate(parser: argparse.ArgumentParser) -> None:
     """Options of ``annotate``."""
-    _add_data_set(parser)
+    _add_data_set(parser, 16)
     parser.add_argument(
         "--map-scale", type=float, default=6.0, help="size of the towns; 6 gives maps of nuScenes' size (default 6)"
     )
@@ -61,7 +61,7 @@ def configure_annotate(parser: argparse.ArgumentParser) -> None:
 
 def configure_load(parser: argparse.ArgumentParser) -> None:
     """Options of ``load``."""
-    _add_data_set(parser)
+    _add_data_set(parser, 4)
     parser.add_argument("--preset", choices=tuple(PRESETS), default="swint", help="sets the image size (default swint)")
     parser.add_argument("--workers", nargs="+", type=int, default=[0], help="loading processes (default 0)")
     parser.add_argument("--repeats", type=int, default=2, help="how often a run loads each sample (default 2)")

@@ -1,7 +1,7 @@
 """Measure one task, or two that do the same, each in a process of its own.
 
 The sides run in turns (ours, other, ours, other, ...), never at once, so that what else the machine does meets both
-alike, and a ratio is taken of neighbours in time. Processes of their own make peak memory comparable, and keep what
+alike, and a ratio is taken of neighbours in time. A turn of a short task is the median of a second of runs. Processes of their own make peak memory comparable, and keep what
 has to be replaced for one side away from the other.
 """
 
@@ -25,6 +25,7 @@ from pivotnet import device as devices
 from pivotnet.errors import PivotNetError
 
 TOTAL = "total"
+TURN_SECONDS = 1.0
 
 
 class Phases:
@@ -135,7 +136,7 @@ class Ratio:
         return Ratio(statistics.median(values), min(values), max(values)) if values else None
 
 
-def _serve(connection: Any, side: Side, threads: int) -> None:
+def _serve(connection: Any, side: Side, threads: int, turn_seconds: float) -> None:
     """The measuring process: answers run, count and finish until it is told to quit."""
     try:
         torch.set_num_threads(threads)
@@ -149,10 +150,7 @@ def _serve(connection: Any, side: Side, threads: int) -> None:
             if command == "quit":
                 return
             if command == "run":
-                task.prepare()
-                task.phases.begin()
-                task.run()
-                connection.send(("ran", task.phases.seconds))
+                connection.send(("ran", take_turn(task, turn_seconds)))
             elif command == "count":
                 connection.send(("counted", task.count()))
             else:
@@ -160,6 +158,24 @@ def _serve(connection: Any, side: Side, threads: int) -> None:
     except Exception as error:
         told = str(error) if isinstance(error, PivotNetError) else traceback.format_exc()
         connection.send(("failed", told))
+
+
+def take_turn(task: Task, least_seconds: float) -> dict[str, tuple[float, float]]:
+    """Run the task until ``least_seconds`` have passed, at least once; medians of each phase's wall and CPU seconds.
+
+    A short task would otherwise be measured with the caches and sleeping threads that the other side's turn leaves.
+    """
+    runs = []
+    start = time.perf_counter()
+    while not runs or time.perf_counter() - start < least_seconds:
+        task.prepare()
+        task.phases.begin()
+        task.run()
+        runs.append(task.phases.seconds)
+    return {
+        phase: (statistics.median(run[phase][0] for run in runs), statistics.median(run[phase][1] for run in runs))
+        for phase in runs[0]
+    }
 
 
 def _resident() -> int:
@@ -170,11 +186,11 @@ def _resident() -> int:
 class _Process:
     """A measuring process, from this side."""
 
-    def __init__(self, side: Side, threads: int) -> None:
+    def __init__(self, side: Side, threads: int, turn_seconds: float) -> None:
         context = multiprocessing.get_context("spawn")
         self.side = side
         self.connection, there = context.Pipe()
-        self.process = context.Process(target=_serve, args=(there, side, threads))
+        self.process = context.Process(target=_serve, args=(there, side, threads, turn_seconds))
         self.process.start()
         there.close()
         try:
@@ -213,11 +229,11 @@ class _Process:
 
 
 @contextmanager
-def _processes(sides: Sequence[Side], threads: int) -> Iterator[list[_Process]]:
+def _processes(sides: Sequence[Side], *settings: Any) -> Iterator[list[_Process]]:
     with ExitStack() as stack:
         running = []
         for side in sides:
-            process = _Process(side, threads)
+            process = _Process(side, *settings)
             stack.callback(process.end)
             running.append(process)
         yield running
@@ -229,6 +245,7 @@ def measure(
     rounds: int,
     warmup: int = 1,
     threads: int = 2,
+    turn_seconds: float = TURN_SECONDS,
     counted: Optional[Callable[[list[Measurement]], None]] = None,
     timed: Callable[[list[Measurement]], None],
 ) -> list[Measurement]:
@@ -236,9 +253,10 @@ def measure(
 
     Args:
         sides: one, or ours and the other.
-        rounds: measured runs of each.
-        warmup: runs of each before, not measured.
+        rounds: measured turns of each.
+        warmup: turns of each before, not measured.
         threads: torch's threads in each process.
+        turn_seconds: a turn goes on until so many have passed; the median of its runs counts.
         timed: told the results as soon as the rounds are over.
         counted: told the results again after the operators of one more run of each are counted; None counts nothing.
 
@@ -246,7 +264,7 @@ def measure(
         PivotNetError: a side failed; the message holds its traceback.
     """
     results = [Measurement(side.name) for side in sides]
-    with _processes(sides, threads) as processes:
+    with _processes(sides, threads, turn_seconds) as processes:
         for number in range(warmup + rounds):
             for process, result in zip(processes, results):
                 seconds = process.ask("run")

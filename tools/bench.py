@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
 from benchmarks import commands_data, commands_step  # noqa: E402
+from benchmarks.options import natural, positive  # noqa: E402
 
 from pivotnet.errors import PivotNetError  # noqa: E402
 
@@ -32,13 +33,6 @@ BENCHMARKS = {
 }
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
-
-
 def build_parser() -> argparse.ArgumentParser:
     """All benchmarks' options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -47,9 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
         sub = benchmarks.add_parser(name, help=(run.__doc__ or "").splitlines()[0])
         sub.add_argument("--against", type=Path, metavar="CHECKOUT", help="the other side (default: ours alone)")
         sub.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
-        sub.add_argument("--rounds", type=_positive, default=3, help="measured turns of each side, of a second or a run at the least (default 3)")
-        sub.add_argument("--warmup", type=int, default=1, help="turns before them (default 1)")
-        sub.add_argument("--threads", type=_positive, default=2, help="torch's threads (default 2)")
+        sub.add_argument("--rounds", type=positive, default=3, help="measured turns of each side (default 3)")
+        sub.add_argument("--warmup", type=natural, default=1, help="turns before them (default 1)")
+        sub.add_argument("--threads", type=positive, default=2, help="torch's threads (default 2)")
         sub.add_argument("--seed", type=int, default=1234, help="seed of the inputs (default 1234)")
         configure(sub)
         sub.set_defaults(run=run)

@@ -19,6 +19,7 @@ from benchmarks.data import (
     OurLoading,
 )
 from benchmarks.data_set import annotated_tokens, link_tree, make_tree, write_pickled, write_results
+from benchmarks.options import natural, positive
 from benchmarks.other import describe
 from benchmarks.pair import Measurement, Side, measure
 from benchmarks.report import Report
@@ -29,7 +30,7 @@ from pivotnet.errors import PivotNetError
 def configure_evaluate(parser: argparse.ArgumentParser) -> None:
     """Options of ``evaluate``."""
     _add_folder(parser)
-    parser.add_argument("--samples", type=int, default=24, help="drawn samples of 13 lines (default 24)")
+    parser.add_argument("--samples", type=positive, default=24, help="drawn samples of 13 lines (default 24)")
 
 
 def _add_folder(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +45,8 @@ def _add_folder(parser: argparse.ArgumentParser) -> None:
 
 def _add_data_set(parser: argparse.ArgumentParser, per_scene: int) -> None:
     _add_folder(parser)
-    parser.add_argument("--scenes", type=int, default=4, help="of the data set (default 4)")
-    parser.add_argument("--samples-per-scene", type=int, default=per_scene, help=f"(default {per_scene})")
+    parser.add_argument("--scenes", type=positive, default=4, help="of the data set (default 4)")
+    parser.add_argument("--samples-per-scene", type=positive, default=per_scene, help=f"(default {per_scene})")
 
 
 def configure_annotate(parser: argparse.ArgumentParser) -> None:
@@ -63,8 +64,8 @@ def configure_load(parser: argparse.ArgumentParser) -> None:
     """Options of ``load``."""
     _add_data_set(parser, 4)
     parser.add_argument("--preset", choices=tuple(PRESETS), default="swint", help="sets the image size (default swint)")
-    parser.add_argument("--workers", nargs="+", type=int, default=[0], help="loading processes (default 0)")
-    parser.add_argument("--repeats", type=int, default=2, help="how often a run loads each sample (default 2)")
+    parser.add_argument("--workers", nargs="+", type=natural, default=[0], help="loading processes (default 0)")
+    parser.add_argument("--repeats", type=positive, default=2, help="how often a run loads each sample (default 2)")
 
 
 def run_annotate(args: argparse.Namespace) -> None:

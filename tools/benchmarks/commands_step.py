@@ -11,6 +11,7 @@ from typing import Any, Optional
 from recordings import inputs
 
 from benchmarks.criterion import BACKWARD, OtherCriterion, OurCriterion
+from benchmarks.options import positive
 from benchmarks.other import describe
 from benchmarks.pair import TOTAL, Measurement, Ratio, Side, measure
 from benchmarks.report import GIB, Report
@@ -29,7 +30,7 @@ def _add_sample_options(parser: argparse.ArgumentParser) -> None:
         default=["typical"],
         help="drawn targets; typical has 6 dividers, 3 crossings, 4 boundaries, dense 20, 25, 15 (default typical)",
     )
-    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1], help="ours; the other knows 1 (default 1)")
+    parser.add_argument("--batch-sizes", nargs="+", type=positive, default=[1], help="ours; the other knows 1")
     parser.add_argument("--device", default="cpu", help="of ours: npu, cuda, cpu (default cpu)")
 
 
@@ -80,8 +81,9 @@ def run_criterion(args: argparse.Namespace) -> None:
     others = {"checkout": args.against, "seed": args.seed} if args.against else {}
     ours = {"seed": args.seed, "device": args.device}
     measured = _over_sizes(args, report, (OurCriterion, ours), (OtherCriterion, others), count=args.count)
-    for case in args.cases if args.against else ():
-        pair = measured[case, 1]
+    for (case, _), pair in measured.items():
+        if len(pair) == 1:
+            continue
         without = [_without(one, BACKWARD) for one in pair]
         ratios = [
             Ratio.of(getattr(without[0], kind)[TOTAL], getattr(without[1], kind)[TOTAL]) for kind in ("wall", "cpu")
@@ -123,23 +125,35 @@ def _over_sizes(
                 counted=report.operators if count else None,
             )
             measured[case, batch_size] = results
-    if len(args.batch_sizes) > 1 and args.batch_sizes[0] == 1:
-        _show_scaling(args, report, measured)
+    if len(measured) > 1:
+        show_scaling(args.seed, report, measured)
     return measured
 
 
-def _show_scaling(args: argparse.Namespace, report: Report, measured: dict[tuple[str, int], list[Measurement]]) -> None:
-    """Seconds of each batch size by those of as many batches of 1."""
+def show_scaling(seed: int, report: Report, measured: dict[tuple[str, int], list[Measurement]]) -> None:
+    """Seconds and operators of ours over targets and batch sizes, each by those of as many samples of the first."""
+    first_case, first_size = next(iter(measured))
+    first = measured[first_case, first_size][0]
     rows = []
     for (case, batch_size), (one, *_) in measured.items():
-        single = measured[case, 1][0]
+        samples = batch_size / first_size
+        points = sum(int(lengths.sum()) for lengths in inputs.target(seed, case)["valid_len"].values())
         for phase in one.cpu:
-            seconds = statistics.median(one.cpu[phase])
-            alone = statistics.median(single.cpu[phase])
-            share = seconds / (batch_size * alone) if alone else 0.0
-            rows.append((case, batch_size, phase, statistics.median(one.wall[phase]), seconds, share))
-    heads = ("targets", "batch", "phase", "wall s", "CPU s", "CPU s / (batch x CPU s of batch 1)")
-    report.table("scaling with the batch size, ours", heads, rows)
+            cells: list[Any] = [case, sum(inputs.CASES[case]), points, batch_size, phase]
+            for kind in ("wall", "cpu"):
+                seconds, base = (statistics.median(getattr(side, kind)[phase]) for side in (one, first))
+                cells += [seconds, seconds / (samples * base) if base else 0.0]
+            counts, bases = (_operators(side, phase) for side in (one, first))
+            cells += [counts if counts else "-", counts / (samples * bases) if bases else "-"]
+            rows.append(cells)
+    heads = ("targets", "instances", "points", "batch", "phase", "wall s", "by", "CPU s", "by", "operators", "by")
+    report.table(f"scaling of ours; by: a sample of it by a sample of {first_case}, batch {first_size}", heads, rows)
+
+
+def _operators(one: Measurement, phase: str) -> int:
+    """Operators of a phase; 0 where none were counted."""
+    counts = (one.operators or {}).get("by_phase", {})
+    return sum(counts.values()) if phase == TOTAL else counts.get(phase, 0)
 
 
 def _show_memory(report: Report, measured: dict[tuple[str, int], list[Measurement]]) -> None:

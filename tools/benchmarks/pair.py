@@ -1,8 +1,8 @@
 """Measure one task, or two that do the same, each in a process of its own.
 
 The sides run in turns (ours, other, ours, other, ...), never at once, so that what else the machine does meets both
-alike, and a ratio is taken of neighbours in time. A turn of a short task is the median of a second of runs. Processes of their own make peak memory comparable, and keep what
-has to be replaced for one side away from the other.
+alike, and a ratio is taken of neighbours in time. A turn of a short task is the median of a second of runs. Processes
+of their own make peak memory comparable, and keep what has to be replaced for one side away from the other.
 """
 
 from __future__ import annotations

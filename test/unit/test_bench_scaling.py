@@ -1,0 +1,60 @@
+"""The table of scaling: seconds and operators of a sample by those of a sample of the first size."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import pytest
+from benchmarks.commands_step import show_scaling
+from benchmarks.options import natural, positive
+from benchmarks.pair import Measurement
+from recordings import inputs
+
+
+class Tables:
+    """Keeps what a report would print."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def table(self, title: str, heads: tuple[str, ...], rows: list[list[Any]]) -> None:
+        self.rows = [dict(zip(("case", "instances", "points", "batch", "phase"), row)) | {"all": row} for row in rows]
+
+
+def one(seconds: float, operators: int) -> Measurement:
+    measurement = Measurement("ours")
+    measurement.add({"work": (seconds, seconds / 2)})
+    measurement.operators = {"by_phase": {"work": operators}}
+    return measurement
+
+
+def test_a_sample_is_compared_with_a_sample() -> None:
+    tables = Tables()
+    measured = {("typical", 1): [one(1.0, 100)], ("typical", 4): [one(3.0, 100)], ("dense", 1): [one(2.0, 150)]}
+    show_scaling(0, tables, measured)  # type: ignore[arg-type]
+
+    work = [row for row in tables.rows if row["phase"] == "work"]
+    assert [row["all"][5:] for row in work] == [
+        [1.0, 1.0, 0.5, 1.0, 100, 1.0],
+        [3.0, 0.75, 1.5, 0.75, 100, 0.25],
+        [2.0, 2.0, 1.0, 2.0, 150, 1.5],
+    ]
+    assert [(row["case"], row["instances"], row["batch"]) for row in work] == [
+        ("typical", 13, 1),
+        ("typical", 13, 4),
+        ("dense", 60, 1),
+    ]
+    assert work[2]["points"] == sum(inputs.target(0, "dense")["valid_len"][cls].sum() for cls in range(3))
+
+
+def test_sizes_have_to_be_whole_and_positive() -> None:
+    assert positive("3") == 3
+    assert natural("0") == 0
+    for kind, text, told in (
+        (positive, "0", "less than 1"),
+        (natural, "-1", "less than 0"),
+        (natural, "1.5", "no whole"),
+    ):
+        with pytest.raises(argparse.ArgumentTypeError, match=told):
+            kind(text)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pivotnet.config import CLASSES, MapConfig, ModelConfig
 from pivotnet.model.mlp import Mlp
+from pivotnet.model.recompute import run
 
 
 class PointHead(nn.Module):
@@ -25,6 +26,7 @@ class PointHead(nn.Module):
 
     def __init__(self, model: ModelConfig, map_config: MapConfig) -> None:
         super().__init__()
+        self.checkpointing = model.checkpointing
         features, hidden = model.point_features, model.head_hidden
         rows, columns = (size // model.mask_stride for size in map_config.map_size)
         self.semantic_heads = nn.ModuleList(nn.Sequential(nn.Conv2d(model.hidden, 2, kernel_size=1)) for _ in CLASSES)
@@ -59,7 +61,7 @@ class PointHead(nn.Module):
         average of a product with a constant is the product with the average, and the last layer is linear too.
         """
         with torch.autocast(device_type=self.coordinates.device.type, enabled=False):
-            return self.coords_head.mean(self.coordinates)
+            return run(self.coords_head.mean, self.checkpointing, self.coordinates)
 
     def semantic(self, bev: Tensor) -> Tensor:
         """BEV features [E, B, N, hidden] -> semantic logits [E, B, C, 2, N]."""

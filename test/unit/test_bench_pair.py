@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def test_sides_take_turns_and_are_measured(tmp_path: Path) -> None:
     assert min(ours.cpu["work"]) >= 0.05
     assert other.peak_bytes - other.idle_bytes > 150 * 2**20
     assert ours.peak_bytes - ours.idle_bytes < 100 * 2**20
-    assert ours.facts == {"name": "a"}
+    assert ours.facts == {"name": "a", "children": multiprocessing.get_context().get_start_method()}
     assert ours.operators is not None and ours.operators["by_phase"]["sleep"] == 2
 
 

@@ -74,8 +74,10 @@ def test_shapes(network):
     assert 0 <= predictions.points.min() and predictions.points.max() <= 1
 
 
-def test_mean_coordinate_features_and_their_gradients(network):
+@pytest.mark.parametrize("recompute", [False, True])
+def test_mean_coordinate_features_and_their_gradients(network, monkeypatch, recompute):
     """Equal, to the bit, to the mean over all pixels of what autograd differentiates by itself."""
+    monkeypatch.setattr(network.output_head, "checkpointing", recompute)
     head = network.output_head.coords_head
     parameters = list(head.parameters())
     mean = network.output_head.mean_coordinate_features()

@@ -64,7 +64,7 @@ def run_step(args: argparse.Namespace) -> None:
     if not args.no_count:
         _show_tensors(report, measured)
         _show_floors(args, report, measured)
-    if len(args.batch_sizes) > 1:
+    if len(set(args.batch_sizes)) > 1:
         _show_memory(report, measured)
     report.close()
 
@@ -157,17 +157,22 @@ def _operators(one: Measurement, phase: str) -> int:
 
 
 def _show_memory(report: Report, measured: dict[tuple[str, int], list[Measurement]]) -> None:
-    """Memory as a straight line over the batch size, and where it meets a card's."""
+    """Memory as a straight line over the batch size, and where it meets a card's.
+
+    Of tensors where they were counted, as a card's allocator would count them; else of the device or the process.
+    """
     sizes = sorted({size for _, size in measured})
     case = next(iter(measured))[0]
-    peaks = [measured[case, size][0].peak_bytes for size in sizes]
+    ours = [measured[case, size][0] for size in sizes]
+    peaks = [(one.operators or {}).get("peak_tensor_bytes", 0) for one in ours]
+    what = "memory of tensors"
+    if not all(peaks):
+        peaks, what = [one.peak_bytes for one in ours], "peak memory"
     slope = (peaks[-1] - peaks[0]) / (sizes[-1] - sizes[0])
     rest = peaks[0] - slope * sizes[0]
     largest = int((CARD_BYTES - rest) // slope) if slope > 0 else 0
     heads = ("GiB a sample", "GiB besides", "largest batch in 64 GB (estimated)")
-    report.table(
-        f"memory of ours, from batches {sizes[0]} and {sizes[-1]}", heads, [(slope / GIB, rest / GIB, largest)]
-    )
+    report.table(f"{what}, ours, from batches {sizes[0]} and {sizes[-1]}", heads, [(slope / GIB, rest / GIB, largest)])
 
 
 def _show_tensors(report: Report, measured: dict[tuple[str, int], list[Measurement]]) -> None:

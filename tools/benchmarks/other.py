@@ -7,6 +7,7 @@ the CPU, the fused optimiser is torch's AdamW, the kernel is upstream's own plai
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 import types
 from pathlib import Path
@@ -24,6 +25,7 @@ def import_other(checkout: Path) -> Path:
     Raises:
         PivotNetError: it is none, or a package that it imports is missing.
     """
+    logging.disable(logging.INFO)  # mmcv reports every parameter that it initialises
     if _imports_npu(checkout):
         _stand_in_for_npu()
     try:

@@ -140,6 +140,7 @@ def _serve(connection: Any, side: Side, threads: int, turn_seconds: float) -> No
     """The measuring process: answers run, count and finish until it is told to quit."""
     try:
         torch.set_num_threads(threads)
+        multiprocessing.set_start_method(None, force=True)  # its children start as elsewhere, not as this process did
         task = side.build(**side.options)
         device = task.phases.device
         idle = devices.peak_memory(device) if device.type != "cpu" else _resident()

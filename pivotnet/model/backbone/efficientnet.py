@@ -7,9 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from pivotnet.model.backbone.stochastic_depth import StochasticDepth, add_branch
+from pivotnet.model.recompute import run
 
 STEM_CHANNELS = 32
 # (blocks, kernel size, stride of the first block, expansion, output channels) of each stage
@@ -128,10 +128,7 @@ class EfficientNet(nn.Module):
         scales = dict(zip(self.shortcuts, self.stochastic_depth(images.shape[0])))
         features = []
         for number, block in enumerate(self._blocks):
-            if checkpointed:
-                x = checkpoint(block, x, scales.get(number), use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = block(x, scales.get(number))
+            x = run(block, checkpointed, x, scales.get(number))
             if number in self.feature_blocks:
                 features.append(x)
         return tuple(features)

@@ -5,10 +5,10 @@ Its batch norms never train their statistics: they stay in evaluation mode, only
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from pivotnet.model.recompute import run
 
 DEPTHS = (3, 4, 6, 3)
 STEM_CHANNELS = 64
@@ -87,9 +87,6 @@ class ResNet(nn.Module):
         features = []
         for number in range(len(DEPTHS)):
             for block in self.get_submodule(f"layer{number + 1}").children():
-                if self.checkpointing and torch.is_grad_enabled():
-                    x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
-                else:
-                    x = block(x)
+                x = run(block, self.checkpointing, x)
             features.append(x)
         return tuple(features[-self.outputs :])

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from pivotnet.model.backbone.stochastic_depth import StochasticDepth, add_branch
+from pivotnet.model.recompute import run
 
 WINDOW = 7  # tokens along a side of a window
 SHIFT = WINDOW // 2  # tokens by which every other block moves its windows
@@ -89,14 +88,6 @@ def shift_mask(height: int, width: int, device: torch.device) -> Tensor:
         region = region.reshape(-1, WINDOW**2)
         apart = region[:, None, :] != region[:, :, None]
         return torch.zeros(apart.shape).masked_fill(apart, MASKED).unsqueeze(1).to(device)
-
-
-def run(module: nn.Module, checkpointing: bool, *arguments: Any) -> Any:
-    """``module(*arguments)``; where ``checkpointing``, the backward pass computes its activations again."""
-    if checkpointing and torch.is_grad_enabled():
-        # nothing random is left inside the modules of this file
-        return checkpoint(module, *arguments, use_reentrant=False, preserve_rng_state=False)
-    return module(*arguments)
 
 
 class WindowAttention(nn.Module):

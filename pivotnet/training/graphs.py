@@ -11,7 +11,6 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
-from torch._inductor import config as inductor
 
 from pivotnet import device as devices
 from pivotnet.errors import PivotNetError
@@ -50,14 +49,16 @@ class GraphedNetwork:
 
 
 class CompiledNetwork:
-    """Stands in for a network that is being trained, compiled at its first batch as one graph of fixed shapes."""
+    """Stands in for a network that is being trained, compiled at its first batch as one graph of fixed shapes.
+
+    What the compiler draws for dropout and drop connect are other numbers of the same distribution.
+    """
 
     def __init__(self, model: PivotNet) -> None:
-        inductor.fallback_random = True  # dropout as without compiling
         self.run = torch.compile(_Flat(model), fullgraph=True, dynamic=False)
 
     def __call__(self, *inputs: Tensor) -> Predictions:
-        """The network's predictions, but for rounding.
+        """The network's predictions, but for rounding and draws.
 
         Raises:
             PivotNetError: torch cannot compile it here.

@@ -229,20 +229,31 @@ def test_graphs_need_a_card_one_process_and_kept_activations():
             check_single_graph(option, preset, ranks, device)
 
 
-@pytest.mark.parametrize(
-    ("backend", "tolerance"), [("eager", 0.0), pytest.param("inductor", 1e-5, marks=pytest.mark.full)]
-)
-def test_a_compiled_network_trains_as_it_is(data, tmp_path, monkeypatch, backend, tolerance):
-    """As one graph without a break. What a compiler makes of it differs by rounding, which AdamW magnifies later."""
+def use_backend(monkeypatch, backend: str) -> None:
     monkeypatch.setattr(graphs.torch, "compile", functools.partial(torch.compile, backend=backend))
     torch._dynamo.reset()
+
+
+def test_the_network_as_one_graph_trains_as_it_is(data, tmp_path, monkeypatch):
+    use_backend(monkeypatch, "eager")
+    plain, compiled = tmp_path / "plain", tmp_path / "compiled"
+    assert train(data, plain, "--steps", "2") == 0
+    assert train(data, compiled, "--steps", "2", "--compile") == 0
+    assert losses(compiled) == losses(plain)
+
+
+@pytest.mark.full
+def test_a_compiled_network_differs_by_rounding(data, tmp_path, monkeypatch):
+    """Where nothing is drawn at random; AdamW magnifies rounding after the first step."""
+    still = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, dropout=0.0, drop_connect=0.0))
+    monkeypatch.setitem(config.PRESETS, "tiny", still)
+    use_backend(monkeypatch, "inductor")
     plain, compiled = tmp_path / "plain", tmp_path / "compiled"
     assert train(data, plain, "--steps", "2") == 0
     assert train(data, compiled, "--steps", "2", "--compile") == 0
     expected, found = losses(plain), losses(compiled)
-    assert found[0][0] == pytest.approx(expected[0][0], rel=tolerance, abs=0)
-    if not tolerance:
-        assert found == expected
+    assert found[0][0] == pytest.approx(expected[0][0], rel=1e-5, abs=0)
+    assert found[1][0] == pytest.approx(expected[1][0], rel=1e-2, abs=0)
 
 
 def test_what_cannot_be_compiled_is_one_line(data, tmp_path, monkeypatch, capsys):

@@ -6,6 +6,7 @@
     python tools/bench.py annotate   nuScenes tables and maps -> annotated samples
     python tools/bench.py evaluate   result files -> average precision
     python tools/bench.py load       annotated samples and JPEGs -> batches
+    python tools/bench.py draw       a picture of what one of them wrote by --json
 
 With --against CHECKOUT (upstream, or a published port of it to NPUs, unmodified) both sides run in turns, each in a
 process of its own, on this CPU; without it ours alone is measured. --json FILE keeps everything that was measured.
@@ -19,7 +20,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-from benchmarks import commands_data, commands_step  # noqa: E402
+from benchmarks import commands_data, commands_step, picture  # noqa: E402
 from benchmarks.options import natural, positive  # noqa: E402
 
 from pivotnet.errors import PivotNetError  # noqa: E402
@@ -47,6 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--seed", type=int, default=1234, help="seed of the inputs (default 1234)")
         configure(sub)
         sub.set_defaults(run=run)
+    drawing = benchmarks.add_parser("draw", help=(picture.run_draw.__doc__ or "").splitlines()[0])
+    picture.configure_draw(drawing)
+    drawing.set_defaults(run=picture.run_draw)
     return parser
 
 

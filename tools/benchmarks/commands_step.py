@@ -110,12 +110,13 @@ def _over_sizes(
 ) -> dict[tuple[str, int], list[Measurement]]:
     """Measure every case and batch size, the other side wherever the batch size is 1."""
     measured = {}
+    name = " of ".join([report.content["benchmark"], *([args.preset] if "preset" in args else [])])
     for case in args.cases:
         for batch_size in args.batch_sizes:
             sides = [Side("ours", ours[0], {**ours[1], "case": case, "batch_size": batch_size})]
             if other[1] and batch_size == 1:
                 sides.append(Side(describe(args.against), other[0], {**other[1], "case": case}))
-            title = f"{report.content['benchmark']}, targets {case}, batch {batch_size}"
+            title = f"{name}, targets {case}, batch {batch_size}"
             results = measure(
                 sides,
                 rounds=args.rounds,

@@ -61,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--resume", nargs="?", const="", metavar="CKPT", help="go on from CKPT, or from the newest one in --output")
     add("--pretrained", "--ckpt", type=Path, metavar="CKPT", help="start from a checkpoint's weights (or upstream's)")
     add("--backbone-weights", type=Path, metavar="FILE", help="start from a pretrained backbone file")
-    add("--checkpointing", action=argparse.BooleanOptionalAction, help="recompute backbone activations: less memory")
+    add("--checkpointing", action=argparse.BooleanOptionalAction, help="recompute activations: less memory, more time")
     single = parser.add_mutually_exclusive_group()
     single.add_argument(
         "--graph", action="store_true", help="replay the network as captured graphs (one card; see docs/performance.md)"

@@ -42,6 +42,16 @@ def test_several_files_are_panels_of_one_picture(tmp_path):
     assert [axis.get_title(loc="left") for axis in draw(contents).axes] == ["step of swint"] * 2
 
 
+def test_the_legend_names_every_side_in_its_colour(tmp_path):
+    sides = (("ours",), ("ours", "upstream"), ("ours", "port"))
+    figure = draw([read_measured(measured(tmp_path / "".join(names), *names)) for names in sides])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["ours", "upstream", "port"]
+    colours = [{bar.get_facecolor() for bar in axis.patches} for axis in figure.axes]
+    assert [len(found) for found in colours] == [1, 2, 2]
+    assert colours[0] < colours[1] and len(colours[1] | colours[2]) == 3
+
+
 def command(source: Path, picture: Path) -> None:
     run_draw(argparse.Namespace(measured=[source], picture=picture))
 
@@ -61,6 +71,10 @@ def test_the_command_writes_the_picture(tmp_path, kind, start):
         ("[]", "is no benchmark's JSON"),
         ('{"results": []}', "no measured seconds"),
         ('{"results": [{"ratios": {}, "sides": 3}]}', "is no benchmark's JSON"),
+        ('{"results": [{"ratios": {}, "sides": [], "title": "a"}]}', "not one or two sides"),
+        ('{"results": [{"ratios": {}, "sides": [{"wall": {"total": [1]}}], "title": "a"}]}', "KeyError: 'name'"),
+        ('{"results": [{"ratios": null, "sides": [{"wall": {}, "name": "a"}], "title": "a"}]}', "AttributeError"),
+        ('{"machine": null, "results": []}', "AttributeError"),
     ],
 )
 def test_what_is_no_measurement_is_refused(tmp_path, content, told):

@@ -6,10 +6,12 @@ import argparse
 from typing import Any
 
 import pytest
-from benchmarks.commands_step import show_scaling
+from benchmarks.commands_step import configure_step, run_step, show_memory, show_scaling
 from benchmarks.options import natural, positive
 from benchmarks.pair import Measurement
 from recordings import inputs
+
+from pivotnet.errors import PivotNetError
 
 
 class Tables:
@@ -46,6 +48,36 @@ def test_a_sample_is_compared_with_a_sample() -> None:
         ("dense", 60, 1),
     ]
     assert work[2]["points"] == sum(inputs.target(0, "dense")["valid_len"][cls].sum() for cls in range(3))
+
+
+def test_memory_is_a_line_through_tensors_or_else_through_peaks():
+    titles: list[tuple[str, list[Any]]] = []
+
+    class Report:
+        def table(self, title: str, heads: tuple[str, ...], rows: list[Any]) -> None:
+            titles.append((title, [float(value) for value in rows[0]]))
+
+    measured = {("typical", size): [one(1.0, 1)] for size in (1, 3)}
+    for (_, size), (side,) in measured.items():
+        side.peak_bytes = (2 + 3 * size) * 2**30
+        side.operators = {"by_phase": {}, "peak_tensor_bytes": (1 + 2 * size) * 2**30}
+    show_memory(Report(), measured)  # type: ignore[arg-type]
+    measured["typical", 3][0].operators = None
+    show_memory(Report(), measured)  # type: ignore[arg-type]
+    assert titles == [
+        ("memory of tensors, ours, from batches 1 and 3", [2.0, 1.0, 29.0]),  # 64 GB are 59.6 GiB
+        ("peak memory, ours, from batches 1 and 3", [3.0, 2.0, 19.0]),
+    ]
+
+
+def test_the_other_side_has_to_be_measured(tmp_path):
+    parser = argparse.ArgumentParser()
+    configure_step(parser)
+    args = parser.parse_args(["--batch-sizes", "2", "4"])
+    for name, value in {"against": tmp_path, "json": None, "seed": 1}.items():
+        setattr(args, name, value)
+    with pytest.raises(PivotNetError, match="knows batch size 1 only"):
+        run_step(args)
 
 
 def test_sizes_have_to_be_whole_and_positive() -> None:

@@ -14,6 +14,7 @@ from pivotnet.config import MapConfig, preset
 from pivotnet.data.projection import project_bev_grid
 from pivotnet.model import pivotnet as network_module
 from pivotnet.model.pivotnet import IMAGE_MEAN, IMAGE_STD, PivotNet
+from pivotnet.model.point_head import PointHead
 
 MAP = MapConfig(max_points=(3, 2, 4), num_queries=(4, 2, 3))
 MODEL = dataclasses.replace(
@@ -96,6 +97,16 @@ def test_mean_coordinate_features_and_their_gradients(network, monkeypatch, reco
     # and to the mean of the last layer's output, which upstream takes, but for rounding
     everywhere = last(second(first(pixels).relu()).relu())
     torch.testing.assert_close(everywhere.mean(dim=0), mean, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_checkpointing_keeps_no_features_of_pixels(recompute):
+    head = PointHead(dataclasses.replace(MODEL, checkpointing=recompute), MAP)
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: (kept.append(tensor.numel()), tensor)[1], lambda x: x):
+        head.mean_coordinate_features()
+    per_pixel = [numel for numel in kept if numel > head.coordinates.numel()]
+    assert bool(per_pixel) != recompute
 
 
 @torch.no_grad()

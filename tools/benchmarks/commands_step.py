@@ -17,6 +17,7 @@ from benchmarks.pair import TOTAL, Measurement, Ratio, Side, measure
 from benchmarks.report import GIB, Report
 from benchmarks.step import OtherStep, OurStep, machine_rates
 from pivotnet.config import PRESETS
+from pivotnet.errors import PivotNetError
 
 CARD_BYTES = 64e9  # of memory on the cards that the port is for
 CHECKPOINTING = {"default": None, "on": True, "off": False}
@@ -65,7 +66,7 @@ def run_step(args: argparse.Namespace) -> None:
         _show_tensors(report, measured)
         _show_floors(args, report, measured)
     if len(set(args.batch_sizes)) > 1:
-        _show_memory(report, measured)
+        show_memory(report, measured)
     report.close()
 
 
@@ -108,7 +109,13 @@ Built = tuple[Callable[..., Any], dict[str, Any]]
 def _over_sizes(
     args: argparse.Namespace, report: Report, ours: Built, other: Built, count: bool
 ) -> dict[tuple[str, int], list[Measurement]]:
-    """Measure every case and batch size, the other side wherever the batch size is 1."""
+    """Measure every case and batch size, the other side wherever the batch size is 1.
+
+    Raises:
+        PivotNetError: the other side would not be measured at all, or a side failed.
+    """
+    if other[1] and 1 not in args.batch_sizes:
+        raise PivotNetError(f"--against: {args.against} knows batch size 1 only; give it among --batch-sizes")
     measured = {}
     name = " of ".join([report.content["benchmark"], *([args.preset] if "preset" in args else [])])
     for case in args.cases:
@@ -147,7 +154,7 @@ def show_scaling(seed: int, report: Report, measured: dict[tuple[str, int], list
             counts, bases = (_operators(side, phase) for side in (one, first))
             cells += [counts if counts else "-", counts / (samples * bases) if bases else "-"]
             rows.append(cells)
-    heads = ("targets", "instances", "points", "batch", "phase", "wall s", "by", "CPU s", "by", "operators", "by")
+    heads = ("targets", "its lines", "its points", "batch", "phase", "wall s", "by", "CPU s", "by", "operators", "by")
     report.table(f"scaling of ours; by: a sample of it by a sample of {first_case}, batch {first_size}", heads, rows)
 
 
@@ -157,7 +164,7 @@ def _operators(one: Measurement, phase: str) -> int:
     return sum(counts.values()) if phase == TOTAL else counts.get(phase, 0)
 
 
-def _show_memory(report: Report, measured: dict[tuple[str, int], list[Measurement]]) -> None:
+def show_memory(report: Report, measured: dict[tuple[str, int], list[Measurement]]) -> None:
     """Memory as a straight line over the batch size, and where it meets a card's.
 
     Of tensors where they were counted, as a card's allocator would count them; else of the device or the process.

@@ -32,6 +32,12 @@ from pivotnet.evaluation.score import score_results
 START, SAMPLES = "start", "samples"
 
 
+def clear_annotations(root: Path) -> None:
+    """Remove annotated samples: replacing a file takes longer than making one."""
+    for path in (root / FOLDER).glob("*.npz"):
+        path.unlink()
+
+
 class OurAnnotation(Task):
     """All samples of a tree, one after the other; tables and maps are read anew each run."""
 
@@ -41,9 +47,8 @@ class OurAnnotation(Task):
         (root / FOLDER).mkdir(parents=True, exist_ok=True)
 
     def prepare(self) -> None:
-        """No samples of the last run: the command removes what it replaces, too."""
-        for path in (self.root / FOLDER).glob("*.npz"):
-            path.unlink()
+        """No samples of the last run."""
+        clear_annotations(self.root)
 
     def run(self) -> None:
         """Tables and maps, then the samples."""
@@ -70,7 +75,12 @@ class OtherAnnotation(Task):
         super().__init__()
         driver = Path(__file__).with_name("converter_driver.py")
         self.command = [python, "-B", "-W", "ignore", str(driver), str(checkout.resolve()), str(root), str(samples)]
+        self.root = root
         self.peak_bytes = 0
+
+    def prepare(self) -> None:
+        """No samples of the last run."""
+        clear_annotations(self.root)
 
     def run(self) -> None:
         """One run of the converter; the seconds are those that it measured itself."""

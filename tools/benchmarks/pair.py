@@ -166,16 +166,17 @@ def take_turn(task: Task, least_seconds: float) -> dict[str, tuple[float, float]
 
     A short task would otherwise be measured with the caches and sleeping threads that the other side's turn leaves.
     """
-    runs = []
+    found: dict[str, list[tuple[float, float]]] = {}
     start = time.perf_counter()
-    while not runs or time.perf_counter() - start < least_seconds:
+    while not found or time.perf_counter() - start < least_seconds:
         task.prepare()
         task.phases.begin()
         task.run()
-        runs.append(task.phases.seconds)
+        for phase, seconds in task.phases.seconds.items():
+            found.setdefault(phase, []).append(seconds)
     return {
-        phase: (statistics.median(run[phase][0] for run in runs), statistics.median(run[phase][1] for run in runs))
-        for phase in runs[0]
+        phase: (statistics.median(wall for wall, _ in values), statistics.median(cpu for _, cpu in values))
+        for phase, values in found.items()
     }
 
 

@@ -13,7 +13,8 @@ from pivotnet.errors import PivotNetError
 from pivotnet.files import atomic_write
 
 FORMATS = ("svg", "png", "pdf")
-COLOURS = ("#1b6ca8", "#b0b7bf")  # ours, other
+OURS = "#1b6ca8"
+OTHERS = ("#b0b7bf", "#c9a36a", "#8fae8b", "#a98bb5")
 
 
 def configure_draw(parser: argparse.ArgumentParser) -> None:
@@ -41,10 +42,9 @@ def read_measured(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text())
-        timed = [result for result in content["results"] if "ratios" in result]
-        for result in timed:
-            _bars(result)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        timed = [_checked(result) for result in content["results"] if "ratios" in result]
+        _where(content)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise PivotNetError(
             f"{path} is no benchmark's JSON ({type(error).__name__}: {error}): write one by --json"
         ) from error
@@ -62,10 +62,14 @@ def draw(contents: list[dict[str, Any]]) -> Any:
     heights = [len(labels) + 1.0 for labels, _ in panels]
     figure = Figure(figsize=(8, 0.42 * sum(heights) + 0.5 * len(panels) + 0.8), layout="constrained")
     axes = figure.subplots(len(results), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+    colours, legend = {results[0]["sides"][0]["name"]: OURS}, {}
     for axis, result, (labels, bars) in zip(axes, results, panels):
-        for side, (seconds, colour) in enumerate(zip(bars, COLOURS)):
+        for side, seconds in enumerate(bars):
+            name = result["sides"][side]["name"]
+            colour = colours.setdefault(name, OTHERS[(len(colours) - 1) % len(OTHERS)])
             rows = [row + (side - (len(bars) - 1) / 2) * 0.38 for row in range(len(labels))]
-            axis.barh(rows, seconds, 0.36, color=colour, label=result["sides"][side]["name"])
+            bar = axis.barh(rows, seconds, 0.36, color=colour)
+            legend.setdefault(name, bar)
             for row, value, label in zip(rows, seconds, labels):
                 ratio = (result["ratios"].get(label) or {}).get("wall") if side == 0 else None
                 share = f"   ratio {ratio['median']:.2g}" if ratio else ""
@@ -76,10 +80,23 @@ def draw(contents: list[dict[str, Any]]) -> Any:
         axis.set_title(result["title"], loc="left", fontsize=10)
         axis.set_xlabel("seconds (wall, median of the rounds)", fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8, frameon=False)
+    figure.legend(
+        legend.values(), legend.keys(), loc="outside upper right", ncols=len(legend), fontsize=8, frameon=False
+    )
     where = "\n".join(dict.fromkeys(map(_where, contents)))
     figure.supxlabel(where, fontsize=8, x=0.99, ha="right")
     return figure
+
+
+def _checked(result: dict[str, Any]) -> dict[str, Any]:
+    """The result, if it has what a panel shows."""
+    _bars(result)
+    names = [side["name"] for side in result["sides"]]
+    if not names or len(names) > 2 or not isinstance(result["title"], str):
+        raise ValueError("a result has no title, or not one or two sides")
+    for ratio in result["ratios"].values():
+        float(ratio["wall"]["median"] if ratio["wall"] else 0)
+    return result
 
 
 def _where(content: dict[str, Any]) -> str:

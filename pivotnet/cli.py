@@ -17,15 +17,15 @@ from pivotnet import __version__
 from pivotnet.errors import LostRankError, PivotNetError
 
 COMMANDS = {
-    "synth": ("pivotnet.synthetic.command", "make a small synthetic data set in nuScenes' format"),
-    "annotate": ("pivotnet.annotation.command", "turn nuScenes tables and maps into annotated sample files"),
-    "train": ("pivotnet.training.command", "train a preset, on one device or on many through torchrun"),
-    "evaluate": ("pivotnet.evaluation.command_evaluate", "predict a split and print the AP table"),
-    "predict": ("pivotnet.evaluation.command_predict", "write vector maps (JSON, metres in the ego frame)"),
-    "render": ("pivotnet.evaluation.command_render", "draw ground truth and prediction into PNGs"),
-    "report": ("pivotnet.report.command", "print what training runs have measured"),
-    "doctor": ("pivotnet.doctor.command", "say what this machine has and what is wrong with it"),
-    "audit": ("pivotnet.audit.command", "count kernel launches and host waits of a training step"),
+    "synth": ("pivotnet.commands.synth", "make a small synthetic data set in nuScenes' format"),
+    "annotate": ("pivotnet.commands.annotate", "turn nuScenes tables and maps into annotated sample files"),
+    "train": ("pivotnet.commands.train", "train a preset, on one device or on many through torchrun"),
+    "evaluate": ("pivotnet.commands.evaluate", "predict a split and print the AP table"),
+    "predict": ("pivotnet.commands.predict", "write vector maps (JSON, metres in the ego frame)"),
+    "render": ("pivotnet.commands.render", "draw ground truth and prediction into PNGs"),
+    "report": ("pivotnet.commands.report", "print what training runs have measured"),
+    "doctor": ("pivotnet.commands.doctor", "say what this machine has and what is wrong with it"),
+    "audit": ("pivotnet.commands.audit", "count kernel launches and host waits of a training step"),
 }
 
 

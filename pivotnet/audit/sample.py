@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from pivotnet.config import CAMERAS, Config
-from pivotnet.criterion.targets import build_targets
+from pivotnet.data.targets import build_targets
 from pivotnet.structures import Batch
 
 INSTANCES = (6, 3, 4)  # dividers, crossings and boundaries of a sample: as in the counts of upstream

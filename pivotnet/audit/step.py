@@ -16,9 +16,9 @@ from pivotnet.audit.phases import Phases
 from pivotnet.audit.recorder import Recorder
 from pivotnet.audit.sample import random_batch
 from pivotnet.config import Config
+from pivotnet.distributed import Ranks
 from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
 from pivotnet.model.pivotnet import PivotNet
-from pivotnet.training.distributed import Ranks
 from pivotnet.training.loop import Run, Trainer
 from pivotnet.training.optim import build_optimizer
 from pivotnet.training.schedule import MultiStepSchedule

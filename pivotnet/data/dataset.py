@@ -21,38 +21,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pivotnet import device as devices
 from pivotnet.annotation.format import FOLDER, Annotation, load_annotation
 from pivotnet.config import CAMERAS, Config
-from pivotnet.criterion.targets import build_targets
 from pivotnet.data.images import read_view
 from pivotnet.data.projection import project_bev_grid
 from pivotnet.data.sampler import EvaluationSampler, TrainingSampler
+from pivotnet.data.targets import build_targets
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike
 from pivotnet.structures import Batch
 
-DEFAULT_DATA_ROOT = "data/nuscenes"
 CACHE_BYTES = 512 * 2**20  # decoded samples are kept in memory if the whole split fits into this
-
-
-def read_split(data_root: PathLike, split: str) -> list[str]:
-    """Sample tokens of a split ("train" or "val"), as ``pivotnet annotate`` lists them.
-
-    Raises:
-        PivotNetError: ``data_root`` is no nuScenes tree, is not annotated, or the split is unknown or empty.
-    """
-    root = Path(data_root)
-    if not (root / "samples").is_dir():
-        raise PivotNetError(
-            f"{root} is no nuScenes tree (it has no folder samples): give --data-root or DATA_ROOT, "
-            "or make one with pivotnet synth"
-        )
-    path = root / FOLDER / "splits" / f"{split}.txt"
-    try:
-        tokens = path.read_text().split()
-    except FileNotFoundError as error:
-        raise PivotNetError(f"split {split!r} is not annotated ({path} is missing): run pivotnet annotate") from error
-    if not tokens:
-        raise PivotNetError(f"split {split!r} is empty ({path}): annotate a data set that has scenes of this split")
-    return tokens
 
 
 @dataclass

@@ -8,7 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pivotnet.config import CriterionConfig, MapConfig, ModelConfig
+from pivotnet import checkpoint as checkpoints
+from pivotnet.config import Config, CriterionConfig, MapConfig, ModelConfig
+from pivotnet.config import preset as preset_config
+from pivotnet.errors import PivotNetError
+from pivotnet.files import PathLike
 from pivotnet.model.backbone import build_backbone
 from pivotnet.model.bev_encoder import BevEncoder
 from pivotnet.model.line_decoder import LineDecoder
@@ -79,3 +83,33 @@ class _ClassWeights(nn.Module):
         config = CriterionConfig()
         self.register_buffer("empty_weight", torch.tensor([1.0, config.no_object_weight]))
         self.register_buffer("collinear_pt_weight", torch.tensor([config.collinear_weight, 1.0]))
+
+
+def load_model(path: PathLike, device: torch.device, preset: str | None = None) -> tuple[PivotNet, Config]:
+    """A network with a checkpoint's weights, in eval mode on ``device``, and its configuration.
+
+    Args:
+        path: our checkpoint, which knows its configuration, or upstream's, which does not.
+        device: where the network goes.
+        preset: configuration of upstream's checkpoint; for ours it must agree with the checkpoint if given.
+
+    Raises:
+        PivotNetError: unreadable, of another preset, or of upstream without ``preset``.
+    """
+    state = checkpoints.read_checkpoint(path)
+    if "pivotnet" in state:
+        config = checkpoints.config_from_dict(state["pivotnet"]["config"])
+        if preset is not None and preset != config.name:
+            wanted = preset_config(preset)
+            raise PivotNetError(
+                f"checkpoint {path} is of preset {config.name} ({config.model.backbone} backbone), "
+                f"not {wanted.name} ({wanted.model.backbone}): leave --preset out or choose another checkpoint"
+            )
+    elif preset is not None:
+        config = preset_config(preset)
+    else:
+        backbone = checkpoints.backbone_of(state["model_state"]) or "unknown"
+        raise PivotNetError(f"checkpoint {path} ({backbone} backbone) names no preset: give --preset")
+    model = PivotNet(config.model, config.map)
+    checkpoints.load_weights(model, state, path, config)
+    return model.to(device).eval(), config

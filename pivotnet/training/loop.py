@@ -20,15 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pivotnet import checkpoint as checkpoints
 from pivotnet import device as devices
 from pivotnet.config import Config
 from pivotnet.criterion.criterion import Criterion, CriterionResult
+from pivotnet.distributed import CollectiveError, Ranks, agree, average_over_ranks, gather_objects
 from pivotnet.errors import PivotNetError
 from pivotnet.structures import Batch, Predictions
-from pivotnet.training import checkpoint as checkpoints
-from pivotnet.training.distributed import CollectiveError, Ranks, agree, average_over_ranks, gather_objects
 from pivotnet.training.graphs import CompiledNetwork, GraphedNetwork
-from pivotnet.training.report import Report
+from pivotnet.training.monitor import Monitor
 from pivotnet.training.schedule import MultiStepSchedule
 from pivotnet.training.shutdown import Shutdown
 from pivotnet.training.timing import StepRecords, StepTimer
@@ -162,7 +162,7 @@ class Trainer:
         self,
         batches: Iterable[Batch],
         records: StepRecords,
-        report: Report,
+        monitor: Monitor,
         timer: StepTimer,
         shutdown: Shutdown,
         after_step: Callable[[], None] | None = None,
@@ -172,7 +172,7 @@ class Trainer:
         Args:
             batches: one a step, from step ``self.step`` on.
             records: where each step is written down.
-            report: what rank 0 shows.
+            monitor: what rank 0 shows.
             timer: the clock.
             shutdown: whether SIGTERM came.
             after_step: called at the end of each step (the profiler's mark).
@@ -190,7 +190,7 @@ class Trainer:
             assert self.last is not None
             waiting.update(loss=self.last[0], terms=self.last[1])
             records.add(waiting)
-            report.step(waiting, devices.peak_memory(self.device))
+            monitor.step(waiting, devices.peak_memory(self.device))
             waiting = None
             return asked
 
@@ -212,7 +212,7 @@ class Trainer:
             if self.step % self.run.save_every == 0 or self.step == self.run.steps or stop:
                 shutdown.busy = True
                 stop = flush() or stop
-                self.save(report)
+                self.save(monitor)
                 shutdown.busy = False
                 timer.disturb()
                 if stop:
@@ -220,7 +220,7 @@ class Trainer:
             timer.request()
         return self.step >= self.run.steps
 
-    def save(self, report: Report) -> None:
+    def save(self, monitor: Monitor) -> None:
         """Write a checkpoint of the state after ``self.step`` steps, from rank 0, and remove old ones.
 
         Raises:
@@ -235,7 +235,7 @@ class Trainer:
                 folder.mkdir(parents=True, exist_ok=True)
                 checkpoints.save_checkpoint(path, self._state(states))
                 checkpoints.remove_old(folder, self.run.keep)
-                report.say(f"saved {path}")
+                monitor.say(f"saved {path}")
             except PivotNetError as caught:
                 error = caught
         agree(error, self.ranks)

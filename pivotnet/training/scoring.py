@@ -12,12 +12,12 @@ from torch import nn
 from pivotnet.config import Config
 from pivotnet.data.dataset import build_loader
 from pivotnet.data.sampler import EvaluationSampler
+from pivotnet.distributed import Ranks, agree
 from pivotnet.evaluation.inference import evaluate_model
 from pivotnet.evaluation.results import describe_run
 from pivotnet.evaluation.table import format_table, table_dict, write_table
 from pivotnet.files import PathLike
-from pivotnet.training.distributed import Ranks, agree
-from pivotnet.training.report import Report
+from pivotnet.training.monitor import Monitor
 
 
 def evaluate_splits(
@@ -30,7 +30,7 @@ def evaluate_splits(
     workers: int | None,
     device: torch.device,
     ranks: Ranks,
-    report: Report,
+    monitor: Monitor,
 ) -> dict[str, Any]:
     """Score the network on some splits, as ``pivotnet evaluate`` does; every rank calls this.
 
@@ -43,7 +43,7 @@ def evaluate_splits(
         workers: loading processes of a rank; chosen by default.
         device: where the model is.
         ranks: this process among the others.
-        report: shows the tables.
+        monitor: shows the tables.
 
     Returns:
         {name: evaluation's table as a dict} in rank 0, {} in the others.
@@ -78,5 +78,5 @@ def evaluate_splits(
         if result is not None:
             tables[name] = table_dict(result)
             write_table(folder / f"ap_{name}.json", result, split=name, checkpoint=str(checkpoint), preset=config.name)
-            report.say(f"{name} split, {len(tokens)} samples:\n{format_table(result.ap)}")
+            monitor.say(f"{name} split, {len(tokens)} samples:\n{format_table(result.ap)}")
     return tables

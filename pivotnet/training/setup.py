@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 
+from pivotnet import checkpoint as checkpoints
 from pivotnet import device as devices
 from pivotnet.config import Config, preset
-from pivotnet.data.dataset import DEFAULT_DATA_ROOT, Loader, build_loader, read_split
+from pivotnet.data.dataset import Loader, build_loader
 from pivotnet.data.sampler import TrainingSampler, steps_per_epoch
+from pivotnet.data.tokens import DEFAULT_DATA_ROOT, read_split
+from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
 from pivotnet.model.backbone.pretrained import load_pretrained
 from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
 from pivotnet.model.pivotnet import PivotNet
-from pivotnet.training import checkpoint as checkpoints
-from pivotnet.training.distributed import Ranks
 from pivotnet.training.loop import Run
 from pivotnet.training.optim import learning_rates
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from pivotnet import device as devices
+from pivotnet.distributed import Ranks, gather_objects
 from pivotnet.files import atomic_write
-from pivotnet.training.distributed import Ranks, gather_objects
 from pivotnet.training.loop import Trainer
 from pivotnet.training.setup import Setup
 from pivotnet.training.timing import counted_times, read_records, records_path, summarise, warmup_steps

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Optional
 
-from pivotnet.annotation.command import annotate_with_progress, print_summary
 from pivotnet.annotation.convert import Options
+from pivotnet.commands.annotate import annotate_with_progress, print_summary
 from pivotnet.errors import PivotNetError
 from pivotnet.upstream.settings import require
 

@@ -19,15 +19,15 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from pivotnet.errors import PivotNetError
-from pivotnet.files import PathLike
-from pivotnet.training.checkpoint import (
+from pivotnet.checkpoint import (
     host_optimizer_state,
     host_state,
     load_optimizer_state,
     read_checkpoint,
     save_checkpoint,
 )
+from pivotnet.errors import PivotNetError
+from pivotnet.files import PathLike
 
 WINDOW = 50  # steps over which printed losses are averaged
 

@@ -11,10 +11,10 @@ from torch.utils.data import Dataset, default_collate
 
 from pivotnet.annotation.format import MAX_POINTS, load_annotation
 from pivotnet.config import CAMERAS, Config
-from pivotnet.criterion.targets import build_targets
 from pivotnet.data.dataset import camera_matrices, camera_paths
 from pivotnet.data.images import read_image
 from pivotnet.data.projection import project_bev_grid
+from pivotnet.data.targets import build_targets
 from pivotnet.upstream.samples import split_tokens
 from pivotnet.upstream.settings import BASE, map_config, require
 

@@ -19,9 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pivotnet import device as devices
 from pivotnet.annotation.format import FOLDER
+from pivotnet.distributed import TIMEOUT, ranks_from_environment
 from pivotnet.errors import PivotNetError
 from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
-from pivotnet.training.distributed import TIMEOUT, ranks_from_environment
 from pivotnet.training.optim import LR_FACTORS
 from pivotnet.upstream.performance import Performance, requested_steps
 from pivotnet.upstream.ranks import hand_over

@@ -19,9 +19,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pivotnet import device as devices
+from pivotnet.distributed import Ranks, gather_objects
 from pivotnet.errors import PivotNetError
 from pivotnet.report.final import TITLE, final_lines
-from pivotnet.training.distributed import Ranks, gather_objects
 from pivotnet.training.timing import (
     StepRecords,
     StepTimer,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pivotnet.config import Config
 from pivotnet.criterion.criterion import Criterion
-from pivotnet.criterion.targets import build_targets
+from pivotnet.data.targets import build_targets
 from pivotnet.evaluation.postprocess import draw_mask, postprocess
 from pivotnet.structures import Predictions, Targets
 from pivotnet.upstream.settings import BASE, criterion_config, map_config

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from commands import losses, records, start, succeed, wait_for
 
-from pivotnet.training.checkpoint import list_checkpoints, read_checkpoint
+from pivotnet.checkpoint import list_checkpoints, read_checkpoint
 
 STEPS = 7
 

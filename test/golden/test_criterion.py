@@ -16,7 +16,7 @@ from recordings.check_criterion import predictions_from, split_classes
 
 from pivotnet.config import Config, preset
 from pivotnet.criterion.criterion import TERMS, Criterion, CriterionResult
-from pivotnet.criterion.targets import build_targets
+from pivotnet.data.targets import build_targets
 from pivotnet.structures import Predictions, Targets
 
 COMMITTED = Path(__file__).parent / "criterion" / "loss.npz"

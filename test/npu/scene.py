@@ -11,7 +11,7 @@ from recordings.rule import fill
 from torch import Tensor
 
 from pivotnet.config import Config, preset
-from pivotnet.criterion.targets import build_targets
+from pivotnet.data.targets import build_targets
 from pivotnet.model.pivotnet import PivotNet
 from pivotnet.structures import Batch, Targets
 

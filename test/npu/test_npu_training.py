@@ -11,10 +11,10 @@ import pytest
 import torch
 from scene import CPU, NPU, assert_near, batch, network, small
 
+from pivotnet import checkpoint as checkpoints
 from pivotnet import device as devices
 from pivotnet.config import Config
-from pivotnet.training import checkpoint as checkpoints
-from pivotnet.training.distributed import Ranks
+from pivotnet.distributed import Ranks
 from pivotnet.training.loop import Run, Trainer
 from pivotnet.training.optim import build_optimizer
 from pivotnet.training.schedule import MultiStepSchedule

@@ -10,9 +10,9 @@ import torch.distributed as dist
 from scene import batch, network, small
 
 from pivotnet import device as devices
+from pivotnet.distributed import process_group, ranks_from_environment
 from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
 from pivotnet.structures import Batch, Targets
-from pivotnet.training.distributed import process_group, ranks_from_environment
 from pivotnet.training.loop import Run, Trainer
 from pivotnet.training.optim import build_optimizer
 from pivotnet.training.schedule import MultiStepSchedule

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pivotnet.config import CriterionConfig, preset
-from pivotnet.criterion.targets import build_targets
+from pivotnet.data.targets import build_targets
 from pivotnet.structures import Predictions, Targets
 
 # upstream's classes with 3 line decoders, 2 BEV decoders and masks of 100 x 50

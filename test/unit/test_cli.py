@@ -49,7 +49,7 @@ def test_errors_are_one_line_and_two(monkeypatch, capsys):
     def run(args):
         raise PivotNetError("the disk is on fire: fetch water")
 
-    monkeypatch.setattr(importlib.import_module("pivotnet.synthetic.command"), "run", run)
+    monkeypatch.setattr(importlib.import_module("pivotnet.commands.synth"), "run", run)
     assert cli.main(["synth", "somewhere"]) == 2
     assert capsys.readouterr().err == "error: the disk is on fire: fetch water\n"
 
@@ -58,7 +58,7 @@ def test_an_interrupt_is_130(monkeypatch, capsys):
     def run(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importlib.import_module("pivotnet.synthetic.command"), "run", run)
+    monkeypatch.setattr(importlib.import_module("pivotnet.commands.synth"), "run", run)
     assert cli.main(["synth", "somewhere"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 

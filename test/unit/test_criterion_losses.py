@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pivotnet.audit.kernels import all_rows_at_once
 from pivotnet.criterion import criterion as criterion_module
 from pivotnet.criterion.criterion import TERMS, Criterion
-from pivotnet.criterion.targets import build_targets
+from pivotnet.data.targets import build_targets
 from pivotnet.errors import PivotNetError
 
 COUNTS = (6, 3, 4)

@@ -15,10 +15,11 @@ from PIL import Image
 
 from pivotnet.annotation.format import FOLDER, load_annotation, save_annotation
 from pivotnet.config import CAMERAS, preset
-from pivotnet.data.dataset import build_loader, camera_matrices, read_split
+from pivotnet.data.dataset import build_loader, camera_matrices
 from pivotnet.data.images import resize
 from pivotnet.data.projection import project_bev_grid
 from pivotnet.data.sampler import EvaluationSampler, TrainingSampler
+from pivotnet.data.tokens import read_split
 from pivotnet.errors import PivotNetError
 from pivotnet.model.pivotnet import PivotNet
 

@@ -8,7 +8,8 @@ import json
 import pytest
 from doctor_fixtures import NPU_SMI_ALARM, FakeMachine, npu_smi
 
-from pivotnet.doctor import command, communication, host, npu, software
+from pivotnet.commands import doctor as command
+from pivotnet.doctor import communication, host, npu, software
 from pivotnet.doctor.finding import ERROR, NOTE, OK, WARNING
 from pivotnet.doctor.machine import Machine, Output
 

@@ -14,7 +14,7 @@ from pivotnet.annotation.format import Annotation, Line
 from pivotnet.config import MapConfig
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.camera_view import NEAR, project_ground_line
-from pivotnet.evaluation.render import COLOURS, render_sample
+from pivotnet.evaluation.drawing import COLOURS, render_sample
 from pivotnet.evaluation.vector_map import MapLine
 
 MAP = MapConfig()

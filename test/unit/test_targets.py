@@ -10,7 +10,7 @@ import pytest
 from criterion_inputs import CONFIG, sample
 
 from pivotnet.config import preset
-from pivotnet.criterion.targets import build_targets
+from pivotnet.data.targets import build_targets
 from pivotnet.errors import PivotNetError
 
 SWINT = preset("swint")

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import nn
 
+from pivotnet import checkpoint as checkpoints
 from pivotnet.config import Config, preset
 from pivotnet.errors import PivotNetError
-from pivotnet.model.pivotnet import PivotNet
-from pivotnet.training import checkpoint as checkpoints
+from pivotnet.model.pivotnet import PivotNet, load_model
 from pivotnet.training.optim import build_optimizer
 
 CPU = torch.device("cpu")
@@ -86,10 +86,10 @@ def test_everything_comes_back(trained, tmp_path):
 def test_a_model_is_loaded_with_its_own_configuration(trained, tmp_path):
     config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, epochs=3))
     checkpoints.save_checkpoint(tmp_path / "own.pth", packed(trained, config=config))
-    model, loaded = checkpoints.load_model(tmp_path / "own.pth", CPU)
+    model, loaded = load_model(tmp_path / "own.pth", CPU)
     assert loaded == config and not model.training
     with pytest.raises(PivotNetError, match="is of preset smoke .* not res50"):
-        checkpoints.load_model(tmp_path / "own.pth", CPU, "res50")
+        load_model(tmp_path / "own.pth", CPU, "res50")
 
 
 def test_upstreams_checkpoint_needs_a_preset(trained, tmp_path):
@@ -97,8 +97,8 @@ def test_upstreams_checkpoint_needs_a_preset(trained, tmp_path):
     weights = {f"module.{name}": value for name, value in trained[0].state_dict().items()}
     torch.save({"epoch": 29, "it": 9, "global_step": 9, "model_state": weights, "callback": {}}, path)
     with pytest.raises(PivotNetError, match="effb0 backbone.*give --preset"):
-        checkpoints.load_model(path, CPU)
-    model, _ = checkpoints.load_model(path, CPU, "smoke")
+        load_model(path, CPU)
+    model, _ = load_model(path, CPU, "smoke")
     assert torch.equal(
         model.state_dict()["ins_decoder.bev_decoder.query_feat"], weights["module.ins_decoder.bev_decoder.query_feat"]
     )

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pivotnet.errors import PivotNetError
-from pivotnet.training.distributed import (
+from pivotnet.distributed import (
     CollectiveError,
     Ranks,
     agree,
@@ -23,6 +22,7 @@ from pivotnet.training.distributed import (
     process_group,
     ranks_from_environment,
 )
+from pivotnet.errors import PivotNetError
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}

@@ -17,11 +17,11 @@ import pytest
 import torch
 from fake_data import make_data
 
+from pivotnet import checkpoint as checkpoints
 from pivotnet import cli, config
+from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
-from pivotnet.training import checkpoint as checkpoints
 from pivotnet.training import graphs, loop
-from pivotnet.training.distributed import Ranks
 from pivotnet.training.setup import check_single_graph
 from pivotnet.training.timing import read_records
 

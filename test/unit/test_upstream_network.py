@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from pivotnet.config import Config, CriterionConfig, MapConfig, ModelConfig
 from pivotnet.criterion.criterion import Criterion
-from pivotnet.criterion.targets import build_targets
 from pivotnet.data.projection import project_bev_grid
+from pivotnet.data.targets import build_targets
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.results import load_result
 from pivotnet.model.pivotnet import PivotNet

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 
-from pivotnet import cli
+from pivotnet import cli, distributed
+from pivotnet.distributed import CollectiveError, agree, average_over_ranks, gather_objects, process_group
 from pivotnet.errors import PivotNetError
-from pivotnet.training import distributed
-from pivotnet.training.distributed import CollectiveError, agree, average_over_ranks, gather_objects, process_group
 from pivotnet.training.shutdown import Shutdown
 
 case, rank, world, port = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]

@@ -18,7 +18,7 @@ from benchmarks.pair import Phases, Task
 from pivotnet import device as devices
 from pivotnet.config import preset
 from pivotnet.criterion.criterion import Criterion
-from pivotnet.criterion.targets import build_targets
+from pivotnet.data.targets import build_targets
 from pivotnet.structures import Predictions
 
 TARGETS, FORWARD, BACKWARD = "targets", "matcher and criterion", "backward"

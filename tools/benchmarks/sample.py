@@ -9,8 +9,8 @@ import torch
 from recordings import inputs
 
 from pivotnet.config import CAMERAS, Config
-from pivotnet.criterion.targets import build_targets
 from pivotnet.data.projection import project_bev_grid
+from pivotnet.data.targets import build_targets
 from pivotnet.structures import Batch, Targets
 
 

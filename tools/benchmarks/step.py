@@ -22,9 +22,9 @@ from benchmarks.operators import OperatorCounter
 from benchmarks.pair import Phases, Task
 from pivotnet import device as devices
 from pivotnet.config import Config, preset
+from pivotnet.distributed import Ranks
 from pivotnet.model import bev_encoder
 from pivotnet.model.pivotnet import PivotNet
-from pivotnet.training.distributed import Ranks
 from pivotnet.training.loop import Run, Trainer
 from pivotnet.training.optim import build_optimizer, learning_rates
 from pivotnet.training.schedule import MultiStepSchedule

@@ -14,8 +14,8 @@ import torch
 
 from pivotnet.config import Config, preset
 from pivotnet.criterion.criterion import Criterion
-from pivotnet.criterion.targets import build_targets
 from pivotnet.data.projection import project_bev_grid
+from pivotnet.data.targets import build_targets
 from pivotnet.model.pivotnet import PivotNet
 from pivotnet.structures import Predictions
 from pivotnet.training.optim import build_optimizer

@@ -1,35 +1,40 @@
-"""Which samples a command is about."""
+"""Sample tokens: those of a split, or those that a user names."""
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from pivotnet.data.dataset import DEFAULT_DATA_ROOT, read_split
+from pivotnet.annotation.format import FOLDER
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike
 
 SPLITS = ("train", "val")
+DEFAULT_DATA_ROOT = "data/nuscenes"
 
 
-def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options --data-root, --split and --tokens."""
-    parser.add_argument(
-        "--data-root",
-        default=os.environ.get("DATA_ROOT", DEFAULT_DATA_ROOT),
-        metavar="ROOT",
-        help="annotated nuScenes tree (default: DATA_ROOT, else %(default)s)",
-    )
-    parser.add_argument("--split", choices=SPLITS, default="val", help="samples of this split (default: %(default)s)")
-    parser.add_argument(
-        "--tokens",
-        nargs="+",
-        metavar="TOKEN",
-        help="these samples of either split instead; a file that lists them, one a line, will do too",
-    )
+def read_split(data_root: PathLike, split: str) -> list[str]:
+    """Sample tokens of a split ("train" or "val"), as ``pivotnet annotate`` lists them.
+
+    Raises:
+        PivotNetError: ``data_root`` is no nuScenes tree, is not annotated, or the split is unknown or empty.
+    """
+    root = Path(data_root)
+    if not (root / "samples").is_dir():
+        raise PivotNetError(
+            f"{root} is no nuScenes tree (it has no folder samples): give --data-root or DATA_ROOT, "
+            "or make one with pivotnet synth"
+        )
+    path = root / FOLDER / "splits" / f"{split}.txt"
+    try:
+        tokens = path.read_text().split()
+    except FileNotFoundError as error:
+        raise PivotNetError(f"split {split!r} is not annotated ({path} is missing): run pivotnet annotate") from error
+    if not tokens:
+        raise PivotNetError(f"split {split!r} is empty ({path}): annotate a data set that has scenes of this split")
+    return tokens
 
 
 def chosen_tokens(data_root: PathLike, split: str, tokens: Optional[Sequence[str]] = None) -> list[str]:

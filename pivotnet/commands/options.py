@@ -1,22 +1,38 @@
-"""The options that choose a network and its device; the network that they choose, and what feeds it."""
+"""Options that several commands share, and what they stand for."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from pivotnet.config import PRESETS, Config
 from pivotnet.data.dataset import Loader, build_loader
 from pivotnet.data.sampler import EvaluationSampler
+from pivotnet.data.tokens import DEFAULT_DATA_ROOT, SPLITS
 from pivotnet.device import set_reduced_precision
+from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
-from pivotnet.model.pivotnet import PivotNet
+from pivotnet.model.pivotnet import PivotNet, load_model
 
-if TYPE_CHECKING:
-    from pivotnet.training.distributed import Ranks
+
+def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options --data-root, --split and --tokens."""
+    parser.add_argument(
+        "--data-root",
+        default=os.environ.get("DATA_ROOT", DEFAULT_DATA_ROOT),
+        metavar="ROOT",
+        help="annotated nuScenes tree (default: DATA_ROOT, else %(default)s)",
+    )
+    parser.add_argument("--split", choices=SPLITS, default="val", help="samples of this split (default: %(default)s)")
+    parser.add_argument(
+        "--tokens",
+        nargs="+",
+        metavar="TOKEN",
+        help="these samples of either split instead; a file that lists them, one a line, will do too",
+    )
 
 
 def add_network_arguments(parser: argparse.ArgumentParser, required: bool = False) -> None:
@@ -34,8 +50,6 @@ def load_network(args: argparse.Namespace, device: torch.device) -> tuple[PivotN
     Raises:
         PivotNetError: the checkpoint cannot be used, or the batch is empty.
     """
-    from pivotnet.training.checkpoint import load_model  # here, because training comes after evaluation
-
     if args.batch_size < 1:
         raise PivotNetError(f"--batch-size is {args.batch_size}: give 1 or more")
     set_reduced_precision(False)

@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 
 from pivotnet import device as devices
-from pivotnet.data.dataset import DEFAULT_DATA_ROOT
+from pivotnet.data.tokens import DEFAULT_DATA_ROOT
+from pivotnet.distributed import CollectiveError, Ranks, agree, process_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
-from pivotnet.training.distributed import CollectiveError, Ranks, agree, process_group, ranks_from_environment
 from pivotnet.training.loop import Trainer, with_first
+from pivotnet.training.monitor import Monitor
 from pivotnet.training.optim import build_optimizer
-from pivotnet.training.report import Report
 from pivotnet.training.schedule import MultiStepSchedule
 from pivotnet.training.scoring import evaluate_splits
 from pivotnet.training.setup import AMP, SAVE_AT_LEAST, Setup
@@ -106,20 +106,20 @@ def _train(args: argparse.Namespace, ranks: Ranks, device: torch.device, started
         error = caught
     agree(error, ranks)
     with contextlib.ExitStack() as stack:
-        report = Report(
+        monitor = Monitor(
             setup.output,
             total_steps=setup.run.steps,
             start_step=setup.start_step,
             log_every=args.log_every,
             enabled=ranks.main,
         )
-        stack.callback(report.close)
+        stack.callback(monitor.close)
         if ranks.main:
             write_config(setup, args)
             for line in describe_run(setup, args, ranks, device):
-                report.say(line)
+                monitor.say(line)
         shutdown = Shutdown()
-        trainer, finished = _fit(args, setup, report, shutdown, ranks, device, stack)
+        trainer, finished = _fit(args, setup, monitor, shutdown, ranks, device, stack)
         summary = summarise_run(setup, trainer, args, ranks, device, finished)
         if finished and setup.evaluate:
             assert trainer.checkpoint is not None
@@ -133,21 +133,21 @@ def _train(args: argparse.Namespace, ranks: Ranks, device: torch.device, started
                 workers=args.workers,
                 device=device,
                 ranks=ranks,
-                report=report,
+                monitor=monitor,
             )
         summary["wall_seconds"] = time.perf_counter() - started
         if ranks.main:
             write_summary(setup.output, summary)
             step_time = summary["step_seconds"]
             median = f", {step_time['median']:.4f} s/step (median)" if step_time else ""
-            report.say(f"{'finished' if finished else 'stopped by SIGTERM'} after {trainer.step} steps{median}")
+            monitor.say(f"{'finished' if finished else 'stopped by SIGTERM'} after {trainer.step} steps{median}")
     return 0 if finished else EXIT_STATUS
 
 
 def _fit(
     args: argparse.Namespace,
     setup: Setup,
-    report: Report,
+    monitor: Monitor,
     shutdown: Shutdown,
     ranks: Ranks,
     device: torch.device,
@@ -183,4 +183,4 @@ def _fit(
         after_step = stack.enter_context(devices.profile(device, folder, PROFILE_AFTER, args.profile)).step
     shutdown.install()
     stack.callback(shutdown.remove)
-    return trainer, trainer.fit(batches, records, report, StepTimer(warmup_steps(left)), shutdown, after_step)
+    return trainer, trainer.fit(batches, records, monitor, StepTimer(warmup_steps(left)), shutdown, after_step)

@@ -19,9 +19,9 @@ from pivotnet import device as devices
 from pivotnet.audit.counts import NUMBERS, Audit
 from pivotnet.audit.step import audit_step
 from pivotnet.config import preset
+from pivotnet.distributed import process_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
 from pivotnet.files import atomic_write
-from pivotnet.training.distributed import process_group, ranks_from_environment
 
 # of NUMBERS
 TITLES = ("launches", "waits", "fallbacks", "float64", "to device", "KiB", "to host", "KiB", "collectives")

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from pivotnet.training import report as reports
-from pivotnet.training.report import Report
+from pivotnet.training import monitor as monitors
+from pivotnet.training.monitor import Monitor
 
 
 def record(step: int, seconds: float | None = 0.5) -> dict:
@@ -22,16 +22,16 @@ def record(step: int, seconds: float | None = 0.5) -> dict:
     }
 
 
-def open_report(folder, **options) -> Report:
-    return Report(folder, **{"total_steps": 5, "start_step": 0, "log_every": 2, "enabled": True, **options})
+def open_monitor(folder, **options) -> Monitor:
+    return Monitor(folder, **{"total_steps": 5, "start_step": 0, "log_every": 2, "enabled": True, **options})
 
 
 def test_lines_and_curves(tmp_path, capsys):
-    report = open_report(tmp_path)
-    report.say("hello [world]")
+    monitor = open_monitor(tmp_path)
+    monitor.say("hello [world]")
     for step in range(5):
-        report.step(record(step, None if step == 0 else 0.5), 3 * 2**30)
-    report.close()
+        monitor.step(record(step, None if step == 0 else 0.5), 3 * 2**30)
+    monitor.close()
     lines = (tmp_path / "train.log").read_text().splitlines()
     assert lines[0].endswith("hello [world]")
     assert [line.split()[3] for line in lines[1:]] == ["2/5", "4/5", "5/5"]
@@ -48,10 +48,10 @@ def test_lines_and_curves(tmp_path, capsys):
 def test_curves_of_a_resumed_run_have_no_old_points(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for start, stop in ((0, 4), (2, 5)):  # killed after step 4, resumed from the checkpoint of step 2
-        report = open_report(tmp_path, start_step=start, log_every=1)
+        monitor = open_monitor(tmp_path, start_step=start, log_every=1)
         for step in range(start, stop):
-            report.step(record(step), 0)
-        report.close()
+            monitor.step(record(step), 0)
+        monitor.close()
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5]
 
@@ -59,20 +59,20 @@ def test_curves_of_a_resumed_run_have_no_old_points(tmp_path):
 def test_a_terminal_gets_one_live_line(tmp_path, monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr(
-        reports, "Console", lambda **options: Console(file=screen, force_terminal=True, width=80, **options)
+        monitors, "Console", lambda **options: Console(file=screen, force_terminal=True, width=80, **options)
     )
-    report = open_report(tmp_path)
+    monitor = open_monitor(tmp_path)
     for step in range(5):
-        report.step(record(step), 2**30)
-    report.close()
+        monitor.step(record(step), 2**30)
+    monitor.close()
     assert "5/5" in screen.getvalue() and "wait 20%  1.00 GiB" in screen.getvalue()  # all of it in 80 columns
     assert "step 4/5" not in screen.getvalue()  # lines go to the log file only
     assert "step 4/5" in (tmp_path / "train.log").read_text()
 
 
 def test_other_ranks_are_silent(tmp_path, capsys):
-    report = open_report(tmp_path, enabled=False)
-    report.say("hello")
-    report.step(record(1), 0)
-    report.close()
+    monitor = open_monitor(tmp_path, enabled=False)
+    monitor.say("hello")
+    monitor.step(record(1), 0)
+    monitor.close()
     assert list(tmp_path.iterdir()) == [] and capsys.readouterr().out == ""

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Optional
 
 from pivotnet.annotation.format import FOLDER, load_annotation
+from pivotnet.commands.options import add_sample_arguments
 from pivotnet.config import MapConfig
+from pivotnet.data.tokens import chosen_tokens
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.progress import progress
 from pivotnet.evaluation.results import load_result, result_path
 from pivotnet.evaluation.score import require_annotations
-from pivotnet.evaluation.tokens import add_sample_arguments, chosen_tokens
 from pivotnet.evaluation.vector_map import MapLine, load_vector_map, predicted_lines
 
 
@@ -34,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw and write."""
-    from pivotnet.evaluation.render import render_sample  # matplotlib is slow to import; errors come first
+    from pivotnet.evaluation.drawing import render_sample  # matplotlib is slow to import; errors come first
 
     tokens = chosen_tokens(args.data_root, args.split, args.tokens)
     if args.limit < 1:

@@ -19,12 +19,10 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
-from pivotnet import config as presets
 from pivotnet import device as devices
 from pivotnet.config import Config, CriterionConfig, MapConfig, ModelConfig, OptimConfig
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike, atomic_write
-from pivotnet.model.pivotnet import PivotNet
 
 FORMAT = 1
 NAME = "step_{:08d}.pth"
@@ -188,36 +186,6 @@ def load_weights(model: nn.Module, state: dict[str, Any], path: PathLike, config
                 f"the first is {names[0]}"
             )
     model.load_state_dict(weights)
-
-
-def load_model(path: PathLike, device: torch.device, preset: str | None = None) -> tuple[PivotNet, Config]:
-    """A network with a checkpoint's weights, in eval mode on ``device``, and its configuration.
-
-    Args:
-        path: our checkpoint, which knows its configuration, or upstream's, which does not.
-        device: where the network goes.
-        preset: configuration of upstream's checkpoint; for ours it must agree with the checkpoint if given.
-
-    Raises:
-        PivotNetError: unreadable, of another preset, or of upstream without ``preset``.
-    """
-    state = read_checkpoint(path)
-    if "pivotnet" in state:
-        config = config_from_dict(state["pivotnet"]["config"])
-        if preset is not None and preset != config.name:
-            wanted = presets.preset(preset)
-            raise PivotNetError(
-                f"checkpoint {path} is of preset {config.name} ({config.model.backbone} backbone), "
-                f"not {wanted.name} ({wanted.model.backbone}): leave --preset out or choose another checkpoint"
-            )
-    elif preset is not None:
-        config = presets.preset(preset)
-    else:
-        backbone = backbone_of(state["model_state"]) or "unknown"
-        raise PivotNetError(f"checkpoint {path} ({backbone} backbone) names no preset: give --preset")
-    model = PivotNet(config.model, config.map)
-    load_weights(model, state, path, config)
-    return model.to(device).eval(), config
 
 
 def pack_checkpoint(

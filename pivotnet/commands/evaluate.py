@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 import torch
 
+from pivotnet.commands.options import add_network_arguments, add_sample_arguments, build_sample_loader, load_network
 from pivotnet.config import MapConfig
+from pivotnet.data.tokens import chosen_tokens
 from pivotnet.device import select_device
+from pivotnet.distributed import (
+    CollectiveError,
+    Ranks,
+    agree,
+    gather_objects,
+    process_group,
+    ranks_from_environment,
+)
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import ApResult
 from pivotnet.evaluation.inference import evaluate_model
-from pivotnet.evaluation.network import add_network_arguments, build_sample_loader, load_network
 from pivotnet.evaluation.results import describe_run, has_result, read_run
 from pivotnet.evaluation.score import require_annotations, score_results
 from pivotnet.evaluation.table import format_table, table_dict, write_table
-from pivotnet.evaluation.tokens import add_sample_arguments, chosen_tokens
-
-if TYPE_CHECKING:
-    from pivotnet.training.distributed import Ranks
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -57,9 +62,6 @@ def _annotated_tokens(args: argparse.Namespace) -> list[str]:
 
 
 def _predict_and_score(args: argparse.Namespace) -> int:
-    # Imported here: training comes after evaluation.
-    from pivotnet.training.distributed import CollectiveError, process_group, ranks_from_environment
-
     ranks = ranks_from_environment()
     device = select_device(args.device, ranks.local_rank)
     folder = Path(args.results or Path(args.ckpt).parent / f"results_{Path(args.ckpt).stem}")
@@ -78,8 +80,6 @@ def _predict_and_score(args: argparse.Namespace) -> int:
 def _evaluate_checkpoint(
     args: argparse.Namespace, folder: Path, ranks: Ranks, device: torch.device
 ) -> Optional[ApResult]:
-    from pivotnet.training.distributed import agree, gather_objects
-
     error: Optional[PivotNetError] = None
     try:
         tokens = _annotated_tokens(args)

@@ -23,7 +23,7 @@ def describe_step(step: int, total: int, loss: float | None, lr: float, seconds:
     return "  ".join(parts)
 
 
-class Report:
+class Monitor:
     """Console, train.log and TensorBoard of one run.
 
     Args:

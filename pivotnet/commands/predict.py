@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pivotnet.commands.options import add_network_arguments, add_sample_arguments, build_sample_loader, load_network
+from pivotnet.data.tokens import chosen_tokens
 from pivotnet.device import keep_freed_memory, select_device
+from pivotnet.distributed import ranks_from_environment
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation import vector_map
 from pivotnet.evaluation.inference import predict
-from pivotnet.evaluation.network import add_network_arguments, build_sample_loader, load_network
-from pivotnet.evaluation.tokens import add_sample_arguments, chosen_tokens
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +28,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict and write."""
-    from pivotnet.training.distributed import ranks_from_environment  # here, because training comes after evaluation
-
     tokens = chosen_tokens(args.data_root, args.split, args.tokens)
     ranks = ranks_from_environment()
     device = select_device(args.device, ranks.local_rank)

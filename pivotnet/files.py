@@ -1,13 +1,14 @@
-"""Atomic writes: a file appears whole or not at all."""
+"""Files and folders: a file appears whole or not at all, and what goes wrong is told in one line."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Union
+from typing import IO, Any, Callable, Union
 
 from pivotnet.errors import PivotNetError
 
@@ -28,7 +29,7 @@ def atomic_write(path: PathLike, mode: str = "wb", durable: bool = True) -> Iter
     target = Path(path)
     temporary = os.path.join(target.parent, f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with open(temporary, mode.replace("w", "x")) as stream:
+        with open(temporary, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as stream:
             yield stream
             if durable:
                 stream.flush()
@@ -41,3 +42,52 @@ def atomic_write(path: PathLike, mode: str = "wb", durable: bool = True) -> Iter
     finally:
         with contextlib.suppress(OSError):  # it has been renamed, or could not be made
             os.unlink(temporary)
+
+
+def make_folder(path: PathLike, option: str | None = None) -> Path:
+    """Make a folder, and those above it, if it is not there.
+
+    Args:
+        path: the folder.
+        option: the command line option by which the user chose it, for the message; None if it could not be chosen.
+
+    Raises:
+        PivotNetError: it cannot be made.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        remedy = f"choose another {option}" if option else "make its parent writable or link it to another disk"
+        raise PivotNetError(f"cannot make {folder}: {error.strerror or error}; {remedy}") from error
+    return folder
+
+
+def read_json(path: PathLike, remedy: str, object_hook: Callable[[dict], Any] | None = None) -> Any:
+    """A JSON file's content.
+
+    Args:
+        path: the file.
+        remedy: what the user can do about a missing or damaged file: the end of the message.
+        object_hook: replaces each object while it is parsed, as for json.loads.
+
+    Raises:
+        PivotNetError: the file is missing, unreadable, truncated or no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes(), object_hook=object_hook)
+    except OSError as error:
+        raise PivotNetError(f"cannot read {path}: {error.strerror or error}; {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        raise PivotNetError(f"{path} is truncated or no JSON ({error}); {remedy}") from error
+
+
+def write_json(path: PathLike, content: Any, indent: int | None = 1) -> None:
+    """Write ``content`` as JSON, atomically.
+
+    Raises:
+        PivotNetError: as ``atomic_write``.
+    """
+    with atomic_write(path, "w") as stream:
+        json.dump(content, stream, indent=indent)
+        stream.write("\n")

@@ -1,4 +1,4 @@
-"""Atomic writes: whole or not at all, with the usual rights, and nothing left beside the file."""
+"""Files appear whole or not at all, with the usual rights and nothing left beside them; errors are one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import pytest
 
 from pivotnet.errors import PivotNetError
-from pivotnet.files import atomic_write
+from pivotnet.files import atomic_write, make_folder, read_json, write_json
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -49,3 +49,24 @@ def test_places_that_cannot_be_written_are_told(tmp_path):
         with pytest.raises(PivotNetError, match="cannot write .*a: .*directory"), atomic_write(place):
             pytest.fail("it was opened")
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_folders_are_made(tmp_path):
+    for _ in range(2):
+        assert make_folder(tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").touch()
+    for option, remedy in ((None, "link it to another disk"), ("--output", "choose another --output")):
+        with pytest.raises(PivotNetError, match=f"cannot make .*file: File exists; .*{remedy}"):
+            make_folder(tmp_path / "file", option)
+
+
+def test_json_is_read_and_written(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": [1, "é"]})
+    assert read_json(path, "make it") == {"a": [1, "é"]} and path.read_text().endswith("\n")
+    with pytest.raises(PivotNetError, match="cannot read .*none.json: No such file.*; make it"):
+        read_json(tmp_path / "none.json", "make it")
+    for damaged in (b'{"a": ', b"\xff", b"[" * 100_000):
+        path.write_bytes(damaged)
+        with pytest.raises(PivotNetError, match=r"a\.json is truncated or no JSON .*; make it$"):
+            read_json(path, "make it")

@@ -20,15 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from pivotnet import device as devices
-from pivotnet.config import Config, CriterionConfig, MapConfig, ModelConfig, OptimConfig
+from pivotnet.config import BACKBONES, Config, CriterionConfig, MapConfig, ModelConfig, OptimConfig
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike, atomic_write
 
 FORMAT = 1
 NAME = "step_{:08d}.pth"
 _PATTERN = re.compile(r"step_(\d{8,})\.pth")
-# A name that only one backbone's state has.
-BACKBONE_MARKS = {"swint": "patch_embed", "res50": "layer1.0", "effb0": "_conv_stem"}
 
 
 class _Stream:
@@ -156,9 +154,9 @@ def config_from_dict(values: dict[str, Any]) -> Config:
 
 def backbone_of(model_state: dict[str, Tensor]) -> str | None:
     """Which backbone the weights belong to, told by their names; None if by none."""
-    for backbone, mark in BACKBONE_MARKS.items():
-        if any(f"backbone.bkb.{mark}" in name for name in model_state):
-            return backbone
+    for name, backbone in BACKBONES.items():
+        if any(f"backbone.bkb.{backbone.mark}" in key for key in model_state):
+            return name
     return None
 
 

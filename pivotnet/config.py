@@ -21,6 +21,49 @@ CAMERAS = (
 )
 CLASSES = ("divider", "ped_crossing", "boundary")
 CAMERA_IMAGE_SIZE = (900, 1600)  # height, width of a nuScenes JPEG, pixels
+RELEASE = "https://github.com/wenjie710/PivotNet/releases/download/v1.0/"  # upstream's weight files
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """What tells a backbone from the others, and the file with its starting weights."""
+
+    channels: tuple[int, int]  # of its features of strides 16 and 32
+    mark: str  # part of a name that only this backbone's state_dict has
+    weight_file: str  # in RELEASE
+    sha256: str = ""  # first digits of the file's, as its name gives them; none is published for the other
+    prefix: str = ""  # of the backbone's keys in the file; the other keys belong to other parts of the file's network
+    dropped: tuple[str, ...] = ()  # beginnings of keys, behind the prefix, that the backbone has no use for
+
+    @property
+    def url(self) -> str:
+        """Where the weight file is published."""
+        return RELEASE + self.weight_file
+
+
+BACKBONES = {
+    "swint": BackboneInfo(
+        (384, 768),
+        mark="patch_embed",
+        weight_file="upernet_swin_tiny_patch4_window7_512x512.pth",  # a network for semantic segmentation
+        prefix="backbone.",
+        dropped=("norm0.", "norm1."),  # of features that are not used here
+    ),
+    "res50": BackboneInfo(
+        (1024, 2048),
+        mark="layer1.0",
+        weight_file="resnet50-0676ba61.pth",
+        sha256="0676ba61",
+        dropped=("fc.",),
+    ),
+    "effb0": BackboneInfo(
+        (112, 320),
+        mark="_conv_stem",
+        weight_file="efficientnet-b0-355c32eb.pth",
+        sha256="355c32eb",
+        dropped=("_conv_head.", "_bn1.", "_fc."),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -135,14 +178,14 @@ class Config:
 
 
 PRESETS = {
-    "swint": Config("swint", ModelConfig(backbone="swint", backbone_channels=(384, 768))),
-    "res50": Config("res50", ModelConfig(backbone="res50", backbone_channels=(1024, 2048))),
-    "effb0": Config("effb0", ModelConfig(backbone="effb0", backbone_channels=(112, 320))),
+    "swint": Config("swint", ModelConfig(backbone="swint", backbone_channels=BACKBONES["swint"].channels)),
+    "res50": Config("res50", ModelConfig(backbone="res50", backbone_channels=BACKBONES["res50"].channels)),
+    "effb0": Config("effb0", ModelConfig(backbone="effb0", backbone_channels=BACKBONES["effb0"].channels)),
     "smoke": Config(
         "smoke",
         ModelConfig(
             backbone="effb0",
-            backbone_channels=(112, 320),
+            backbone_channels=BACKBONES["effb0"].channels,
             image_size=(64, 128),
             hidden=64,
             heads=4,

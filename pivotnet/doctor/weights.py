@@ -7,15 +7,12 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pivotnet.config import BACKBONES
 from pivotnet.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 
 TOPIC = "weights"
-# file name by preset, as upstream's release has them. Two of the names end in the first digits of their SHA-256.
-FILES = {
-    "swint": "upernet_swin_tiny_patch4_window7_512x512.pth",
-    "res50": "resnet50-0676ba61.pth",
-    "effb0": "efficientnet-b0-355c32eb.pth",
-}
+# file name by preset. Two of the names end in the first digits of their SHA-256.
+FILES = {name: backbone.weight_file for name, backbone in BACKBONES.items()}
 _DIGEST = re.compile(r"-([0-9a-f]{8})\.pth$")
 MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04")  # a zip file, or pickle as torch wrote it before 1.6
 

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pivotnet.config import ModelConfig
+from pivotnet.config import BACKBONES, ModelConfig
 from pivotnet.errors import PivotNetError
 from pivotnet.model.backbone.efficientnet import EfficientNet
-from pivotnet.model.backbone.pretrained import RELEASE, WEIGHT_FILES, load_pretrained
+from pivotnet.model.backbone.pretrained import load_pretrained
 from pivotnet.model.backbone.resnet import ResNet
 from pivotnet.model.backbone.swin import SwinTransformer
 from pivotnet.model.ops.sync_batch_norm import SyncBatchNorm, convert_sync_batch_norm
@@ -60,7 +60,7 @@ def _load_weights(backbone: nn.Module, name: str, path: Path) -> None:
         load_pretrained(backbone, name, path)
     elif os.environ.get(WITHOUT_WEIGHTS) != "none":
         raise PivotNetError(
-            f"the backbone file {path.resolve()} is missing: download it from {RELEASE + WEIGHT_FILES[name].name}, or "
+            f"the backbone file {path.resolve()} is missing: download it from {BACKBONES[name].url}, or "
             f"set {WITHOUT_WEIGHTS}=none to start with a random backbone (it then learns slower and less)"
         )
 

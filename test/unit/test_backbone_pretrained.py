@@ -7,10 +7,10 @@ import pickle
 import pytest
 import torch
 
-from pivotnet.config import preset
+from pivotnet.config import BACKBONES, RELEASE, preset
 from pivotnet.errors import PivotNetError
 from pivotnet.model.backbone import build_backbone
-from pivotnet.model.backbone.pretrained import RELEASE, WEIGHT_FILES, load_pretrained
+from pivotnet.model.backbone.pretrained import load_pretrained
 
 PRESETS = ("swint", "res50", "effb0")
 # what the published networks have besides the backbone, as far as names decide
@@ -42,7 +42,7 @@ def backbone_of(name: str) -> torch.nn.Module:
 def content(name: str, counters: bool = True) -> dict:
     """The state dict of a generated file, under the published keys."""
     generator = torch.Generator().manual_seed(3)
-    prefix = WEIGHT_FILES[name].prefix
+    prefix = BACKBONES[name].prefix
     state = {}
     for key, value in backbone_of(name).bkb.state_dict().items():
         if value.is_floating_point():
@@ -54,7 +54,7 @@ def content(name: str, counters: bool = True) -> dict:
 
 
 def write(name: str, folder, state: dict):
-    path = folder / WEIGHT_FILES[name].name
+    path = folder / BACKBONES[name].weight_file
     torch.save({"state_dict": state, "meta": {"epoch": 1}} if name == "swint" else state, path)
     return path
 
@@ -68,7 +68,7 @@ def test_published_keys(name, counters, tmp_path):
     load_pretrained(backbone, name, path)
     for key, value in backbone.bkb.state_dict().items():
         if counters or not key.endswith("num_batches_tracked"):
-            assert torch.equal(value, state[WEIGHT_FILES[name].prefix + key]), key
+            assert torch.equal(value, state[BACKBONES[name].prefix + key]), key
 
 
 def test_folder_instead_of_file(tmp_path):

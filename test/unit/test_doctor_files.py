@@ -14,10 +14,10 @@ from doctor_fixtures import FakeMachine
 from pivotnet.annotation.convert import Options as AnnotationOptions
 from pivotnet.annotation.folder import OPTIONS_FILE, annotation_folder, split_path
 from pivotnet.annotation.runner import annotate
+from pivotnet.config import BACKBONES
 from pivotnet.doctor import checkout, dataset, weights
 from pivotnet.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from pivotnet.doctor.machine import Machine
-from pivotnet.model.backbone.pretrained import WEIGHT_FILES
 from pivotnet.synthetic.generate import generate
 from pivotnet.synthetic.plan import Options
 
@@ -117,10 +117,9 @@ def test_unannotated_data_needs_tables_and_expansion(root):
     assert "not annotated yet" in findings[-1].text
 
 
-def test_weight_files_are_those_that_training_reads():
-    assert weights.FILES == {preset: file.name for preset, file in WEIGHT_FILES.items()}
-    assert weights.named_digest(weights.FILES["res50"]) == "0676ba61"
-    assert weights.named_digest(weights.FILES["effb0"]) == "355c32eb"
+def test_names_of_weight_files_carry_their_checksums():
+    for backbone in BACKBONES.values():
+        assert weights.named_digest(backbone.weight_file) == backbone.sha256
 
 
 def test_weights_by_their_checksums(tmp_path, monkeypatch):

@@ -6,20 +6,21 @@ import cv2
 import numpy as np
 import torch
 
-from pivotnet.config import CAMERAS, Config
-from pivotnet.data.targets import build_targets
+from pivotnet.config import CAMERAS, Config, MapConfig
+from pivotnet.data.targets import Sample, build_targets
 from pivotnet.structures import Batch
 
 INSTANCES = (6, 3, 4)  # dividers, crossings and boundaries of a sample: as in the counts of upstream
 
 
-def random_batch(config: Config, samples: int, seed: int) -> Batch:
+def random_batch(config: Config, samples: int, seed: int, counts: tuple[int, int, int] = INSTANCES) -> Batch:
     """A batch in host memory, with targets.
 
     Args:
         config: sizes.
         samples: how many.
         seed: of images, projections and lines.
+        counts: instances of each class in a sample.
     """
     rng = np.random.default_rng(seed)
     height, width = config.model.image_size
@@ -31,23 +32,26 @@ def random_batch(config: Config, samples: int, seed: int) -> Batch:
         reference_points=torch.from_numpy(points),
         reference_valid=torch.from_numpy(rng.random((samples, cells)) > 0.2),
         tokens=[f"random-{seed}-{index}" for index in range(samples)],
-        targets=build_targets([_sample(config, rng) for _ in range(samples)], config),
+        targets=build_targets([random_lines(config.map, rng, counts) for _ in range(samples)], config),
     )
 
 
-def _sample(config: Config, rng: np.random.Generator) -> tuple:
-    """(instance mask, points, lengths) of random walks over the map."""
-    mask = np.zeros((3, *config.map.map_size), np.uint8)
+def random_lines(
+    map_config: MapConfig, rng: np.random.Generator, counts: tuple[int, ...] = INSTANCES, lengths: tuple[int, ...] = ()
+) -> Sample:
+    """An annotated sample of random walks over the map: ``counts`` by class; ``lengths`` of the first dividers."""
+    mask = np.zeros((len(counts), *map_config.map_size), np.uint8)
     points: dict[int, np.ndarray] = {}
-    lengths: dict[int, np.ndarray] = {}
+    sizes: dict[int, np.ndarray] = {}
     identifier = 0
-    for kind, (count, most) in enumerate(zip(INSTANCES, config.map.max_points)):
-        points[kind] = np.zeros((count, most, 2))
-        lengths[kind] = rng.integers(2, most + 1, count)
-        for line, length in zip(points[kind], lengths[kind]):
-            line[:length] = np.clip(rng.random(2) + np.cumsum(rng.normal(0, 0.05, (int(length), 2)), 0), 0, 0.999)
-            pixels = (line[:length] * config.map.map_size).astype(np.int32)[:, ::-1]
+    for label, (count, most) in enumerate(zip(counts, map_config.max_points)):
+        points[label] = np.zeros((count, most, 2))
+        sizes[label] = rng.integers(2, most + 1, count)
+        if label == 0:
+            sizes[0][: len(lengths)] = lengths
+        for line, size in zip(points[label], sizes[label]):
+            line[:size] = np.clip(rng.random(2) + np.cumsum(rng.normal(0, 0.05, (int(size), 2)), 0), 0, 0.999)
+            pixels = (line[:size] * map_config.map_size).astype(np.int32)[:, ::-1]
             identifier += 2
-            thickness = config.map.mask_thickness
-            cv2.polylines(mask[kind], [np.ascontiguousarray(pixels)], False, (identifier,), thickness)
-    return mask, points, lengths
+            cv2.polylines(mask[label], [np.ascontiguousarray(pixels)], False, (identifier,), map_config.mask_thickness)
+    return Sample(mask, points, sizes)

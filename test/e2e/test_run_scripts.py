@@ -24,7 +24,7 @@ from checkout_copy import (
     wait_until,
 )
 from commands import records
-from fake_data import make_data
+from support.fake_data import make_data
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
 

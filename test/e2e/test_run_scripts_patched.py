@@ -20,7 +20,7 @@ from checkout_copy import (
     processes_of_run,
     wait_until,
 )
-from fake_data import make_data
+from support.fake_data import make_data
 from test_report import EVALUATION, make_run
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_data import make_data, token
+from support.fake_data import make_data, token
 
 from pivotnet.cli import main
 

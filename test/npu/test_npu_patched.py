@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_data import make_data
+from support.fake_data import make_data
 
 ROOT = Path(__file__).resolve().parents[2]
 UPSTREAM = Path(os.environ.get("PIVOTNET_UPSTREAM", ROOT / "PivotNet"))

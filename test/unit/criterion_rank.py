@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from criterion_inputs import CONFIG, gradients, part, predictions, target_part, targets
+from support.random_targets import CONFIG, gradients, prediction_part, predictions, target_part, targets
 
 from pivotnet.criterion.criterion import Criterion
 
@@ -16,7 +16,7 @@ def work(rank: int, ranks: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/start", rank=rank, world_size=ranks)
     own = slice(rank, rank + 1)
-    predicted, drawn = part(predictions(ranks), own), target_part(targets(*COUNTS[:ranks]), own)
+    predicted, drawn = prediction_part(predictions(ranks), own), target_part(targets(*COUNTS[:ranks]), own)
     result = Criterion(CONFIG)(predicted, drawn)
     result.total.backward()
     torch.save({"terms": result.terms, "gradients": gradients(predicted)}, f"{folder}/{rank}.pt")

@@ -8,8 +8,8 @@ import criterion_rank
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
-from criterion_inputs import CONFIG, FIELDS, part, predictions, target_part, targets
 from criterion_rank import COUNTS
+from support.random_targets import CONFIG, FIELDS, prediction_part, predictions, target_part, targets
 
 from pivotnet.criterion import criterion as criterion_module
 from pivotnet.criterion.criterion import TERMS, Criterion
@@ -27,7 +27,7 @@ def test_a_batch_is_the_mean_of_its_samples(batch: int, monkeypatch: pytest.Monk
     terms: dict[str, float] = dict.fromkeys(TERMS, 0.0)
     for b in range(batch):
         one = slice(b, b + 1)
-        alone = part(predicted, one)
+        alone = prediction_part(predicted, one)
         single = criterion(alone, target_part(drawn, one))
         (single.total / batch).backward()
         for name in TERMS:

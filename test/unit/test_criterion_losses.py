@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from criterion_inputs import CONFIG, FIELDS, MAP, gradients, predictions, sample, targets
+from support.random_targets import CONFIG, FIELDS, MAP, gradients, predictions, sample, targets
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pivotnet.audit.kernels import all_rows_at_once

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from criterion_inputs import CONFIG, MAP, predictions, targets
+from support.random_targets import CONFIG, MAP, predictions, targets
 from torch import Tensor
 
 from pivotnet.criterion.criterion import Criterion, CriterionResult

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from criterion_inputs import CONFIG, FIELDS, gradients, predictions, targets
+from support.random_targets import CONFIG, FIELDS, gradients, predictions, targets
 
 from pivotnet.audit.kernels import all_rows_at_once
 from pivotnet.criterion.criterion import Criterion

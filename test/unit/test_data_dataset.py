@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from fake_data import make_data, token
 from PIL import Image
+from support.fake_data import make_data, token
 
 from pivotnet.annotation.format import FOLDER, load_annotation, save_annotation
 from pivotnet.config import CAMERAS, preset

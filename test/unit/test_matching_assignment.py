@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from criterion_inputs import CONFIG, MAP, predictions, targets
 from scipy.optimize import linear_sum_assignment
+from support.random_targets import CONFIG, MAP, predictions, targets
 
 from pivotnet.criterion.masks import compare_masks, mean_softplus
 from pivotnet.criterion.matching import ClassMatches, device_costs, match

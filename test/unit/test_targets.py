@@ -7,7 +7,7 @@ import dataclasses
 import cv2
 import numpy as np
 import pytest
-from criterion_inputs import CONFIG, sample
+from support.random_targets import CONFIG, sample
 
 from pivotnet.config import preset
 from pivotnet.data.targets import build_targets

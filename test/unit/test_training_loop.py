@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fake_data import make_data
+from support.fake_data import make_data
 
 from pivotnet import checkpoint as checkpoints
 from pivotnet import cli, config

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import upstream_configs as configs
-from fake_data import make_data, token
+from support.fake_data import make_data, token
 from torch import nn
 from torch.utils.data import DataLoader
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pivotnet.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
-from pivotnet.doctor.machine import Machine
+from pivotnet.doctor.machine import ERROR, NOTE, OK, WARNING, Finding, Machine
 from pivotnet.doctor.npu import has_npu, visible_npus
-from pivotnet.doctor.parsers import parse_lscpu
 
 GIB = 1 << 30
 # Loader workers hand batches over in shared memory: a batch of six 512 x 896 images takes 8 MiB, with its targets and
@@ -28,10 +26,10 @@ def check_cores(machine: Machine) -> Iterator[Finding]:
     """Cores, those that this process may use, and what the ranks make of them."""
     count, usable = machine.cores
     lscpu = machine.run("lscpu")
-    facts = parse_lscpu(lscpu.text) if lscpu is not None and lscpu.status == 0 else {}
-    model = facts.get("Model name", machine.architecture)
-    nodes = facts.get("NUMA node(s)")
-    text = f"{count} ({model}{f', {nodes} NUMA nodes' if nodes else ''})"
+    lines = lscpu.text.splitlines() if lscpu is not None and lscpu.status == 0 else []
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    nodes = f", {facts['NUMA node(s)']} NUMA nodes" if "NUMA node(s)" in facts else ""
+    text = f"{count} ({facts.get('Model name', machine.architecture)}{nodes})"
     if usable < count:
         remedy = "start without taskset, or give the container more cores; CPU_AFFINITY_CONF is void under taskset"
         yield Finding("cores", WARNING if usable * 2 < count else NOTE, f"{text}, only {usable} usable here", remedy)
@@ -97,5 +95,5 @@ def check_tcmalloc(machine: Machine) -> Iterator[Finding]:
         yield Finding("tcmalloc", NOTE, f"{found[0]} is there, not preloaded in this environment", remedy)
     else:
         status = WARNING if has_npu(machine) else NOTE
-        remedy = "Ubuntu: apt-get install libtcmalloc-minimal4; openEuler: README.md, 'Performance tuning'"
+        remedy = "Ubuntu: apt-get install libtcmalloc-minimal4; openEuler: docs/installation.md"
         yield Finding("tcmalloc", status, "not found: steps take longer", remedy)

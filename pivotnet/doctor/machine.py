@@ -1,4 +1,4 @@
-"""The machine as the checks see it: files, commands, environment, packages. Tests put another one in its place."""
+"""What a check sees (a machine: files, commands, environment, packages) and what it says (findings)."""
 
 from __future__ import annotations
 
@@ -9,26 +9,40 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
+OK, NOTE, WARNING, ERROR = "ok", "note", "warning", "error"
 TIMEOUT = 60.0  # seconds for one command: a broken driver lets npu-smi hang
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's report.
+
+    ``status``: ok; note (good to know); warning (training starts, but slower or not as wanted); error (training on this
+    machine could not start, or would end soon).
+    """
+
+    topic: str
+    status: str
+    text: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
 class Output:
-    """What a command has left."""
+    """A command's exit status, and its standard output and error."""
 
     status: int
-    text: str  # standard output and error
+    text: str
 
 
 class Machine:
     """This machine. Paths are absolute, without a leading slash they count from ``root``."""
 
-    def __init__(self, root: Path = Path("/"), environ: Optional[Mapping[str, str]] = None) -> None:
+    def __init__(self, root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> None:
         self.root = root
         self.environ: Mapping[str, str] = os.environ if environ is None else environ
 
@@ -36,7 +50,7 @@ class Machine:
         """Where the file of that absolute name lies."""
         return self.root / name.lstrip("/")
 
-    def read(self, name: str) -> Optional[str]:
+    def read(self, name: str) -> str | None:
         """A file's text; None when it cannot be read."""
         try:
             return self.path(name).read_text(errors="replace")
@@ -44,10 +58,9 @@ class Machine:
             return None
 
     def usable(self, path: Path) -> bool:
-        """Whether this user may read and write ``path``."""
         return os.access(path, os.R_OK | os.W_OK)
 
-    def run(self, *command: str) -> Optional[Output]:
+    def run(self, *command: str) -> Output | None:
         """Run a command; None when there is none of that name, status 124 when it does not end."""
         if shutil.which(command[0]) is None:
             return None
@@ -66,21 +79,20 @@ class Machine:
             return Output(126, str(error))
         return Output(done.returncode, done.stdout.decode(errors="replace"))
 
-    def package(self, name: str) -> Optional[str]:
-        """Version of an installed distribution."""
+    def package(self, name: str) -> str | None:
         try:
             return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             return None
 
-    def import_error(self, *modules: str) -> Optional[str]:
+    def import_error(self, *modules: str) -> str | None:
         """The last line of what importing the modules in a new process says; None when it works."""
         done = self.run(sys.executable, "-c", "; ".join(f"import {module}" for module in modules))
         if done is None or done.status == 0:
             return None
         return (done.text.strip().splitlines() or [f"exit status {done.status}"])[-1]
 
-    def free_space(self, path: Path) -> Optional[tuple[int, int]]:
+    def free_space(self, path: Path) -> tuple[int, int] | None:
         """Bytes of the file system of ``path``, or of its nearest parent that exists: total, and free for this user."""
         for folder in (path, *path.parents):
             try:
@@ -92,7 +104,6 @@ class Machine:
 
     @property
     def python(self) -> tuple[int, int]:
-        """Python's version."""
         return sys.version_info[:2]
 
     @property
@@ -102,7 +113,6 @@ class Machine:
 
     @property
     def architecture(self) -> str:
-        """Such as aarch64 or x86_64."""
         return platform.machine()
 
     @property
@@ -110,7 +120,3 @@ class Machine:
         """Cores of the machine, and those on which this process may run."""
         count = os.cpu_count() or 1
         return count, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count
-
-    def first_package(self, names: Sequence[str]) -> Optional[str]:
-        """Version of the first of these distributions that is installed."""
-        return next((version for version in map(self.package, names) if version is not None), None)

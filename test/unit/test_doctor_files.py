@@ -6,18 +6,18 @@ import hashlib
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from doctor_fixtures import FakeMachine
+from support.fake_machine import FakeMachine
 
 from pivotnet.annotation.convert import Options as AnnotationOptions
 from pivotnet.annotation.folder import OPTIONS_FILE, annotation_folder, split_path
 from pivotnet.annotation.runner import annotate
-from pivotnet.config import BACKBONES
-from pivotnet.doctor import checkout, dataset, weights
-from pivotnet.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
-from pivotnet.doctor.machine import Machine
+from pivotnet.config import BACKBONES, BackboneInfo
+from pivotnet.doctor import trees
+from pivotnet.doctor.machine import ERROR, NOTE, OK, WARNING, Finding, Machine
 from pivotnet.synthetic.generate import generate
 from pivotnet.synthetic.plan import Options
 
@@ -46,7 +46,7 @@ def bad(findings) -> list[Finding]:
 
 
 def test_a_complete_data_set_is_good(root):
-    findings = list(dataset.check_data(root, root / "none"))
+    findings = list(trees.check_data(root, root / "none"))
     assert bad(findings) == []
     texts = [finding.text for finding in findings]
     assert "v1.0-trainval: 13 tables" in texts and "images: 2 from each of 6 cameras" in texts
@@ -54,11 +54,11 @@ def test_a_complete_data_set_is_good(root):
 
 
 def test_no_data_is_a_note_and_a_wrong_folder_an_error(tmp_path):
-    (finding,) = dataset.check_data(None, tmp_path / "none")
+    (finding,) = trees.check_data(None, tmp_path / "none")
     assert finding.status == NOTE
-    (finding,) = dataset.check_data(tmp_path / "none", tmp_path)
+    (finding,) = trees.check_data(tmp_path / "none", tmp_path)
     assert finding.status == ERROR and "does not exist" in finding.text
-    (finding,) = dataset.check_data(tmp_path, tmp_path)
+    (finding,) = trees.check_data(tmp_path, tmp_path)
     assert finding.status == ERROR and "no folder samples" in finding.text
 
 
@@ -103,7 +103,7 @@ def break_data(root: Path, what: str) -> None:
 )
 def test_one_broken_part_is_one_finding_with_a_remedy(root, what, status, text):
     break_data(root, what)
-    findings = bad(dataset.check_data(root, root))
+    findings = bad(trees.check_data(root, root))
     assert [finding.status for finding in findings] == [status], findings
     assert text in findings[0].text and findings[0].remedy
 
@@ -112,28 +112,30 @@ def test_unannotated_data_needs_tables_and_expansion(root):
     shutil.rmtree(annotation_folder(root))
     break_data(root, "table")
     break_data(root, "expansion")
-    findings = bad(dataset.check_data(root, root))
+    findings = bad(trees.check_data(root, root))
     assert [finding.status for finding in findings] == [ERROR, ERROR, WARNING]
     assert "not annotated yet" in findings[-1].text
 
 
 def test_names_of_weight_files_carry_their_checksums():
     for backbone in BACKBONES.values():
-        assert weights.named_digest(backbone.weight_file) == backbone.sha256
+        assert not backbone.sha256 or backbone.weight_file.endswith(f"-{backbone.sha256}.pth")
 
 
 def test_weights_by_their_checksums(tmp_path, monkeypatch):
     content = b"PK\x03\x04 and more"
     name = f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-    monkeypatch.setattr(weights, "FILES", {"a": name, "b": "plain.pth", "c": "missing.pth"})
+    known = BackboneInfo((1, 2), mark="", weight_file=name, sha256=name[4:12])
+    files = {"a": known, "b": replace(known, weight_file="plain.pth", sha256=""), "c": replace(known, weight_file="-")}
+    monkeypatch.setattr(trees, "BACKBONES", files)
     (tmp_path / name).write_bytes(content)
     (tmp_path / "plain.pth").write_bytes(content)
-    findings = list(weights.check_weights([tmp_path / "none", tmp_path]))
+    findings = list(trees.check_weights([tmp_path / "none", tmp_path]))
     assert [finding.status for finding in findings] == [OK, OK, NOTE]
     assert "bash tools/download.sh c" in findings[2].remedy
     (tmp_path / name).write_bytes(content[:-1])
     (tmp_path / "plain.pth").write_bytes(b"<!DOCTYPE html>")
-    findings = list(weights.check_weights([tmp_path]))
+    findings = list(trees.check_weights([tmp_path]))
     assert [finding.status for finding in findings] == [ERROR, ERROR, NOTE]
     assert "damaged or cut off" in findings[0].text and "no weight file" in findings[1].text
 
@@ -150,7 +152,7 @@ def upstream(tmp_path, monkeypatch) -> tuple[Path, Path]:
     (folder / "run.sh").write_text("echo npu\n")
     patch.write_bytes(subprocess.run([*git, "diff"], check=True, stdout=subprocess.PIPE).stdout)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-    monkeypatch.setattr(checkout, "PINNED", head)
+    monkeypatch.setattr(trees, "PINNED", head)
     return folder, patch
 
 
@@ -162,20 +164,20 @@ def test_the_checkout_is_patched_unpatched_or_changed(upstream):
         ("echo mine\n", WARNING, "differs"),
     ):
         (folder / "run.sh").write_text(content)
-        (finding,) = checkout.check_checkout(Machine(), folder, patch, named=False)
+        (finding,) = trees.check_checkout(Machine(), folder, patch, named=False)
         assert finding.status == status and text in finding.text
         assert bool(finding.remedy) == (status != OK)
 
 
 def test_another_commit_of_the_checkout_is_an_error(upstream, monkeypatch):
-    monkeypatch.setattr(checkout, "PINNED", "0" * 40)
-    (finding,) = checkout.check_checkout(Machine(), *upstream, named=True)
+    monkeypatch.setattr(trees, "PINNED", "0" * 40)
+    (finding,) = trees.check_checkout(Machine(), *upstream, named=True)
     assert finding.status == ERROR and "the patch is for 000000000000" in finding.text
 
 
 def test_a_checkout_that_the_user_named_must_be_there(tmp_path):
     machine = FakeMachine(tmp_path)
-    (finding,) = checkout.check_checkout(machine, tmp_path / "none", tmp_path / "patch", named=True)
+    (finding,) = trees.check_checkout(machine, tmp_path / "none", tmp_path / "patch", named=True)
     assert finding.status == ERROR
-    (finding,) = checkout.check_checkout(machine, tmp_path / "none", tmp_path / "patch", named=False)
+    (finding,) = trees.check_checkout(machine, tmp_path / "none", tmp_path / "patch", named=False)
     assert finding.status == NOTE and "built-in" in finding.text

@@ -6,17 +6,16 @@ import argparse
 import json
 
 import pytest
-from doctor_fixtures import NPU_SMI_ALARM, FakeMachine, npu_smi
+from support.fake_machine import NPU_SMI_ALARM, FakeMachine, npu_smi
 
 from pivotnet.commands import doctor as command
-from pivotnet.doctor import communication, host, npu, software
-from pivotnet.doctor.finding import ERROR, NOTE, OK, WARNING
-from pivotnet.doctor.machine import Machine, Output
+from pivotnet.doctor import examination, host, npu, software
+from pivotnet.doctor.machine import ERROR, NOTE, OK, WARNING, Machine, Output
 
 CHECKS = (
     *(npu.check_devices, npu.check_driver, npu.check_cann),
     *(software.check_python, software.check_packages, software.check_npu_packages),
-    *(communication.check_hccl, communication.check_variables),
+    *(npu.check_hccl, npu.check_variables),
     *(host.check_tcmalloc, host.check_cores, host.check_shared_memory),
 )
 
@@ -182,14 +181,14 @@ def test_the_report_goes_on_after_a_check_that_breaks(tmp_path, monkeypatch):
         raise OSError("odd machine")
 
     monkeypatch.setattr(npu, "check_driver", broken)
-    findings = command.examine(_arguments("--output", str(tmp_path)), FakeMachine(tmp_path))
+    findings = examination.examine(FakeMachine(tmp_path), output=tmp_path)
     assert [f.text for f in findings if "odd machine" in f.text] == ["this check failed: OSError: odd machine"]
     assert findings[-1].topic == "checkout"
 
 
 def test_json_holds_no_foreign_variables(tmp_path):
     machine = FakeMachine(tmp_path, {"SECRET_TOKEN": "hunter2", "HCCL_IF_IP": "10.0.0.5"})
-    content = json.loads(command.report_json(found(machine), machine))
+    content = examination.ticket(found(machine), machine)
     assert content["environment"]["HCCL_IF_IP"] == "10.0.0.5" and content["can_train"] is True
     assert "hunter2" not in json.dumps(content)
     assert {"topic", "status", "text", "remedy"} == set(content["findings"][0])

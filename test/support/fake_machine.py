@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Optional
 
 from pivotnet.doctor.machine import Machine, Output
 
@@ -47,7 +46,7 @@ GIB = 1 << 30
 class FakeMachine(Machine):
     """An Atlas 800T A2 with everything right; tests break one thing each."""
 
-    def __init__(self, root: Path, environ: Optional[Mapping[str, str]] = None, npus: int = 8) -> None:
+    def __init__(self, root: Path, environ: Mapping[str, str] | None = None, npus: int = 8) -> None:
         super().__init__(root, dict(environ or {}))
         self.commands: dict[tuple[str, ...], Output] = {("lscpu",): Output(0, LSCPU)}
         self.packages = {
@@ -103,16 +102,16 @@ class FakeMachine(Machine):
     def usable(self, path: Path) -> bool:
         return path.name not in self.locked
 
-    def run(self, *command: str) -> Optional[Output]:
+    def run(self, *command: str) -> Output | None:
         return self.commands.get(command)
 
-    def package(self, name: str) -> Optional[str]:
+    def package(self, name: str) -> str | None:
         return self.packages.get(name)
 
-    def import_error(self, *modules: str) -> Optional[str]:
+    def import_error(self, *modules: str) -> str | None:
         return next((self.import_problems[module] for module in modules if module in self.import_problems), None)
 
-    def free_space(self, path: Path) -> Optional[tuple[int, int]]:
+    def free_space(self, path: Path) -> tuple[int, int] | None:
         return self.space
 
     @property

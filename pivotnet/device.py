@@ -158,12 +158,6 @@ def check_graphs(device: torch.device) -> None:
         raise PivotNetError(f"--graph needs a newer torch_npu than {found}: its graphs cannot draw random numbers")
 
 
-def check_compile(device: torch.device) -> None:
-    """Raise PivotNetError unless torch.compile is known to work for the device."""
-    if device.type == "npu":
-        raise PivotNetError("--compile works on a GPU or a CPU: an NPU has --graph; give that, or leave the option out")
-
-
 def capture(module: Any, inputs: tuple[Tensor, ...]) -> Any:
     """A module's forward and backward pass as graphs that the device of ``inputs`` replays.
 
@@ -222,12 +216,6 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done all it was given."""
     if device.type != "cpu":
         _module(device.type).synchronize(device)
-
-
-def empty_cache(device: torch.device) -> None:
-    """Give the allocator's unused blocks back to the device."""
-    if device.type != "cpu":
-        _module(device.type).empty_cache()
 
 
 def keep_freed_memory(device: torch.device) -> bool:

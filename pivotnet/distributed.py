@@ -19,7 +19,7 @@ TIMEOUT = timedelta(minutes=30)  # of a collective: a rank may decode, evaluate 
 
 
 class CollectiveError(PivotNetError):
-    """An error that every rank finds at the same step; rank 0 alone tells it."""
+    """An error that every rank finds at the same step; rank 0 alone reports it."""
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,6 @@ def gather_objects(value: Any, ranks: Ranks) -> list[Any]:
     return gathered
 
 
-def wait_for_all(ranks: Ranks) -> None:
-    """Return when every rank has come here."""
-    gather_objects(None, ranks)
-
-
 def agree(error: PivotNetError | None, ranks: Ranks) -> None:
     """Raise in every rank if one of them brings an error, the lowest rank's.
 
@@ -131,6 +126,17 @@ def agree(error: PivotNetError | None, ranks: Ranks) -> None:
     for rank, message in enumerate(messages):
         if message is not None:
             raise CollectiveError(message if rank == 0 else f"rank {rank}: {message}") from error
+
+
+@contextlib.contextmanager
+def agreed(ranks: Ranks) -> Iterator[None]:
+    """A block that raises PivotNetError in every rank if it does in one of them (see ``agree``)."""
+    error: PivotNetError | None = None
+    try:
+        yield
+    except PivotNetError as caught:
+        error = caught
+    agree(error, ranks)
 
 
 def average_over_ranks(vector: torch.Tensor, ranks: Ranks) -> torch.Tensor:

@@ -17,25 +17,8 @@ from pivotnet.audit.recorder import Recorder
 from pivotnet.audit.sample import random_batch
 from pivotnet.config import Config
 from pivotnet.distributed import Ranks
-from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
-from pivotnet.model.pivotnet import PivotNet
 from pivotnet.training.loop import Run, Trainer
-from pivotnet.training.optim import build_optimizer
-from pivotnet.training.schedule import MultiStepSchedule
-
-
-def build_trainer(config: Config, device: torch.device, ranks: Ranks, folder: Path, samples: int) -> Trainer:
-    """A trainer with fresh weights, as ``pivotnet train`` makes it."""
-    devices.set_reduced_precision(False)
-    devices.seed_everything(0)
-    model = PivotNet(config.model, config.map)
-    if ranks.world_size > 1:
-        convert_sync_batch_norm(model)
-    model.to(device).train()
-    rates = (config.optim.lr, config.optim.backbone_lr)
-    run = Run(folder, steps=1, steps_per_epoch=1, batch_size=samples, seed=0, save_every=1, keep=1)
-    optimizer = build_optimizer(model, config.optim, rates, device)
-    return Trainer(model, optimizer, MultiStepSchedule(config.optim, rates, 1), config, run, device, ranks)
+from pivotnet.training.setup import build_trainer
 
 
 def audit_step(config: Config, device: torch.device, ranks: Ranks, samples: int = 1) -> Audit:
@@ -53,7 +36,7 @@ def audit_step(config: Config, device: torch.device, ranks: Ranks, samples: int 
     recorder = Recorder(device, phases)
     phases.at_end = recorder.end_phase
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        trainer = build_trainer(config, device, ranks, Path(folder), samples)
+        trainer = build_trainer(config, device, ranks, Run(Path(folder), lr=config.optim.lr))
         trainer.device = recorder.device
         recorder.take(_tensors(trainer))
         steps = 2 if ranks.world_size == 1 else 3

@@ -20,14 +20,13 @@ import torch
 
 from pivotnet import device as devices
 from pivotnet.data.tokens import DEFAULT_DATA_ROOT
-from pivotnet.distributed import CollectiveError, Ranks, agree, process_group, ranks_from_environment
+from pivotnet.distributed import CollectiveError, Ranks, agreed, process_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
+from pivotnet.files import make_folder
 from pivotnet.training.loop import Trainer, with_first
 from pivotnet.training.monitor import Monitor
-from pivotnet.training.optim import build_optimizer
-from pivotnet.training.schedule import MultiStepSchedule
 from pivotnet.training.scoring import evaluate_splits
-from pivotnet.training.setup import AMP, SAVE_AT_LEAST, Setup
+from pivotnet.training.setup import AMP, SAVE_AT_LEAST, Setup, build_trainer
 from pivotnet.training.shutdown import EXIT_STATUS, Shutdown
 from pivotnet.training.summary import describe_run, summarise_run, write_config
 from pivotnet.training.timing import StepRecords, StepTimer, warmup_steps, write_summary
@@ -62,13 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--pretrained", "--ckpt", type=Path, metavar="CKPT", help="start from a checkpoint's weights (or upstream's)")
     add("--backbone-weights", type=Path, metavar="FILE", help="start from a pretrained backbone file")
     add("--checkpointing", action=argparse.BooleanOptionalAction, help="recompute activations: less memory, more time")
-    single = parser.add_mutually_exclusive_group()
-    single.add_argument(
-        "--graph", action="store_true", help="replay the network as captured graphs (one card; see docs/performance.md)"
-    )
-    single.add_argument(
-        "--compile", action="store_true", help="fuse the network's kernels by torch.compile (one GPU or CPU; minutes)"
-    )
+    add("--graph", action="store_true", help="replay the network as captured graphs (one card; docs/performance.md)")
     add("--workers", type=int, help="data loading processes a card (chosen by cores and size of the split)")
     add("--save-every", type=_positive, help=f"steps between checkpoints (an epoch, at least {SAVE_AT_LEAST})")
     add("--keep", type=_positive, default=3, help="checkpoints to keep (3)")
@@ -99,12 +92,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace, ranks: Ranks, device: torch.device, started: float) -> int:
-    error: PivotNetError | None = None
-    try:
+    with agreed(ranks):
         setup = Setup(args, ranks, device)
-    except PivotNetError as caught:
-        error = caught
-    agree(error, ranks)
+    trainer = build_trainer(setup.config, device, ranks, setup.run)
+    with agreed(ranks):
+        make_folder(setup.output, "--output")
     with contextlib.ExitStack() as stack:
         monitor = Monitor(
             setup.output,
@@ -116,16 +108,16 @@ def _train(args: argparse.Namespace, ranks: Ranks, device: torch.device, started
         stack.callback(monitor.close)
         if ranks.main:
             write_config(setup, args)
-            for line in describe_run(setup, args, ranks, device):
+            for line in describe_run(setup, args, trainer.schedule.base_rates, ranks, device):
                 monitor.say(line)
         shutdown = Shutdown()
-        trainer, finished = _fit(args, setup, monitor, shutdown, ranks, device, stack)
+        finished = _fit(args, setup, trainer, monitor, shutdown, ranks, device, stack)
         summary = summarise_run(setup, trainer, args, ranks, device, finished)
         if finished and setup.evaluate:
             assert trainer.checkpoint is not None
             shutdown.busy = True
             summary["evaluation"] = evaluate_splits(
-                setup.model,
+                trainer.model,
                 trainer.checkpoint,
                 setup.config,
                 setup.evaluate,
@@ -147,22 +139,14 @@ def _train(args: argparse.Namespace, ranks: Ranks, device: torch.device, started
 def _fit(
     args: argparse.Namespace,
     setup: Setup,
+    trainer: Trainer,
     monitor: Monitor,
     shutdown: Shutdown,
     ranks: Ranks,
     device: torch.device,
     stack: contextlib.ExitStack,
-) -> tuple[Trainer, bool]:
-    """Make the trainer, restore what is resumed, train; returns the trainer and whether the run is complete."""
-    trainer = Trainer(
-        setup.model,
-        build_optimizer(setup.model, setup.config.optim, setup.rates, device),
-        MultiStepSchedule(setup.config.optim, setup.rates, setup.run.steps_per_epoch),
-        setup.config,
-        setup.run,
-        device,
-        ranks,
-    )
+) -> bool:
+    """Restore what is resumed, and train; returns whether the run is complete."""
     left = setup.run.steps - setup.start_step
     if left:
         first, batches = with_first(setup.loader)
@@ -174,7 +158,7 @@ def _fit(
         setup.state = None  # its memory is needed
     devices.reset_peak_memory(device)
     if not left:  # a run that ended in its evaluation goes on there
-        return trainer, True
+        return True
     records = StepRecords(setup.output, ranks.rank, setup.start_step)
     stack.callback(records.close)
     after_step = None
@@ -183,4 +167,4 @@ def _fit(
         after_step = stack.enter_context(devices.profile(device, folder, PROFILE_AFTER, args.profile)).step
     shutdown.install()
     stack.callback(shutdown.remove)
-    return trainer, trainer.fit(batches, records, monitor, StepTimer(warmup_steps(left)), shutdown, after_step)
+    return trainer.fit(batches, records, monitor, StepTimer(warmup_steps(left)), shutdown, after_step)

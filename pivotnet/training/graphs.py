@@ -1,4 +1,4 @@
-"""The network's forward and backward pass with fewer launches: captured graphs, or kernels that torch.compile fuses.
+"""The network's forward and backward pass as captured graphs: one launch each.
 
 Matching needs the host in between, so the criterion and the optimiser stay as they are.
 """
@@ -10,10 +10,8 @@ from typing import Callable
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 
 from pivotnet import device as devices
-from pivotnet.errors import PivotNetError
 from pivotnet.model.pivotnet import PivotNet
 from pivotnet.structures import Predictions
 
@@ -46,30 +44,6 @@ class GraphedNetwork:
     def __call__(self, *inputs: Tensor) -> Predictions:
         """Predictions whose memory the next call overwrites."""
         return Predictions(**dict(zip(FIELDS, self.replay(*inputs))))
-
-
-class CompiledNetwork:
-    """Stands in for a network that is being trained, compiled at its first batch as one graph of fixed shapes.
-
-    What the compiler draws for dropout and drop connect are other numbers of the same distribution.
-    """
-
-    def __init__(self, model: PivotNet) -> None:
-        self.run = torch.compile(_Flat(model), fullgraph=True, dynamic=False)
-
-    def __call__(self, *inputs: Tensor) -> Predictions:
-        """The network's predictions, but for rounding and draws.
-
-        Raises:
-            PivotNetError: torch cannot compile it here.
-        """
-        try:
-            return Predictions(**dict(zip(FIELDS, self.run(*inputs))))
-        except TorchDynamoException as error:
-            reason = " ".join(str(error).split())[:300]
-            raise PivotNetError(
-                f"--compile: torch {torch.__version__} cannot ({reason}): leave the option out"
-            ) from error
 
 
 class _Flat(nn.Module):

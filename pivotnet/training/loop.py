@@ -27,27 +27,30 @@ from pivotnet.criterion.criterion import Criterion, CriterionResult
 from pivotnet.distributed import CollectiveError, Ranks, agree, average_over_ranks, gather_objects
 from pivotnet.errors import PivotNetError
 from pivotnet.structures import Batch, Predictions
-from pivotnet.training.graphs import CompiledNetwork, GraphedNetwork
+from pivotnet.training.graphs import GraphedNetwork
 from pivotnet.training.monitor import Monitor
-from pivotnet.training.schedule import MultiStepSchedule
+from pivotnet.training.optim import MultiStepSchedule
 from pivotnet.training.shutdown import Shutdown
 from pivotnet.training.timing import StepRecords, StepTimer
 
 
 @dataclass(frozen=True)
 class Run:
-    """How long and how a run goes; what is not in the preset."""
+    """What is chosen for a run beside its preset."""
 
     output: Path
-    steps: int  # the run ends after this step
-    steps_per_epoch: int
-    batch_size: int  # of a rank
-    seed: int
-    save_every: int  # steps
-    keep: int  # checkpoints
+    steps: int = 1  # the run ends after this step
+    steps_per_epoch: int = 1
+    seed: int = 0
+    save_every: int = 1  # steps
+    keep: int = 1  # checkpoints
+    lr: float | None = None  # overrides the preset's; see ``learning_rates``
+    backbone_lr: float | None = None
     amp: torch.dtype | None = None
+    allow_tf32: bool = False
     graph: bool = False  # replay the network's passes as captured graphs
-    compile: bool = False  # or let torch.compile fuse its kernels
+    backbone_weights: Path | None = None  # start from a pretrained backbone file
+    pretrained: Path | None = None  # or from a checkpoint's weights
 
 
 class Trainer:
@@ -100,8 +103,6 @@ class Trainer:
         inputs = (moved.images, moved.reference_points, moved.reference_valid)
         if self.run.graph and self.network is self.model:
             self.network = GraphedNetwork(self.model, inputs, self.run.amp)
-        if self.run.compile and self.network is self.model:
-            self.network = CompiledNetwork(self.model)
         with devices.autocast(self.device, self.run.amp):
             predictions = self.network(*inputs)
         result = self.criterion(predictions, moved.targets, carry)
@@ -250,7 +251,7 @@ class Trainer:
             steps_per_epoch=self.run.steps_per_epoch,
             run={
                 "world_size": self.ranks.world_size,
-                "batch_size": self.run.batch_size,
+                "batch_size": self.config.optim.batch_size,
                 "seed": self.run.seed,
                 "elapsed": self.elapsed,
                 "rng": rng_states,

@@ -1,7 +1,8 @@
-"""Parameter groups and learning rates, as upstream sets them."""
+"""Parameter groups, learning rates and their schedule, as upstream sets them."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Any
 
 import torch
@@ -50,3 +51,22 @@ def build_optimizer(
         for backbone, lr in zip((False, True), rates)
     ]
     return devices.fused_adamw(groups, device, lr=rates[0], weight_decay=optim.weight_decay)
+
+
+class MultiStepSchedule:
+    """rate(step) = base * gamma ** (number of milestones <= step).
+
+    Milestones are whole epochs, truncated: int(.7 E) and int(.9 E). A run of one epoch therefore has both at step 0 and
+    learns at gamma squared from the start; upstream's one-epoch runs do the same.
+    """
+
+    def __init__(self, optim: OptimConfig, base_rates: tuple[float, ...], steps_per_epoch: int) -> None:
+        self.base_rates = base_rates
+        self.gamma = optim.gamma
+        self.milestones = sorted(int(share * optim.epochs) * steps_per_epoch for share in optim.milestones)
+
+    def apply(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Set the rate of each parameter group for a step (counted from 0)."""
+        factor = self.gamma ** bisect_right(self.milestones, step)
+        for group, rate in zip(optimizer.param_groups, self.base_rates):
+            group["lr"] = rate * factor

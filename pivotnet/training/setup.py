@@ -16,13 +16,13 @@ from pivotnet.config import Config, preset
 from pivotnet.data.dataset import Loader, build_loader
 from pivotnet.data.sampler import TrainingSampler, steps_per_epoch
 from pivotnet.data.tokens import DEFAULT_DATA_ROOT, read_split
-from pivotnet.distributed import Ranks
+from pivotnet.distributed import Ranks, agreed
 from pivotnet.errors import PivotNetError
 from pivotnet.model.backbone.pretrained import load_pretrained
 from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
 from pivotnet.model.pivotnet import PivotNet
-from pivotnet.training.loop import Run
-from pivotnet.training.optim import learning_rates
+from pivotnet.training.loop import Run, Trainer
+from pivotnet.training.optim import MultiStepSchedule, build_optimizer, learning_rates
 
 AMP = {"none": None, "bf16": torch.bfloat16}
 SAVE_AT_LEAST = 200  # steps between checkpoints, where an epoch is shorter
@@ -72,22 +72,44 @@ def check_resumed(state: dict[str, Any], path: Path, config: Config, run: Run, r
         )
     before = state["pivotnet"]
     for what, old, new in (
-        ("samples a step", before["world_size"] * before["batch_size"], ranks.world_size * run.batch_size),
+        ("samples a step", before["world_size"] * before["batch_size"], ranks.world_size * config.optim.batch_size),
         ("seed", before["seed"], run.seed),
     ):
         if old != new:
             raise PivotNetError(f"checkpoint {path} was trained with {what} = {old}, now it is {new}: keep it")
 
 
-def check_single_graph(option: str, config: Config, ranks: Ranks, device: torch.device) -> None:
-    """Raise PivotNetError unless the network can become one graph, as ``--graph`` or ``--compile`` asks."""
-    (devices.check_graphs if option == "--graph" else devices.check_compile)(device)
+def build_trainer(config: Config, device: torch.device, ranks: Ranks, run: Run) -> Trainer:
+    """The network, its optimiser and its schedule before the first step. Every rank calls this.
+
+    Raises:
+        PivotNetError: no learning rate is known for so many ranks, a weight file does not fit, or graphs cannot be had.
+    """
+    with agreed(ranks):
+        if run.graph:
+            _check_graph(config, device, ranks)
+        rates = learning_rates(config.optim, ranks.world_size, run.lr, run.backbone_lr)
+        devices.set_reduced_precision(run.allow_tf32)
+        devices.seed_everything(run.seed)  # the same weights in every rank
+        model = PivotNet(config.model, config.map)
+        if run.backbone_weights:
+            load_pretrained(model.im_backbone, config.model.backbone, run.backbone_weights)
+        if run.pretrained:
+            checkpoints.load_weights(model, checkpoints.read_checkpoint(run.pretrained), run.pretrained, config)
     if ranks.world_size > 1:
-        raise PivotNetError(
-            f"{option} works on one card, not on {ranks.world_size}: leave it out, or start one process"
-        )
+        convert_sync_batch_norm(model)
+    model.to(device).train()
+    optimizer = build_optimizer(model, config.optim, rates, device)
+    schedule = MultiStepSchedule(config.optim, rates, run.steps_per_epoch)
+    return Trainer(model, optimizer, schedule, config, run, device, ranks)
+
+
+def _check_graph(config: Config, device: torch.device, ranks: Ranks) -> None:
+    devices.check_graphs(device)
+    if ranks.world_size > 1:
+        raise PivotNetError(f"--graph works on one card, not on {ranks.world_size}: leave it out, or start one process")
     if config.model.checkpointing:
-        raise PivotNetError(f"{option} cannot take recomputed activations: give --no-checkpointing")
+        raise PivotNetError("--graph cannot take recomputed activations: give --no-checkpointing")
 
 
 class Setup:
@@ -99,10 +121,6 @@ class Setup:
 
     def __init__(self, args: argparse.Namespace, ranks: Ranks, device: torch.device) -> None:
         self.config = config = configuration(args)
-        for wanted, option in ((args.graph, "--graph"), (args.compile, "--compile")):
-            if wanted:
-                check_single_graph(option, config, ranks, device)
-        self.precision = devices.set_reduced_precision(args.allow_tf32)
         if args.deterministic:
             devices.set_deterministic()
         self.data_root = root = args.data_root or os.environ.get("DATA_ROOT") or DEFAULT_DATA_ROOT
@@ -118,13 +136,16 @@ class Setup:
             output=self.output,
             steps=args.steps or config.optim.epochs * epoch,
             steps_per_epoch=epoch,
-            batch_size=batch_size,
             seed=args.seed,
             save_every=args.save_every or max(epoch, SAVE_AT_LEAST),
             keep=args.keep,
+            lr=args.lr,
+            backbone_lr=args.backbone_lr,
             amp=AMP[args.amp],
+            allow_tf32=args.allow_tf32,
             graph=args.graph,
-            compile=args.compile,
+            backbone_weights=args.backbone_weights,
+            pretrained=args.pretrained,
         )
         self.start_step = 0
         if self.resume and self.state:
@@ -132,17 +153,6 @@ class Setup:
             self.start_step = self.state["pivotnet"]["step"]
             if self.start_step > self.run.steps or (self.start_step == self.run.steps and not self.evaluate):
                 raise PivotNetError(f"{self.resume} has all of the {self.run.steps} steps asked for: give more --steps")
-        self.rates = learning_rates(config.optim, ranks.world_size, args.lr, args.backbone_lr)
-
-        devices.seed_everything(args.seed)  # the same weights in every rank
-        model = PivotNet(config.model, config.map)
-        if args.backbone_weights:
-            load_pretrained(model.im_backbone, config.model.backbone, args.backbone_weights)
-        if args.pretrained:
-            checkpoints.load_weights(model, checkpoints.read_checkpoint(args.pretrained), args.pretrained, config)
-        if ranks.world_size > 1:
-            convert_sync_batch_norm(model)
-        self.model = model.to(device)
 
         self.loader: Loader = build_loader(
             config,
@@ -162,7 +172,3 @@ class Setup:
             device=device,
             local_ranks=ranks.local_world_size,
         )
-        try:
-            self.output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PivotNetError(f"cannot make --output {self.output}: {error.strerror}") from error

@@ -25,15 +25,17 @@ def write_config(setup: Setup, args: argparse.Namespace) -> None:
         stream.write("\n")
 
 
-def describe_run(setup: Setup, args: argparse.Namespace, ranks: Ranks, device: torch.device) -> list[str]:
+def describe_run(
+    setup: Setup, args: argparse.Namespace, rates: tuple[float, ...], ranks: Ranks, device: torch.device
+) -> list[str]:
     """Lines for the console and the log: versions, device, precision, rates, data, where it starts."""
     config, run = setup.config, setup.run
     where = "in memory" if setup.loader.dataset.cached is not None else "from disk"
     lines = [
         " ".join(f"{name} {version}" for name, version in devices.versions().items()),
         f"{config.name} on {ranks.world_size} x {device.type} ({devices.device_name(device)}), "
-        f"batch {run.batch_size} a rank, {_precision(args)}, {setup.precision}, "
-        f"lr {setup.rates[0]:g}, backbone {setup.rates[1]:g}",
+        f"batch {config.optim.batch_size} a rank, {_precision(args)}, TF32/HF32 {'on' if run.allow_tf32 else 'off'}, "
+        f"lr {rates[0]:g}, backbone {rates[1]:g}",
         f"{len(setup.tokens)} samples ({where}, {setup.loader.loader.num_workers} workers a rank), "
         f"{run.steps_per_epoch} steps an epoch, until step {run.steps}",
     ]
@@ -58,13 +60,13 @@ def summarise_run(
     path = records_path(setup.output, ranks.rank)
     gathered = gather_objects((*counted_times(path), devices.peak_memory(device)), ranks)
     last = list(read_records(path))[-1]
-    global_batch = run.batch_size * ranks.world_size
+    global_batch = config.optim.batch_size * ranks.world_size
     return {
         "preset": config.name,
         "device": device.type,
         "device_name": devices.device_name(device),
         "ranks": ranks.world_size,
-        "batch_size": run.batch_size,
+        "batch_size": config.optim.batch_size,
         "global_batch": global_batch,
         "precision": _precision(args),
         "seed": run.seed,

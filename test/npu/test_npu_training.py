@@ -16,18 +16,15 @@ from pivotnet import device as devices
 from pivotnet.config import Config
 from pivotnet.distributed import Ranks
 from pivotnet.training.loop import Run, Trainer
-from pivotnet.training.optim import build_optimizer
-from pivotnet.training.schedule import MultiStepSchedule
+from pivotnet.training.setup import build_trainer
 
 
 def trainer(config: Config, device: torch.device, folder: Path, amp: Any = None) -> Trainer:
-    """What ``pivotnet train`` makes, for one rank."""
-    rates = (config.optim.lr, config.optim.backbone_lr)
-    model = network(config).to(device).train()
-    run = Run(folder, steps=8, steps_per_epoch=8, batch_size=1, seed=0, save_every=8, keep=1, amp=amp)
-    schedule = MultiStepSchedule(config.optim, rates, run.steps_per_epoch)
-    optimizer = build_optimizer(model, config.optim, rates, device)
-    return Trainer(model, optimizer, schedule, config, run, device, Ranks())
+    """What ``pivotnet train`` makes, for one rank, with the weights of ``network``."""
+    run = Run(folder, steps=8, steps_per_epoch=8, save_every=8, lr=config.optim.lr, amp=amp)
+    made = build_trainer(config, device, Ranks(), run)
+    made.model.load_state_dict(network(config).state_dict())
+    return made
 
 
 def losses(made: Trainer, steps: int) -> list[float]:

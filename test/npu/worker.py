@@ -11,11 +11,9 @@ from scene import batch, network, small
 
 from pivotnet import device as devices
 from pivotnet.distributed import process_group, ranks_from_environment
-from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
 from pivotnet.structures import Batch, Targets
-from pivotnet.training.loop import Run, Trainer
-from pivotnet.training.optim import build_optimizer
-from pivotnet.training.schedule import MultiStepSchedule
+from pivotnet.training.loop import Run
+from pivotnet.training.setup import build_trainer
 
 PRESET = "smoke"
 
@@ -70,16 +68,14 @@ def main(output: str) -> None:
         assert dist.get_backend() == "hccl"
         collectives(ranks.rank, ranks.world_size, device)
         config = small(PRESET)
-        model = convert_sync_batch_norm(network(config).to(device)).train()
-        rates = (config.optim.lr, config.optim.backbone_lr)
-        run = Run(Path(output), steps=2, steps_per_epoch=2, batch_size=1, seed=0, save_every=2, keep=1)
-        optimizer = build_optimizer(model, config.optim, rates, device)
-        trainer = Trainer(model, optimizer, MultiStepSchedule(config.optim, rates, 2), config, run, device, ranks)
+        run = Run(Path(output), steps=2, steps_per_epoch=2, save_every=2, lr=config.optim.lr)
+        trainer = build_trainer(config, device, ranks, run)
+        trainer.model.load_state_dict(network(config).state_dict())
         trainer.train_step(sample(batch(config, seed=0, samples=ranks.world_size), ranks.rank))
         state = {
             "loss": trainer._pending,
-            "gradients": {name: parameter.grad for name, parameter in model.named_parameters()},
-            "model": model.state_dict(),
+            "gradients": {name: parameter.grad for name, parameter in trainer.model.named_parameters()},
+            "model": trainer.model.state_dict(),
         }
         state = {key: move(value) for key, value in state.items()}
         carried = trainer.train_step(sample(batch(config, seed=1, samples=ranks.world_size), ranks.rank))

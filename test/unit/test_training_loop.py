@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -11,7 +10,6 @@ import signal
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,8 +19,7 @@ from pivotnet import checkpoint as checkpoints
 from pivotnet import cli, config
 from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
-from pivotnet.training import graphs, loop
-from pivotnet.training.setup import check_single_graph
+from pivotnet.training import loop, setup
 from pivotnet.training.timing import read_records
 
 SMOKE = config.PRESETS["smoke"]
@@ -216,55 +213,15 @@ def test_bad_options_are_one_line_before_anything_is_written(data, tmp_path, cap
     assert not (tmp_path / "run").exists()
 
 
-def test_graphs_need_a_card_one_process_and_kept_activations():
-    card = torch.device("cuda")
-    recomputing = dataclasses.replace(SMOKE, model=dataclasses.replace(SMOKE.model, checkpointing=True))
-    for option, preset, ranks, device, message in (
-        ("--graph", SMOKE, Ranks(), torch.device("cpu"), "needs an NPU or a GPU"),
-        ("--compile", SMOKE, Ranks(), SimpleNamespace(type="npu"), "an NPU has --graph"),
-        ("--graph", SMOKE, Ranks(world_size=2), card, "on one card, not on 2"),
-        ("--compile", recomputing, Ranks(), card, "give --no-checkpointing"),
-    ):
-        with pytest.raises(PivotNetError, match=message):
-            check_single_graph(option, preset, ranks, device)
-
-
-def use_backend(monkeypatch, backend: str) -> None:
-    monkeypatch.setattr(graphs.torch, "compile", functools.partial(torch.compile, backend=backend))
-    torch._dynamo.reset()
-
-
-def test_the_network_as_one_graph_trains_as_it_is(data, tmp_path, monkeypatch):
-    use_backend(monkeypatch, "eager")
-    plain, compiled = tmp_path / "plain", tmp_path / "compiled"
-    assert train(data, plain, "--steps", "2") == 0
-    assert train(data, compiled, "--steps", "2", "--compile") == 0
-    assert losses(compiled) == losses(plain)
-
-
-@pytest.mark.full
-def test_a_compiled_network_differs_by_rounding(data, tmp_path, monkeypatch):
-    """Where nothing is drawn at random; AdamW magnifies rounding after the first step."""
-    still = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, dropout=0.0, drop_connect=0.0))
-    monkeypatch.setitem(config.PRESETS, "tiny", still)
-    use_backend(monkeypatch, "inductor")
-    plain, compiled = tmp_path / "plain", tmp_path / "compiled"
-    assert train(data, plain, "--steps", "2") == 0
-    assert train(data, compiled, "--steps", "2", "--compile") == 0
-    expected, found = losses(plain), losses(compiled)
-    assert found[0][0] == pytest.approx(expected[0][0], rel=1e-5, abs=0)
-    assert found[1][0] == pytest.approx(expected[1][0], rel=1e-2, abs=0)
-
-
-def test_what_cannot_be_compiled_is_one_line(data, tmp_path, monkeypatch, capsys):
-    def refuse(graph: object, inputs: object) -> None:
-        raise RuntimeError("no compiler here")
-
-    monkeypatch.setattr(graphs.torch, "compile", functools.partial(torch.compile, backend=refuse))
-    torch._dynamo.reset()
-    assert train(data, tmp_path / "run", "--steps", "2", "--compile") == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-1].startswith("error: --compile: torch ") and "no compiler here" in lines[-1]
+@pytest.mark.parametrize(
+    "ranks, checkpointing, message",
+    [(Ranks(world_size=2), False, "on one card, not on 2"), (Ranks(), True, "give --no-checkpointing")],
+)
+def test_graphs_need_one_process_and_kept_activations(monkeypatch, ranks, checkpointing, message):
+    monkeypatch.setattr(setup.devices, "check_graphs", lambda device: None)
+    config = dataclasses.replace(SMOKE, model=dataclasses.replace(SMOKE.model, checkpointing=checkpointing))
+    with pytest.raises(PivotNetError, match=message):
+        setup._check_graph(config, torch.device("cuda"), ranks)
 
 
 def test_a_run_is_not_overwritten_or_mixed(data, tmp_path, capsys):

@@ -41,9 +41,7 @@ def configure_step(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=tuple(PRESETS), default="swint", help="default: swint")
     parser.add_argument("--checkpointing", choices=tuple(CHECKPOINTING), default="default", help="of ours")
     parser.add_argument("--amp", choices=("none", "bf16"), default="none", help="of ours (default none)")
-    parser.add_argument(
-        "--single", choices=("none", "graph", "compile"), default="none", help="of ours: train's --graph or --compile"
-    )
+    parser.add_argument("--single", choices=("none", "graph"), default="none", help="of ours: train's --graph")
     parser.add_argument("--no-count", action="store_true", help="leave operators and arithmetic out")
 
 

@@ -24,11 +24,8 @@ from pivotnet import device as devices
 from pivotnet.config import Config, preset
 from pivotnet.distributed import Ranks
 from pivotnet.model import bev_encoder
-from pivotnet.model.pivotnet import PivotNet
-from pivotnet.training.loop import Run, Trainer
-from pivotnet.training.optim import build_optimizer, learning_rates
-from pivotnet.training.schedule import MultiStepSchedule
-from pivotnet.training.setup import check_single_graph
+from pivotnet.training.loop import Run
+from pivotnet.training.setup import build_trainer
 
 BACKBONE, BEV, DECODER, HEAD = "backbone", "BEV encoder/decoder", "line decoder", "output head"
 NETWORK = "network forward"
@@ -62,7 +59,7 @@ class OurStep(Task):
         checkpointing: None for the preset's own choice.
         device: npu, cuda or cpu; None for the first that there is.
         amp: bf16 or none.
-        single: graph, compile or none: how the network is made one graph, whose parts cannot be timed then.
+        single: graph or none: whether the network is made one graph, whose parts cannot be timed then.
     """
 
     def __init__(
@@ -79,26 +76,18 @@ class OurStep(Task):
         self.device = devices.select_device(device)
         devices.keep_freed_memory(self.device)
         self.phases = Phases(self.device)
-        devices.set_reduced_precision(False)
-        devices.seed_everything(seed)
         self.config = config = configuration(preset_name, checkpointing)
         self.batch = sample.batch(config, seed, case, batch_size)
-        model = PivotNet(config.model, config.map).to(self.device).train()
-        rates = learning_rates(config.optim, 8)
-        amp_type = torch.bfloat16 if amp == "bf16" else None
-        run = Run(Path(), 1, 1, batch_size, seed, 1, 1, amp_type, single == "graph", single == "compile")
-        if single != "none":
-            check_single_graph(f"--{single}", config, Ranks(), self.device)
-        self.trainer = Trainer(
-            model,
-            build_optimizer(model, config.optim, rates, self.device),
-            MultiStepSchedule(config.optim, rates, 1),
-            config,
-            run,
-            self.device,
-            Ranks(),
+        run = Run(
+            Path(),
+            seed=seed,
+            lr=config.optim.lr,
+            amp=torch.bfloat16 if amp == "bf16" else None,
+            graph=single == "graph",
         )
+        self.trainer = build_trainer(config, self.device, Ranks(), run)
         if single == "none":
+            model = self.trainer.model
             model.im_backbone.register_forward_hook(_ends(self.phases, BACKBONE))
             model.bev_decoder["bev_encoder"].register_forward_hook(_ends(self.phases, BEV))
             model.ins_decoder["bev_decoder"].register_forward_hook(_ends(self.phases, DECODER))

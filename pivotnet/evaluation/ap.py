@@ -25,7 +25,7 @@ RECALLS = np.concatenate([_UP, _DOWN])
 
 
 def greedy_match(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs (prediction, label), nearest first, each used once; ties go to the lower prediction, then the lower label.
+    """Pairs (prediction, true line), nearest first, each used once; ties go to the lower prediction, then true line.
 
     The pairs for a smaller threshold are the first of these: those at a smaller distance than it.
 
@@ -34,33 +34,29 @@ def greedy_match(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, n
         threshold: pairs at this distance or beyond (after rounding to float32) are no match.
 
     Returns:
-        indices of predictions and of labels, int64 [k] each, and distances, float32 [k], in the order of matching.
+        indices of predictions and of true lines, int64 [k] each, and distances, float32 [k], in the order of matching.
     """
-    rounded = distances.astype(np.float32).reshape(-1)
-    near = np.flatnonzero(rounded < np.float32(threshold))
-    near = near[np.argsort(rounded[near], kind="stable")]
-    taken: list[int] = []
-    predictions: set[int] = set()
-    labels: set[int] = set()
-    for place, prediction, label in zip(
-        near.tolist(), *(part.tolist() for part in np.divmod(near, distances.shape[1]))
-    ):
-        if prediction not in predictions and label not in labels:
-            predictions.add(prediction)
-            labels.add(label)
-            taken.append(place)
-    chosen = np.array(taken, np.int64)
-    return (*np.divmod(chosen, max(distances.shape[1], 1)), rounded[chosen])
+    rounded = distances.astype(np.float32)
+    near = np.argwhere(rounded < np.float32(threshold))
+    near = near[np.argsort(rounded[tuple(near.T)], kind="stable")]
+    taken: dict[int, int] = {}  # prediction: true line
+    used: set[int] = set()
+    for prediction, truth in near.tolist():
+        if prediction not in taken and truth not in used:
+            taken[prediction] = truth
+            used.add(truth)
+    predictions, truths = np.array(list(taken.items()), np.int64).reshape(-1, 2).T
+    return predictions, truths, rounded[predictions, truths]
 
 
-def average_precision(found: np.ndarray, rank: np.ndarray, scores: np.ndarray, num_labels: np.ndarray) -> np.ndarray:
-    """AP of C classes at each of THRESHOLDS, float32 [C, 4]; 0 for a class without prediction or label.
+def average_precision(found: np.ndarray, rank: np.ndarray, scores: np.ndarray, num_true: np.ndarray) -> np.ndarray:
+    """AP of C classes at each of THRESHOLDS, float32 [C, 4]; 0 for a class without prediction or true line.
 
     Args:
         found: float32 [C, n] distance at which each prediction was matched; infinite if it was not.
-        rank: int64 [C, n] its place in the order of matching; any for those that were not.
-        scores: float32 [C, n] confidence; infinite (after ``found``'s like) to fill up a class of fewer predictions.
-        num_labels: int64 [C] true lines.
+        rank: int64 [C, n] its position in the order of matching; any for those that were not.
+        scores: float32 [C, n] confidence; a class of fewer predictions is padded with infinity, here and in ``found``.
+        num_true: int64 [C] true lines.
     """
     number = found.shape[1]
     if number == 0:
@@ -70,9 +66,9 @@ def average_precision(found: np.ndarray, rank: np.ndarray, scores: np.ndarray, n
     tie = np.where(hit, rank[:, None], rank.max() + 1 + index)
     order = np.lexsort((tie, np.broadcast_to(scores[:, None], tie.shape)))
     true_positives = np.take_along_axis(hit, order, -1).cumsum(-1, dtype=np.float32)
-    # What fills up comes last and hits nothing: the precision only falls there, and the recall stays.
+    # Padding comes last and hits nothing: the precision only falls there, and the recall stays.
     precision = true_positives / (index + 1).astype(np.float32)
-    recall = true_positives / np.maximum(num_labels, 1).astype(np.float32)[:, None, None]
+    recall = true_positives / np.maximum(num_true, 1).astype(np.float32)[:, None, None]
     # the best precision at this recall or more
     envelope = np.maximum.accumulate(precision[..., ::-1], -1)[..., ::-1]
     reached = recall[:, :, None] >= RECALLS[:, None]  # [C, 4, 10, n]
@@ -80,38 +76,36 @@ def average_precision(found: np.ndarray, rank: np.ndarray, scores: np.ndarray, n
     best[~reached[..., -1]] = 0
     # accumulate adds one after the other, as upstream does
     total = np.add.accumulate(best, -1)[..., -1] / np.float32(len(RECALLS))
-    total[num_labels == 0] = 0
+    total[num_true == 0] = 0
     return total
 
 
-def sample_ap(result_mask: np.ndarray, scores: np.ndarray, label_mask: np.ndarray, resolution: float) -> np.ndarray:
+def sample_ap(result_mask: np.ndarray, scores: np.ndarray, true_mask: np.ndarray, resolution: float) -> np.ndarray:
     """AP of one sample, float32 [C, 4]; NaN in the rows of classes without any line.
 
     Args:
         result_mask: [C, rows, columns] ids of predicted lines, 0 is background.
         scores: [n] confidence; id k belongs to ``scores[k - 1]``.
-        label_mask: [C, rows, columns] ids of true lines.
+        true_mask: [C, rows, columns] ids of true lines.
         resolution: metres a pixel.
 
     Raises:
         IndexError: an id in ``result_mask`` has no score.
     """
-    classes = len(label_mask)
-    predicted, labelled = pixel_sets(result_mask, resolution), pixel_sets(label_mask, resolution)
-    drawn, true = (np.bincount(sets.classes, minlength=classes) for sets in (predicted, labelled))  # [C]
-    place = predicted.classes, np.arange(len(predicted)) - (np.cumsum(drawn) - drawn)[predicted.classes]
-    shape = classes, drawn.max(initial=0)
+    predicted, true = pixel_sets(result_mask, resolution), pixel_sets(true_mask, resolution)
+    num_predicted, num_true = (np.bincount(sets.labels, minlength=len(true_mask)) for sets in (predicted, true))  # [C]
+    first = np.cumsum(num_predicted) - num_predicted
+    index = predicted.labels, np.arange(len(predicted)) - first[predicted.labels]  # of each prediction in [C, n]
+    shape = len(true_mask), num_predicted.max(initial=0)
     found, confidence = np.full((2, *shape), np.inf, np.float32)
     rank = np.zeros(shape, np.int64)
-    confidence[place] = scores[predicted.ids - 1]
+    confidence[index] = scores[predicted.ids - 1]
     # Lines of two classes are infinitely far apart, so all classes are matched at once.
-    distances = chamfer_matrix(predicted, labelled, THRESHOLDS)
-    matched, _, at = greedy_match(distances, max(THRESHOLDS))
-    matched_place = place[0][matched], place[1][matched]
-    found[matched_place] = at
-    rank[matched_place] = np.arange(len(matched))
-    ap = average_precision(found, rank, confidence, true)
-    ap[drawn + true == 0] = np.nan
+    matched, _, distances = greedy_match(chamfer_matrix(predicted, true, max(THRESHOLDS)), max(THRESHOLDS))
+    found[index[0][matched], index[1][matched]] = distances
+    rank[index[0][matched], index[1][matched]] = np.arange(len(matched))
+    ap = average_precision(found, rank, confidence, num_true)
+    ap[num_predicted + num_true == 0] = np.nan
     return ap
 
 

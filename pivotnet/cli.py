@@ -1,7 +1,7 @@
-"""The command ``pivotnet``: one word for each station of the data.
+"""The command ``pivotnet``: one subcommand for each stage of the data.
 
-Every subcommand is a module with ``configure(parser)`` and ``run(args) -> int``; it is imported only when asked for,
-so that ``pivotnet --help`` and the stations that need no torch start at once.
+A subcommand is the module of its name in pivotnet/commands, with ``configure(parser)`` and ``run(args) -> int``. It is
+imported only when asked for, so that ``pivotnet --help`` and the stages that need no torch start at once.
 """
 
 from __future__ import annotations
@@ -10,50 +10,60 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
-from typing import Optional
+from collections.abc import Callable, Sequence
 
 from pivotnet import __version__
 from pivotnet.errors import LostRankError, PivotNetError
 
 COMMANDS = {
-    "synth": ("pivotnet.commands.synth", "make a small synthetic data set in nuScenes' format"),
-    "annotate": ("pivotnet.commands.annotate", "turn nuScenes tables and maps into annotated sample files"),
-    "train": ("pivotnet.commands.train", "train a preset, on one device or on many through torchrun"),
-    "evaluate": ("pivotnet.commands.evaluate", "predict a split and print the AP table"),
-    "predict": ("pivotnet.commands.predict", "write vector maps (JSON, metres in the ego frame)"),
-    "render": ("pivotnet.commands.render", "draw ground truth and prediction into PNGs"),
-    "report": ("pivotnet.commands.report", "print what training runs have measured"),
-    "doctor": ("pivotnet.commands.doctor", "say what this machine has and what is wrong with it"),
-    "audit": ("pivotnet.commands.audit", "count kernel launches and host waits of a training step"),
+    "synth": "make a small synthetic data set in nuScenes' format",
+    "annotate": "turn nuScenes tables and maps into annotated sample files",
+    "train": "train a preset, on one device or on many through torchrun",
+    "evaluate": "predict a split and print the AP table",
+    "predict": "write vector maps (JSON, metres in the ego frame)",
+    "render": "draw ground truth and prediction into PNGs",
+    "report": "print what training runs have measured",
+    "doctor": "say what this machine has and what is wrong with it",
+    "audit": "count kernel launches and host waits of a training step",
 }
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Run one subcommand; returns the exit status (2 for anything that the user can mend)."""
-    # torch loads a device's extension as soon as it is imported, and dies if that is broken. device.py loads it itself,
-    # when the device is wanted, and says what is wrong.
-    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
-    arguments = list(sys.argv[1:] if argv is None else argv)
+def build_parser(
+    arguments: Sequence[str],
+) -> tuple[argparse.ArgumentParser, Callable[[argparse.Namespace], int] | None]:
+    """The parser for a command line, with the options of its subcommand, and what runs that (None without one).
+
+    Raises:
+        PivotNetError: a package that the subcommand needs is not installed.
+    """
     chosen = arguments[0] if arguments and arguments[0] in COMMANDS else None
     parser = argparse.ArgumentParser(prog="pivotnet", description=__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=f"pivotnet {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     run = None
-    for name, (module_name, summary) in COMMANDS.items():
+    for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary)
         if name == chosen:
             try:
-                module = importlib.import_module(module_name)
+                module = importlib.import_module(f"pivotnet.commands.{name}")
             except ModuleNotFoundError as error:
                 package = str(error.name).partition(".")[0]
-                print(f"error: {package} is not installed: pip install -r requirements.txt", file=sys.stderr)
-                return 2
+                raise PivotNetError(f"{package} is not installed: pip install -r requirements.txt") from error
             module.configure(subparser)
             run = module.run
-    args = parser.parse_args(arguments)
-    assert run is not None  # argparse has left already when no command was chosen
+    return parser, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit status (2 for anything that the user can repair)."""
+    # torch loads a device's extension as soon as it is imported, and dies if that is broken. device.py loads it itself,
+    # when the device is wanted, and says what is wrong.
+    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        parser, run = build_parser(arguments)
+        args = parser.parse_args(arguments)
+        assert run is not None  # argparse has left already when no command was chosen
         return int(run(args) or 0)
     except PivotNetError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -259,7 +259,23 @@ def peak_memory(device: torch.device) -> int:
 
 def rows_at_once(device: torch.device, row_bytes: int) -> int | None:
     """How many rows to work on at a time: on a CPU so many that they stay in its cache, on a card all (None)."""
-    return max(1, CPU_CACHE_BYTES * torch.get_num_threads() // row_bytes) if device.type == "cpu" else None
+    if device.type != "cpu" or not _cpu_works_in_parts:
+        return None
+    return max(1, CPU_CACHE_BYTES * torch.get_num_threads() // row_bytes)
+
+
+_cpu_works_in_parts = True
+
+
+@contextlib.contextmanager
+def all_rows_at_once() -> Iterator[None]:
+    """Within the block, a CPU works on all rows at once too, so that operators count as on a card."""
+    global _cpu_works_in_parts
+    before, _cpu_works_in_parts = _cpu_works_in_parts, False
+    try:
+        yield
+    finally:
+        _cpu_works_in_parts = before
 
 
 def pin_memory(device: torch.device) -> bool:

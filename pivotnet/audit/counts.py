@@ -37,6 +37,7 @@ class Counts:
     """What one phase asks of the device."""
 
     launches: int = 0  # operators on device tensors that are not views
+    memory_bytes: int = 0  # operands and results of the launches
     host_waits: int = 0  # the host stopped until the device had a value or a size
     cpu_fallbacks: int = 0  # operators that an NPU hands back to the CPU
     float64: int = 0  # operators with a float64 result on the device

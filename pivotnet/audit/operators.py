@@ -1,12 +1,18 @@
-"""Which operators launch a kernel, make the host wait, or have no kernel on an NPU."""
+"""Counts operators: which of them launch a kernel, make the host wait, or have no kernel on an NPU."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from pivotnet import device as devices
+from pivotnet.audit.counts import Audit, Counts
 
 # Operators that only make or describe memory.
 SILENT = {
@@ -90,3 +96,65 @@ def waits(operator: Any, arguments: Sequence[Any]) -> bool:
         indices = arguments[1] if len(arguments) > 1 else ()
         return any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices)
     return False
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    """All tensors of nested tuples, lists and dicts."""
+    return [leaf for leaf in tree_flatten(values)[0] if isinstance(leaf, Tensor)]
+
+
+class OperatorCounter(TorchDispatchMode):
+    """Counts every launch below autograd, forward and backward, wherever its tensors live.
+
+    A registered operator counts as one launch, whatever its kernel calls. Set ``phase`` to say what comes next.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.audit = Audit()
+        self.phase = next(iter(self.audit.phases))
+        self._paused = False
+
+    @property
+    def counts(self) -> Counts:
+        """Of the running phase."""
+        return self.audit.phases.setdefault(self.phase, Counts())
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Count the operators of the block. What a CPU does part by part for its cache is done at once."""
+        with devices.all_rows_at_once(), self:
+            yield
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        self.operator(func, args, kwargs, result)
+        return result
+
+    def operator(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Take in one operator that has run."""
+        if launches(operator):
+            self.launch(operator_name(operator), tensors_in((args, kwargs, result)))
+
+    def launch(self, name: str, tensors: Sequence[Tensor]) -> None:
+        """Count one launch with its operands and results."""
+        if not self._paused:
+            self.audit.operators[self.phase, name] += 1
+            self.counts.memory_bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            self.add(launches=1)
+
+    def add(self, **numbers: int) -> None:
+        """Add to fields of the running phase's Counts."""
+        if not self._paused:
+            for name, number in numbers.items():
+                setattr(self.counts, name, getattr(self.counts, name) + number)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Count nothing in the block."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before

@@ -1,32 +1,28 @@
-"""Counts what a block of code asks of a device, by watching every operator.
+"""Counts what a training step asks of its device, by watching every operator.
 
-On a real device a tensor says where it lives; a simulated one counts by itself what is asked of it. On the CPU, host
-and device share their memory, so there the recorder plays a device: ``torch.device("cpu", 0)`` stands for the card and
-plain ``cpu`` for the host. A tensor lives on the card if it was moved or made there, or was computed from one that
-does; Python code that asks a tensor for its device is told so, and copies between the two are made and counted as they
-would be.
+A tensor says which device it lives on; a device that counts by itself is asked instead (``DeviceCounters``). On the
+CPU, host and device share their memory, so there the recorder keeps track: ``torch.device("cpu", 0)`` stands for the
+device and plain ``cpu`` for the host. A tensor is on the device if it was moved or made there, or was computed from one
+that is; Python code that reads ``tensor.device`` gets that answer, and copies between the two are made and counted.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 
 from pivotnet import device as devices
-from pivotnet.audit import operators
-from pivotnet.audit.counts import Audit, Counts
-from pivotnet.audit.phases import Phases
-from pivotnet.audit.simulator import simulator
+from pivotnet.audit.operators import KNOWN_FALLBACKS, OperatorCounter, launches, operator_name, tensors_in, waits
 
 PACKAGE = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
@@ -34,15 +30,37 @@ SEAM = PACKAGE / "device.py"  # copies for others: the line of interest is the c
 HOST = torch.device("cpu")
 WIDE = (torch.float64, torch.complex128)
 COPIES = {"_to_copy", "copy_", "_copy_from", "_copy_from_and_resize"}
+COUNTERS_MODULE = "PIVOTNET_DEVICE_COUNTERS"  # names a module with a class Counters, for a device that counts by itself
+
+
+class DeviceCounters(Protocol):
+    """A device that counts what is asked of it."""
+
+    def watch(self, on_wait: Callable[[], None], on_fallback: Callable[[str], None]) -> None:
+        """From now on, call ``on_wait`` whenever the host waits, on its thread; ``on_fallback`` with the name of each
+        operator that the CPU computes for the device."""
+
+    def unwatch(self) -> None:
+        """Call neither any more."""
+
+    def since(self) -> dict[str, int]:
+        """Fields of Counts, but ``host_waits`` and ``memory_bytes``, since the last call."""
+
+
+def device_counters() -> DeviceCounters | None:
+    """The counters of the module that the environment names, if it names one."""
+    name = os.environ.get(COUNTERS_MODULE)
+    return importlib.import_module(name).Counters() if name else None
 
 
 def calling_line() -> str:
     """The innermost line of this package that is running, as ``criterion/transfer.py:31``; else the innermost line."""
     frame = sys._getframe(1)
     innermost = ""
+    counters = os.environ.get(COUNTERS_MODULE)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if HERE not in path.parents and path != SEAM:
+        if HERE not in path.parents and path != SEAM and frame.f_globals.get("__name__") != counters:
             if PACKAGE in path.parents:
                 return f"{path.relative_to(PACKAGE)}:{frame.f_lineno}"
             if not innermost and "torch" not in path.parts and path.suffix == ".py":
@@ -51,153 +69,125 @@ def calling_line() -> str:
     return innermost or "autograd"
 
 
-class Recorder:
-    """Counts into an Audit while ``recording()``.
+class Recorder(OperatorCounter):
+    """Counts launches on the device alone, and host waits, copies, collectives, fallbacks and float64 too.
 
     Args:
         device: where the training step runs.
-        phases: names the phase that a count belongs to.
     """
 
-    def __init__(self, device: torch.device, phases: Phases) -> None:
-        self.plays = device.type == "cpu"
-        self.device = torch.device("cpu", 0) if self.plays else device
-        self.phases = phases
-        self.audit = Audit()
-        self._paused = False
-        self._simulator = None if self.plays else simulator(self._waited, self._fell_back)
-        self._there: dict[int, StorageWeakRef] = {}  # storages that the played card holds
-
-    @property
-    def counts(self) -> Counts:
-        """Of the running phase."""
-        return self.audit.phases[self.phases.current]
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.tracking = device.type == "cpu"
+        self.device = torch.device("cpu", 0) if self.tracking else device
+        self._counters = None if self.tracking else device_counters()
+        self._on_device: dict[int, StorageWeakRef] = {}  # storages, where the recorder keeps track
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Count the operators of the block."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_Crossings(self))
-            stack.enter_context(_Operators(self))
-            if self._simulator is not None:
-                self._simulator.watch()
-                stack.callback(self._simulator.leave)
+            if self.tracking:
+                stack.enter_context(_Crossings(self))
+            stack.enter_context(super().recording())
+            if self._counters is not None:
+                self._counters.watch(self._waited, self._fell_back)
+                stack.callback(self._counters.unwatch)
             yield
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Count nothing in the block."""
-        before, self._paused = self._paused, True
-        try:
-            yield
-        finally:
-            self._paused = before
+    def enter(self, phase: str) -> None:
+        """End the running phase and begin another."""
+        self.end_phase()
+        self.phase = phase
 
     def end_phase(self) -> None:
-        """Let the device finish what the running phase asked, and take over a simulated one's counters."""
-        if self._simulator is None:
+        """Take over a device's own counters when it has done all that the running phase asked of it."""
+        if self._counters is None:
             return
         with self.paused():
             devices.synchronize(self.device)
-        for name, number in self._simulator.since().items():
-            setattr(self.counts, name, getattr(self.counts, name) + number)
+        super().add(**self._counters.since())
 
     # ---- where tensors live ----
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether the tensor lives on the device."""
-        if not self.plays:
+        if not self.tracking:
             return tensor.device.type == self.device.type
-        held = self._there.get(tensor.untyped_storage()._cdata)
+        held = self._on_device.get(tensor.untyped_storage()._cdata)
         return held is not None and not held.expired()
 
-    def take(self, tensors: Iterable[Any]) -> None:
-        """From now on these live on the played card; a real device knows its own."""
-        if self.plays:
+    def take(self, tensors: Iterable[Tensor]) -> None:
+        """From now on these live on the device; a real one knows its own."""
+        if self.tracking:
             for tensor in tensors:
-                if isinstance(tensor, Tensor):
-                    storage = tensor.untyped_storage()
-                    self._there[storage._cdata] = StorageWeakRef(storage)
+                storage = tensor.untyped_storage()
+                self._on_device[storage._cdata] = StorageWeakRef(storage)
 
     def release(self, tensor: Tensor) -> None:
         """This tensor lives on the host."""
-        self._there.pop(tensor.untyped_storage()._cdata, None)
+        self._on_device.pop(tensor.untyped_storage()._cdata, None)
 
     def is_device(self, device: Any) -> bool:
         """Whether ``device`` (as an argument) means the audited one."""
         if device is None or isinstance(device, int):
             return False
         given = torch.device(device)
-        return given == self.device if self.plays else given.type == self.device.type
+        return given == self.device if self.tracking else given.type == self.device.type
 
     # ---- counting ----
 
-    def launch(self, name: str) -> None:
-        """An operator ran on the device."""
-        if self._paused:
-            return
-        self.audit.operators[self.phases.current, name] += 1
-        if self._simulator is None:
-            self.counts.launches += 1
+    def add(self, **numbers: int) -> None:
+        """Add what operators tell, unless the device counts by itself."""
+        if self._counters is None:
+            super().add(**numbers)
 
     def wait(self) -> None:
-        """The host waited for the device, as operators tell."""
-        if self._simulator is None:
+        """An operator made the host wait."""
+        if self._counters is None:
             self._waited()
 
     def _waited(self) -> None:
         if not self._paused:
             self.counts.host_waits += 1
-            self.audit.wait_lines[self.phases.current, calling_line()] += 1
-
-    def copied(self, tensor: Tensor, to_device: bool) -> None:
-        """A tensor's bytes went over the bus."""
-        if self._paused or self._simulator is not None:
-            return
-        amount = tensor.numel() * tensor.element_size()
-        if to_device:
-            self.counts.to_device_copies += 1
-            self.counts.to_device_bytes += amount
-        else:
-            self.counts.to_host_copies += 1
-            self.counts.to_host_bytes += amount
-
-    def operator(self, operator: Any, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
-        """Take in one operator that has run."""
-        inputs = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
-        outputs = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
-        here = [self.holds(tensor) for tensor in inputs]
-        name = operators.operator_name(operator)
-        if operator._schema.name.startswith("c10d::"):
-            if any(here) and not self._paused and self._simulator is None:
-                self.counts.collectives += 1
-            self.take(outputs)
-            return
-        if not self.plays and name in COPIES and self._crosses(args, kwargs, outputs, here):
-            return
-        if not (any(here) or self.is_device(kwargs.get("device"))):
-            return
-        self.take(outputs)
-        if self._paused:
-            return
-        if operators.waits(operator, args):
-            self.wait()
-            if not outputs:  # a value: one number came back
-                self.copied(inputs[0], to_device=False)
-        if not operators.launches(operator) or name == "_local_scalar_dense":
-            return
-        self.launch(name)
-        if self._simulator is None and any(output.dtype in WIDE for output in outputs):
-            self.counts.float64 += 1
-        if self._simulator is None and name in operators.KNOWN_FALLBACKS:
-            self.counts.cpu_fallbacks += 1
-            self._fell_back(name)
+            self.audit.wait_lines[self.phase, calling_line()] += 1
 
     def _fell_back(self, name: str) -> None:
         if not self._paused:
             self.audit.fallback_names[name] += 1
 
-    def _crosses(self, args: tuple, kwargs: dict[str, Any], outputs: list[Tensor], here: list[bool]) -> bool:
+    def copied(self, tensor: Tensor, to_device: bool) -> None:
+        """A tensor's bytes went over the bus."""
+        side = "to_device" if to_device else "to_host"
+        self.add(**{f"{side}_copies": 1, f"{side}_bytes": tensor.numel() * tensor.element_size()})
+
+    def operator(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Take in one operator that has run."""
+        inputs, outputs = tensors_in((args, kwargs)), tensors_in(result)
+        here = [self.holds(tensor) for tensor in inputs]
+        name = operator_name(operator)
+        if operator._schema.name.startswith("c10d::"):
+            self.add(collectives=int(any(here)))
+            self.take(outputs)
+            return
+        if not self.tracking and name in COPIES and self._crosses(args, kwargs, outputs, here):
+            return
+        if not (any(here) or self.is_device(kwargs.get("device"))):
+            return
+        self.take(outputs)
+        if waits(operator, args):
+            self.wait()
+            if not outputs:  # a value: one number came back
+                self.copied(inputs[0], to_device=False)
+        if not launches(operator) or name == "_local_scalar_dense":
+            return
+        self.launch(name, [*inputs, *outputs])
+        self.add(float64=int(any(output.dtype in WIDE for output in outputs)))
+        if name in KNOWN_FALLBACKS and self._counters is None:
+            self.add(cpu_fallbacks=1)
+            self._fell_back(name)
+
+    def _crosses(self, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[Tensor], here: list[bool]) -> bool:
         """Count a copy between host and device; False for a copy within one of them."""
         if not outputs or not here:
             return False
@@ -212,33 +202,17 @@ class Recorder:
         return True
 
 
-class _Operators(TorchDispatchMode):
-    """Sees every operator below autograd, in forward and backward."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        super().__init__()
-        self.recorder = recorder
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Optional[dict] = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        self.recorder.operator(func, args, kwargs, result)
-        return result
-
-
 class _Crossings(TorchFunctionMode):
-    """Sees Python calls that move tensors between host and the played card, which are no operators on a CPU."""
+    """Sees Python calls that move tensors between the host and a tracked device, which are no operators on a CPU."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self.recorder = recorder
         self.device_getter = Tensor.device.__get__  # type: ignore[attr-defined]
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Optional[dict] = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         recorder = self.recorder
-        if not recorder.plays:
-            return func(*args, **kwargs)
         if func == self.device_getter:
             return recorder.device if recorder.holds(args[0]) else func(*args, **kwargs)
         if func in (torch.tensor, torch.as_tensor) and recorder.is_device(kwargs.get("device")):
@@ -259,7 +233,7 @@ class _Crossings(TorchFunctionMode):
                     return func(args[0], HOST, *args[2:], **kwargs)
         return func(*args, **kwargs)
 
-    def _moved(self, func: Any, args: tuple, kwargs: dict[str, Any], to_device: bool) -> Tensor:
+    def _moved(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], to_device: bool) -> Tensor:
         """Make a copy on the other side; only a copy to the device may be asynchronous."""
         recorder = self.recorder
         with recorder.paused():

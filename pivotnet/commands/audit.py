@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
-    where = devices.device_name(device) if device.type != "cpu" else "a CPU that plays the device"
+    where = devices.device_name(device) if device.type != "cpu" else "a CPU, counted as on a device"
     console.print(table(audit, f"One training step of {args.preset}, {ranks.world_size} rank(s), on {where}"))
     for (phase, line), count in audit.wait_lines.most_common():
         console.print(f"waits {count:4d}  {line}  ({phase})", highlight=False)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from cannsim.counters import Counters
 from scene import NPU, batch, small
 from test_npu_training import losses, trainer
 
-from pivotnet.audit.simulator import Simulator
 from pivotnet.config import Config
 from pivotnet.training.loop import Trainer
 
@@ -57,7 +57,7 @@ def _on_npu(config: Config, folder: Path, amp: Any) -> Trainer:
 
 def test_a_pass_is_one_launch(tmp_path: Path):
     config = small("smoke")
-    counter = Simulator(lambda: None, lambda name: None)
+    counter = Counters()
     counts = []
     for made in (trainer(config, NPU, tmp_path), graphed(config, tmp_path)):
         losses(made, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cannsim.counters import Counters
 
 
 def test_the_real_torch_npu_sees_eight_devices():
@@ -46,13 +47,11 @@ def test_strict_mode_refuses_cpu_fallbacks_and_float64():
 
 
 def test_a_copy_waits_unless_host_memory_is_page_locked():
-    from pivotnet.audit.simulator import Simulator
-
     waits: list[str] = []
-    simulator = Simulator(lambda: waits.append("wait"), waits.append)
+    counters = Counters()
     plain, locked = torch.randn(100), torch.randn(100).pin_memory()
     torch.npu.synchronize()
-    simulator.watch()
+    counters.watch(lambda: waits.append("wait"), waits.append)
     try:
         locked.to("npu", non_blocking=True)
         assert not waits
@@ -61,7 +60,7 @@ def test_a_copy_waits_unless_host_memory_is_page_locked():
         torch.ones(2, device="npu").sum().item()
         assert waits == ["wait"] * 2
     finally:
-        simulator.leave()
+        counters.unwatch()
 
 
 def test_memory_ends_where_the_simulated_device_ends():

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from pivotnet.audit.counts import Audit
-from pivotnet.audit.phases import Phases
 from pivotnet.audit.recorder import Recorder
 from pivotnet.cli import main
 
@@ -23,8 +22,8 @@ needs_fused_adamw = pytest.mark.skipif(
 
 
 def recorded(program: Callable[[torch.device], object]) -> Audit:
-    """What a program asks of the played device, which it gets as its argument."""
-    recorder = Recorder(CPU, Phases())
+    """What a program asks of the device for which the CPU stands, which it gets as its argument."""
+    recorder = Recorder(CPU)
     with recorder.recording():
         program(recorder.device)
     return recorder.audit

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from support.random_targets import CONFIG, FIELDS, MAP, gradients, predictions, sample, targets
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pivotnet.audit.kernels import all_rows_at_once
 from pivotnet.criterion import criterion as criterion_module
 from pivotnet.criterion.criterion import TERMS, Criterion
 from pivotnet.data.targets import build_targets
+from pivotnet.device import all_rows_at_once
 from pivotnet.errors import PivotNetError
 
 COUNTS = (6, 3, 4)

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from support.random_targets import CONFIG, FIELDS, gradients, predictions, targets
 
-from pivotnet.audit.kernels import all_rows_at_once
 from pivotnet.criterion.criterion import Criterion
 from pivotnet.criterion.upsampling import Upsampling
+from pivotnet.device import all_rows_at_once
 
 CPU = torch.device("cpu")
 

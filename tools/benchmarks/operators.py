@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from pivotnet.audit.kernels import all_rows_at_once
 from pivotnet.audit.operators import launches, operator_name
+from pivotnet.device import all_rows_at_once
 
 
 class OperatorCounter(TorchDispatchMode):

@@ -27,7 +27,7 @@ int device_of(const void *address);  // device number, or HOST when aclrtMalloc 
 // The calling thread's device; HOST before the first aclrtSetDevice.
 int current_device();
 
-// Counts since the process began. The layout is read through ctypes by pivotnet.audit: append only.
+// Counts since the process began. The layout is read through ctypes by counters.py: append only.
 struct Statistics {
     std::atomic<uint64_t> launches;            // aclnn and aclop operators executed
     std::atomic<uint64_t> to_device_copies;

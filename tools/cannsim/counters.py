@@ -1,0 +1,60 @@
+"""What a simulated NPU counted, for ``pivotnet audit``: what was really asked of it, not what operators promise."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+# The counters of src/simulator.h, in their order.
+NAMES = (
+    "launches",
+    "to_device_copies",
+    "to_device_bytes",
+    "to_host_copies",
+    "to_host_bytes",
+    "stream_waits",
+    "device_waits",
+    "event_waits",
+    "collectives",
+    "float64",
+    "cpu_fallbacks",
+)
+WAITS = (b"stream", b"device", b"event")
+FALLBACK = b"fallback "  # and the operator's name
+
+_Hook = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_uint64)
+
+
+class Counters:
+    """The counters of this process's simulated NPUs, as pivotnet.audit.recorder.DeviceCounters asks for them."""
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL("libcannsim.so")
+        self._library.cannsim_statistics.restype = ctypes.POINTER(ctypes.c_uint64)
+        self._values = self._library.cannsim_statistics()
+        self._seen = self._read()
+
+    def watch(self, on_wait: Callable[[], None], on_fallback: Callable[[str], None]) -> None:
+        """Call back at every wait of the host, and at every operator that the CPU computes for the NPU."""
+
+        def called(kind: bytes, _: int) -> None:
+            if kind in WAITS:
+                on_wait()
+            elif kind.startswith(FALLBACK):
+                on_fallback(kind[len(FALLBACK) :].decode())
+
+        self._hook = _Hook(called)  # kept: the library does not
+        self._library.cannsim_set_wait_hook(self._hook)
+
+    def unwatch(self) -> None:
+        """Call back no more."""
+        self._library.cannsim_set_wait_hook(None)
+
+    def since(self) -> dict[str, int]:
+        """The counters but those of waits, since the last call."""
+        now = self._read()
+        before, self._seen = self._seen, now
+        return {name: now[name] - before[name] for name in NAMES if not name.endswith("_waits")}
+
+    def _read(self) -> dict[str, int]:
+        return {name: int(self._values[index]) for index, name in enumerate(NAMES)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import torch
@@ -34,8 +33,8 @@ def audit_step(config: Config, device: torch.device, ranks: Ranks, samples: int 
     if devices.pin_memory(device):  # as the loader does
         batches = [batch.pin_memory() for batch in batches]
     recorder = Recorder(device)
-    with tempfile.TemporaryDirectory() as folder, recorder.recording():
-        trainer = build_trainer(config, recorder.device, ranks, Run(Path(folder), lr=config.optim.lr))
+    with recorder.recording():
+        trainer = build_trainer(config, recorder.device, ranks, Run(Path(), lr=config.optim.lr))
         with follow_phases(trainer.model, trainer.criterion, trainer.optimizer, recorder.enter):
             for batch in batches:
                 recorder.enter("input")

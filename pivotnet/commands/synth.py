@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import time
 from pathlib import Path
-from types import FrameType
-from typing import Optional
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from pivotnet.annotation.runner import available_cores
+from pivotnet.commands.progress_bar import progress_bar
 from pivotnet.errors import PivotNetError
 from pivotnet.synthetic.generate import generate
 from pivotnet.synthetic.plan import Options
@@ -39,11 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=default.map_scale,
         metavar="F",
-        help="towns F times as large (%(default)g); 6 gives maps of nuScenes' own size, 75,000 nodes",
+        help="towns F times as large (%(default)g); 6 gives maps of nuScenes' own size, 60,000 nodes",
     )
-    parser.add_argument(
-        "--workers", type=int, default=0, metavar="W", help="rendering processes (0: one a usable core)"
-    )
+    parser.add_argument("--workers", type=int, default=0, metavar="W", help="drawing processes (0: one a usable core)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,43 +44,13 @@ def run(args: argparse.Namespace) -> int:
     options = Options(args.scenes, args.samples_per_scene, args.seed, not args.no_images, args.map_scale)
     if args.workers < 0:
         raise PivotNetError(f"--workers {args.workers} is negative; choose 0 (one a usable core) or more")
-    workers = args.workers or usable_cores()
+    workers = args.workers or available_cores()
     started = time.monotonic()
-    made = generate_with_progress(args.out, options, workers)
-    told = f"{options.scenes} scenes of {options.samples_per_scene} samples, seed {options.seed}"
+    with progress_bar("synth") as progress:
+        made = generate(args.out, options, workers, progress)
+    what = f"{options.scenes} scenes of {options.samples_per_scene} samples, seed {options.seed}"
     if made:
-        print(f"{args.out}: {told}, made in {time.monotonic() - started:.1f} s")
+        print(f"{args.out}: {what}, made in {time.monotonic() - started:.1f} s")
     else:
-        print(f"{args.out}: {told}, already there")
+        print(f"{args.out}: {what}, already there")
     return 0
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def generate_with_progress(folder: Path, options: Options, workers: int) -> bool:
-    """:func:`generate` with a progress bar on a terminal; SIGTERM stops it as Ctrl-C does."""
-    console = Console(stderr=True)
-    columns = (TextColumn("synth"), BarColumn(), MofNCompleteColumn(), TextColumn("samples"), TimeRemainingColumn())
-    bar = Progress(*columns, console=console, transient=True)
-
-    def show(done: int, total: int) -> None:
-        if not console.is_terminal:
-            return
-        if not bar.tasks:
-            bar.add_task("synth", total=total)
-            bar.start()
-        bar.update(bar.tasks[0].id, completed=done)
-
-    def stop(signum: int, frame: Optional[FrameType]) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        return generate(folder, options, workers, show)
-    finally:
-        if bar.tasks:
-            bar.stop()
-        signal.signal(signal.SIGTERM, previous)

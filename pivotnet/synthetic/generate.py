@@ -8,38 +8,30 @@ import glob
 import json
 import multiprocessing
 import os
+import secrets
 import shutil
-import tempfile
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import cv2
-import numpy as np
 
 from pivotnet.errors import PivotNetError
-from pivotnet.synthetic import tables, worker
-from pivotnet.synthetic.cars import park_cars
-from pivotnet.synthetic.expansion import build_expansion
-from pivotnet.synthetic.mask import map_mask
+from pivotnet.synthetic import map_expansion, nuscenes_tables
+from pivotnet.synthetic.camera_images import Ground, draw_image, encode_jpeg
 from pivotnet.synthetic.plan import Options, Plan, make_plan
+from pivotnet.synthetic.sensors import LIDAR, lidar_sweep
 
 MARKER = "synthetic.json"  # in a finished data set: what it was made from
-FORMAT = 1  # raise when the same options give other bytes
-
-
-def finished_options(folder: Path) -> Optional[dict[str, Any]]:
-    """What the data set in ``folder`` was made from; None when it holds no finished synthetic data set."""
-    try:
-        return json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+FORMAT = 2  # raise when the same options give other bytes
 
 
 def generate(folder: Path, options: Options, workers: int, progress: Callable[[int, int], None]) -> bool:
-    """Make a data set in ``folder``; ``progress(done, total)`` is told about rendered samples.
+    """Make a data set in ``folder``; ``progress(done, total)`` is called as samples are drawn.
 
     Returns:
         False when a finished data set of the same options is there already.
@@ -47,12 +39,11 @@ def generate(folder: Path, options: Options, workers: int, progress: Callable[[i
     Raises:
         PivotNetError: options out of range, a folder that holds something else, an unwritable or full disk.
     """
-    options.check()
+    plan = make_plan(options)
     wanted = {"format": FORMAT, **options.to_dict()}
     target = folder.resolve()
     if _is_there(target, wanted):
         return False
-    plan = make_plan(options)
     try:
         with _temporary_neighbour(target) as temporary:
             _write(temporary, plan, workers, progress)
@@ -81,16 +72,19 @@ def _is_there(folder: Path, wanted: dict[str, Any]) -> bool:
         return False
     if not folder.is_dir():
         raise PivotNetError(f"{folder} is a file; choose a folder that is empty or new")
-    found = finished_options(folder)
-    if found == wanted:
-        return True
-    if found is not None:
-        different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
-        told = ", ".join(f"{key} {found.get(key)} there, {wanted.get(key)} asked for" for key in different)
-        raise PivotNetError(f"{folder} holds a synthetic data set of other options ({told}); choose another folder")
-    if any(folder.iterdir()):
-        raise PivotNetError(f"{folder} is not empty and no finished synthetic data set; choose another folder")
-    return False
+    try:
+        found = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        if any(folder.iterdir()):
+            raise PivotNetError(
+                f"{folder} is not empty and no finished synthetic data set; choose another folder"
+            ) from None
+        return False
+    different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+    if different:
+        listed = ", ".join(f"{key} {found.get(key)} there, {wanted.get(key)} asked for" for key in different)
+        raise PivotNetError(f"{folder} holds a synthetic data set of other options ({listed}); choose another folder")
+    return True
 
 
 @contextlib.contextmanager
@@ -103,10 +97,10 @@ def _temporary_neighbour(target: Path) -> Iterator[Path]:
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
         with contextlib.suppress(OSError), _locked(leftover):
             shutil.rmtree(leftover, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    temporary = target.parent / f".{target.name}.{secrets.token_hex(8)}.tmp"
+    temporary.mkdir()
     try:
         with _locked(temporary):
-            temporary.chmod(0o777 & ~_umask())
             yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -123,60 +117,90 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
-
-
 def _write(root: Path, plan: Plan, workers: int, progress: Callable[[int, int], None]) -> None:
-    """Tables, maps and, unless told otherwise, the sensors' files."""
+    """Tables, maps and, unless the options say otherwise, the sensors' files."""
     seed = plan.options.seed
-    cars = {
-        location: park_cars(town, np.random.default_rng([seed, 3, index]))
-        for index, (location, town) in enumerate(plan.towns.items())
-    }
-    table_folder = root / tables.VERSION
-    table_folder.mkdir()
-    for name, records in tables.build_tables(plan, cars).items():
-        _write_json(table_folder / f"{name}.json", records, indent=0)
-    (root / "maps" / "expansion").mkdir(parents=True)
+    for name, records in nuscenes_tables.build_tables(plan).items():
+        _write_json(root / nuscenes_tables.VERSION / f"{name}.json", records, indent=0)
     for location, town in plan.towns.items():
-        _write_json(root / "maps" / "expansion" / f"{location}.json", build_expansion(town, seed))
-        _, encoded = cv2.imencode(".png", map_mask(town))
-        (root / tables.mask_name(location, seed)).write_bytes(encoded.tobytes())
+        _write_json(root / "maps" / "expansion" / f"{location}.json", map_expansion.build_expansion(town, seed))
+        (root / nuscenes_tables.prior_path(location, seed)).write_bytes(map_expansion.semantic_prior(town))
     if plan.options.images:
-        _render(root, plan, cars, workers, progress)
+        for sensor in plan.scenes[0].sensors:
+            (root / "samples" / sensor.channel).mkdir(parents=True)
+        _write_samples(root, plan, workers, progress)
 
 
-def _write_json(path: Path, content: Any, indent: Optional[int] = None) -> None:
+def _write_json(path: Path, content: Any, indent: int | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=indent), encoding="utf-8")
 
 
-def _render(
-    root: Path,
-    plan: Plan,
-    cars: dict[str, Any],
-    workers: int,
-    progress: Callable[[int, int], None],
-) -> None:
-    """Render every sample in a pool of processes."""
-    for sensor in plan.scenes[0].rig:
-        (root / "samples" / sensor.channel).mkdir(parents=True)
-    jobs = [(scene, sample) for scene in range(len(plan.scenes)) for sample in range(len(plan.scenes[scene].poses))]
-    workers = max(1, min(workers, len(jobs)))
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=worker.start, initargs=(root, plan, cars)
-    )
+def _write_samples(root: Path, plan: Plan, workers: int, progress: Callable[[int, int], None]) -> None:
+    """Write the sensors' files of every sample, in a pool of processes if ``workers`` are more than one."""
+    jobs = [(number, sample) for number, scene in enumerate(plan.scenes) for sample in range(len(scene.poses))]
+    workers = min(workers, len(jobs))
     progress(0, len(jobs))
+    if workers == 1:
+        writer = SampleWriter(root, plan)
+        for done, job in enumerate(jobs, start=1):
+            writer.write(*job)
+            progress(done, len(jobs))
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (root, plan))
     try:
-        futures = [pool.submit(worker.render, scene, sample) for scene, sample in jobs]
+        futures = [pool.submit(_work, *job) for job in jobs]
         for done, future in enumerate(as_completed(futures), start=1):
             future.result()
             progress(done, len(jobs))
     except BrokenProcessPool as error:
         raise PivotNetError(
-            "a rendering process died, most likely for lack of memory; choose fewer with --workers"
+            f"one of {workers} drawing processes was killed (out of memory?): run again with fewer --workers"
         ) from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
+
+
+class SampleWriter:
+    """Writes the sensors' files of one data set's samples below ``root``."""
+
+    def __init__(self, root: Path, plan: Plan) -> None:
+        self._root, self._plan = root, plan
+        self._grounds: dict[str, Ground] = {}
+
+    def write(self, number: int, sample: int) -> None:
+        """Six JPEGs and a lidar sweep of one sample of the scene of that number."""
+        scene = self._plan.scenes[number]
+        if scene.location not in self._grounds:
+            self._grounds[scene.location] = Ground(self._plan.towns[scene.location])
+        layers = self._grounds[scene.location].around(scene.poses[sample])
+        for sensor in scene.sensors:
+            path = self._root / nuscenes_tables.sensor_path(scene, sample, sensor.channel)
+            if sensor.channel == LIDAR:
+                path.write_bytes(lidar_sweep(sensor))
+            else:
+                path.write_bytes(encode_jpeg(draw_image(sensor, layers, scene.brightness)))
+
+
+_writer: SampleWriter | None = None  # of this worker process
+
+
+def _start_worker(root: Path, plan: Plan) -> None:
+    global _writer
+    _writer = SampleWriter(root, plan)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    cv2.setNumThreads(1)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone: the pool's queue would never end."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(number: int, sample: int) -> None:
+    assert _writer is not None
+    _writer.write(number, sample)

@@ -1,4 +1,4 @@
-"""What a data set will hold, decided before anything is written: towns, scenes, poses, sensors and parked cars."""
+"""What a data set will hold, decided before anything is written: towns, scenes, poses and sensors."""
 
 from __future__ import annotations
 
@@ -8,13 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from pivotnet.errors import PivotNetError
-from pivotnet.synthetic import routes, scene_names
-from pivotnet.synthetic.cameras import Sensor, random_rig
+from pivotnet.synthetic import geometry
+from pivotnet.synthetic.sensors import Sensor, random_sensors
 from pivotnet.synthetic.town import LOCATIONS, Town, build_town
 
-TOWN_SIDE = 4  # grid places along a side of a town of scale 1
+TOWN_SIDE = 4  # junctions along a side of a town of scale 1
 LARGEST_SCALE = 30.0
-EMPTY_SCENE = 5  # of every eight scenes this one ends in the yard, where there are no map elements
+SCENE_LENGTH = 140.0  # metres driven in a scene: 20 seconds
+SPEED = 7.0  # metres a second
+SHORTEST_SPACING = 3.5  # metres between samples: half a second, as nuScenes' key frames
+EMPTY_SCENE = 5  # of every eight scenes this one ends in open land, out of sight of every map element
+# Runs (first, last) of the numbers in scene-NNNN that nuScenes' own train and val splits hold; they hold more.
+TRAIN_RUNS = (
+    *((41, 76), (224, 264), (283, 306), (347, 386), (410, 459), (639, 679)),
+    *((994, 1025), (1074, 1102), (1104, 1110)),
+)
+VAL_RUNS = ((92, 110), (268, 278), (552, 565), (632, 638), (794, 800), (904, 917), (919, 931), (1059, 1073))
+MOST_SCENES = 400  # every fourth is for val, which has 100 names here
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,8 @@ class Options:
         Raises:
             PivotNetError: a number outside its limits.
         """
-        scene_names.assign(self.scenes)
+        if not 1 <= self.scenes <= MOST_SCENES:
+            raise PivotNetError(f"--scenes {self.scenes} is outside 1 to {MOST_SCENES}, which have names in the splits")
         if self.samples_per_scene < 1:
             raise PivotNetError(f"--samples-per-scene {self.samples_per_scene} is too few; choose at least 1")
         if self.seed < 0:
@@ -46,14 +57,29 @@ class Options:
         return dataclasses.asdict(self)
 
 
+@dataclass(frozen=True)
+class Pose:
+    """Position of the car in the map's frame, metres; yaw in radians, counter-clockwise from x."""
+
+    x: float
+    y: float
+    yaw: float
+
+    def to_ego(self, points: np.ndarray) -> np.ndarray:
+        """Map coordinates to the car's frame, x forward, y left: [n, 2] -> [n, 2]."""
+        c, s = np.cos(self.yaw), np.sin(self.yaw)
+        return (points - (self.x, self.y)) @ np.array([[c, -s], [s, c]])
+
+
 @dataclass
 class Scene:
-    """One drive: its name says its split (nuScenes' own lists)."""
+    """One drive: its name says its split."""
 
     name: str
     location: str
-    rig: list[Sensor]
-    poses: list[routes.Pose]
+    sensors: list[Sensor]
+    brightness: float
+    poses: list[Pose]
     timestamps: list[int]  # microseconds
     logfile: str
 
@@ -67,28 +93,74 @@ class Plan:
     scenes: list[Scene]
 
 
+def is_val(scene: int, scenes: int) -> bool:
+    """Whether the ``scene``-th of ``scenes`` belongs to val: every fourth, or the last of two or three."""
+    return scene % 4 == 3 or (1 < scenes < 4 and scene == scenes - 1)
+
+
+def scene_names(scenes: int) -> list[str]:
+    """A name for every scene, from the split that :func:`is_val` says."""
+    train, val = (
+        (f"scene-{number:04d}" for first, last in runs for number in range(first, last + 1))
+        for runs in (TRAIN_RUNS, VAL_RUNS)
+    )
+    return [next(val if is_val(scene, scenes) else train) for scene in range(scenes)]
+
+
 def make_plan(options: Options) -> Plan:
-    """Decide everything from the options; takes a second at the default size."""
+    """Decide everything from the options.
+
+    Raises:
+        PivotNetError: options out of range.
+    """
     options.check()
     side = int(round(TOWN_SIDE * np.sqrt(options.map_scale)))
     towns = {
         location: build_town(location, side, np.random.default_rng([options.seed, 1, index]))
         for index, location in enumerate(LOCATIONS)
     }
-    sights = {location: routes.Sights(town) for location, town in towns.items()}
+    spacing = max(SHORTEST_SPACING, SCENE_LENGTH / max(1, options.samples_per_scene - 1))
     scenes = []
     start = 1_535_000_000_000_000
-    for index, name in enumerate(scene_names.assign(options.scenes)):
+    for index, name in enumerate(scene_names(options.scenes)):
         rng = np.random.default_rng([options.seed, 2, index])
         location = LOCATIONS[(index + index // 4) % 4]
-        rig = random_rig(rng)
-        poses = routes.drive(towns[location], sights[location], options.samples_per_scene, rng)
+        poses = _drive(towns[location], options.samples_per_scene, spacing, rng)
         if index % 8 == EMPTY_SCENE and len(poses) > 1:
-            poses[-1] = routes.park(towns[location], rng)
-        step = int(routes.spacing(options.samples_per_scene) / routes.SPEED * 1e6)
-        timestamps = [start + step * sample for sample in range(len(poses))]
+            poses[-1] = Pose(*map(float, rng.uniform([20.0, 20.0, -np.pi], [40.0, 40.0, np.pi])))
+        timestamps = [start + int(spacing / SPEED * 1e6) * sample for sample in range(len(poses))]
         vehicle = "n008" if location.startswith("boston") else "n015"
-        logfile = f"{vehicle}-2018-08-23-{index // 60 % 24:02d}-{index % 60:02d}-00+0800"
-        scenes.append(Scene(name, location, rig, poses, timestamps, logfile))
+        logfile = f"{vehicle}-2018-08-23-{index // 60:02d}-{index % 60:02d}-00+0800"
+        brightness = float(rng.uniform(0.75, 1.1))
+        scenes.append(Scene(name, location, random_sensors(rng), brightness, poses, timestamps, logfile))
         start = timestamps[-1] + 60_000_000
     return Plan(options, towns, scenes)
+
+
+def _drive(town: Town, samples: int, spacing: float, rng: np.random.Generator) -> list[Pose]:
+    """Poses at equal distances along a way through the town, a little beside it as people drive."""
+    first = rng.uniform(1.0, 30.0)
+    distances = first + spacing * np.arange(samples)
+    line = _way(town, distances[-1] + 1.0, rng)
+    points = geometry.at_lengths(line, distances)
+    ahead = geometry.at_lengths(line, distances + 1.0) - geometry.at_lengths(line, distances - 1.0)
+    yaws = np.arctan2(ahead[:, 1], ahead[:, 0]) + rng.normal(0.0, 0.015, samples)
+    points += rng.normal(0.0, 0.15, samples)[:, None] * np.stack([-np.sin(yaws), np.cos(yaws)], axis=1)
+    return [Pose(float(x), float(y), float(yaw)) for (x, y), yaw in zip(points, yaws)]
+
+
+def _way(town: Town, length: float, rng: np.random.Generator) -> np.ndarray:
+    """A driving line of at least ``length`` metres from the start of a random lane on: [n, 2]."""
+    connectors: dict[tuple[int, int], list[int]] = {}
+    for index, connector in enumerate(town.connectors):
+        connectors.setdefault(connector.entering, []).append(index)
+    starts = sorted(connectors)
+    while True:  # a way may end where only one-way roads arrive
+        lane = starts[rng.integers(len(starts))]
+        line = town.roads[lane[0]].lanes[lane[1]].centre
+        while geometry.lengths_along(line)[-1] < length and lane in connectors:
+            connector = town.connectors[connectors[lane][rng.integers(len(connectors[lane]))]]
+            lane = connector.leaving
+            line = np.concatenate([line, connector.line[1:], town.roads[lane[0]].lanes[lane[1]].centre[1:]])
+        if geometry.lengths_along(line)[-1] >= length:
+            return line

@@ -1,43 +1,22 @@
 """A road between two junctions: its lanes, its median island, its crossings and its dividers.
 
-Offsets across a road are metres to the left of its centre line, which runs from junction ``start`` to junction ``end``.
-Everything along it is cut at stations, so that neighbouring pieces share their vertices exactly.
+Everything is cut at the same cross sections, so that neighbours share their vertices exactly.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Optional
 
 import numpy as np
 
 from pivotnet.synthetic import geometry
 
-STATION_STEP = 2.0  # metres between the cross sections of a road
-PIECE_STATIONS = 20  # cross sections a road segment polygon spans
-ISLAND_MARGIN = 8  # cross sections without island at either end of a road
+SECTION_STEP = 1.5  # metres between the cross sections of a road
+LANE_WIDTH = 3.5
+MEDIAN_WIDTH = 1.8  # of the island between the two directions
+MEDIAN_MARGIN = 10  # cross sections without island at either end of a road
 SHORTEST_DIVIDER = 3.0  # metres
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What a road looks like across."""
-
-    forward: int  # lanes from start to end
-    backward: int  # lanes from end to start; 0 on a one-way road
-    lane_width: float
-    parking: float  # width of the parking strip on both sides, 0 without
-    median: float  # half the width of the island between the directions, 0 without
-
-    @property
-    def lanes(self) -> int:
-        """Lanes of both directions."""
-        return self.forward + self.backward
-
-    @property
-    def half_width(self) -> float:
-        """From the middle to the kerb, metres."""
-        return self.lanes * self.lane_width / 2 + self.parking + self.median
+CROSSING_MARGIN = 1.5  # metres without divider on both sides of a crossing
 
 
 @dataclass
@@ -46,26 +25,23 @@ class Crossing:
 
     corners: np.ndarray  # [4, 2]
     span: tuple[float, float]  # between these distances along the road no divider is painted
-    style: str  # zebra | ladder | lines
 
 
 @dataclass
 class Divider:
-    """A painted line between lanes; ``kind`` is road_divider (between directions) or lane_divider."""
+    """A painted line between lanes."""
 
-    kind: str
+    layer: str  # of the map expansion: road_divider (between the directions) or lane_divider
     line: np.ndarray  # [n, 2]
 
 
 @dataclass
 class Lane:
-    """One piece of a lane, its sides in driving direction."""
+    """One lane, its sides in driving direction."""
 
     left: np.ndarray  # [n, 2]
     right: np.ndarray  # [n, 2]
-    number: int  # across the road, from the right kerb of the centre line's direction
-    piece: int  # along the road
-    forward: bool  # driven from start to end
+    forward: bool  # driven from the start of the road to its end
 
     @property
     def centre(self) -> np.ndarray:
@@ -74,35 +50,34 @@ class Lane:
 
 
 @dataclass
-class Piece:
-    """One road segment polygon: a ring, and the ring of the median island in it."""
-
-    ring: np.ndarray  # [n, 2], counter-clockwise, not closed
-    hole: Optional[np.ndarray]  # [m, 2]
-    stations: tuple[int, int]  # first and last
-
-
-@dataclass
 class Road:
-    """A built road. ``borders[b]`` are the lines between its strips, from the right kerb to the left one.
-
-    On a two-way road the border between the directions is there twice; the two part along the median island.
-    """
+    """A road from junction ``start`` to junction ``end``; its lanes are counted from the right kerb."""
 
     start: int
     end: int
-    profile: Profile
+    centre: np.ndarray  # [n, 2], a vertex a cross section
+    forward: int  # lanes from start to end
+    backward: int  # lanes from end to start; 0 on a one-way road
     drive_right: bool
-    centre: np.ndarray  # [n, 2], one vertex a station
-    island: Optional[tuple[int, int]] = field(init=False, default=None)  # first and last station of the median island
+    median: bool  # whether there is an island between the directions
     crossings: list[Crossing] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self.lengths = geometry.arc_lengths(self.centre)  # [n]
-        if self.profile.median and len(self.centre) >= 3 * ISLAND_MARGIN:
-            self.island = (ISLAND_MARGIN, len(self.centre) - 1 - ISLAND_MARGIN)
-        normals = geometry.left_normals(self.centre)
-        self.borders = self.centre + self._offsets()[:, :, None] * normals  # [borders, n, 2]
+        self.lengths = geometry.lengths_along(self.centre)  # [n]
+        self.median = self.median and self.backward > 0 and len(self.centre) >= 3 * MEDIAN_MARGIN
+        count = self.forward + self.backward
+        # lanes right of the border between the directions
+        self.right_lanes = count if not self.backward else self.forward if self.drive_right else self.backward
+        edges = (np.arange(count + 1) - count / 2) * LANE_WIDTH  # to the left of the centre line
+        offsets = np.repeat(np.stack([edges[:-1], edges[1:]], axis=1)[..., None], len(self.centre), axis=2)
+        if self.median:
+            section = np.arange(len(self.centre))
+            from_tip = np.minimum(section, section[::-1]) - MEDIAN_MARGIN
+            opening = MEDIAN_WIDTH / 2 * (from_tip / 5).clip(0, 1)
+            offsets[: self.right_lanes] -= opening
+            offsets[self.right_lanes :] += opening
+        #: right and left side of every lane, from start to end: [lanes, 2, n, 2]
+        self.sides = self.centre + offsets[..., None] * geometry.left_normals(self.centre)
 
     @property
     def length(self) -> float:
@@ -110,115 +85,59 @@ class Road:
         return float(self.lengths[-1])
 
     @property
-    def right_lanes(self) -> int:
-        """Lanes to the right of the border between the directions (all of them on a one-way road)."""
-        if not self.profile.backward:
-            return self.profile.forward
-        return self.profile.forward if self.drive_right else self.profile.backward
+    def half_width(self) -> float:
+        """From the middle to the kerb where the road ends, metres."""
+        return (self.forward + self.backward) * LANE_WIDTH / 2
+
+    def section(self, index: int) -> np.ndarray:
+        """Where the lanes' sides meet the first (0) or last (-1) cross section, from right to left: [lanes + 1, 2]."""
+        return np.concatenate([self.sides[:, 0, index], self.sides[-1:, 1, index]])
 
     @property
-    def middle(self) -> Optional[int]:
-        """Index of the right one of the two borders between the directions; None on a one-way road."""
-        return (1 if self.profile.parking else 0) + self.right_lanes if self.profile.backward else None
+    def ring(self) -> np.ndarray:
+        """Outline of the road, counter-clockwise, not closed: [m, 2]."""
+        right, left = self.sides[0, 0], self.sides[-1, 1]
+        return np.concatenate([right, self.section(-1)[1:], left[-2::-1], self.section(0)[-2:0:-1]])
 
-    def _offsets(self) -> np.ndarray:
-        """Offset of every border at every station: [borders, n]."""
-        profile = self.profile
-        stations = np.arange(len(self.centre))
-        opening = np.zeros(len(stations))
-        if self.island is not None:
-            from_tip = np.minimum(stations - self.island[0], self.island[1] - stations)
-            opening = profile.median * np.array([0.0, 0.8, 1.0])[from_tip.clip(0, 2)]
-        rows = []
-        offset = -profile.half_width
-        if profile.parking:
-            rows.append(np.full(len(stations), offset))
-            offset += profile.parking
-        for lane in range(profile.lanes + 1):
-            if profile.backward and lane == self.right_lanes:
-                rows += [offset + profile.median - opening, offset + profile.median + opening]
-                offset += 2 * profile.median
-            else:
-                rows.append(np.full(len(stations), offset))
-            offset += profile.lane_width
-        if profile.parking:
-            rows.append(np.full(len(stations), profile.half_width))
-        return np.stack(rows)
+    @property
+    def island(self) -> np.ndarray | None:
+        """Outline of the median island, not closed: [m, 2]."""
+        if not self.median:
+            return None
+        part = slice(MEDIAN_MARGIN, len(self.centre) - MEDIAN_MARGIN)
+        right, left = self.sides[self.right_lanes - 1, 1, part], self.sides[self.right_lanes, 0, part]
+        return np.concatenate([right, left[-2:0:-1]])
 
-    def along(self, border: int, start: float, end: float) -> np.ndarray:
-        """A border between two distances along the road, with the stations in between: [m, 2]."""
-        inside = self.lengths[(self.lengths > start + 1e-3) & (self.lengths < end - 1e-3)]
-        distances = np.concatenate([[start], inside, [end]])
-        return np.stack([np.interp(distances, self.lengths, self.borders[border, :, axis]) for axis in (0, 1)], axis=1)
-
-    def pieces(self) -> list[Piece]:
-        """The road segment polygons, from start to end; neighbours share the vertices of a cross section."""
-        last = len(self.centre) - 1
-        breaks = [0, *range(PIECE_STATIONS, last - 4, PIECE_STATIONS), last]
-        if self.island is not None:
-            breaks = [b for b in breaks if not self.island[0] <= b <= self.island[1]]
-        pieces = []
-        for i, j in zip(breaks[:-1], breaks[1:]):
-            ring = np.concatenate(
-                [self.borders[0, i:j], self.borders[:-1, j], self.borders[-1, j:i:-1], self.borders[:0:-1, i]]
-            )
-            hole = None
-            if self.island is not None and i < self.island[0] < j:
-                assert self.middle is not None
-                first, final = self.island
-                right, left = self.borders[self.middle], self.borders[self.middle + 1]
-                hole = np.concatenate([right[first : final + 1], left[final - 1 : first : -1]])
-            pieces.append(Piece(without_repeats(ring), hole, (i, j)))
-        return pieces
-
-    def lane_borders(self) -> list[tuple[int, int]]:
-        """Right and left border (of the centre line's direction) of every lane, from the right kerb on."""
-        first = 1 if self.profile.parking else 0
-        count = len(self.borders) - 1 - 2 * first
-        return [(first + b, first + b + 1) for b in range(count) if first + b != self.middle]
-
-    def is_forward(self, lane: int) -> bool:
-        """Whether the lane (counted from the right kerb) is driven from start to end."""
-        return not self.profile.backward or (lane < self.right_lanes) == self.drive_right
-
+    @property
     def lanes(self) -> list[Lane]:
-        """Every lane, cut into the same pieces as the road."""
+        """All lanes, from right to left."""
         lanes = []
-        for number, (right, left) in enumerate(self.lane_borders()):
-            forward = self.is_forward(number)
-            for index, piece in enumerate(self.pieces()):
-                part = slice(piece.stations[0], piece.stations[1] + 1)
-                sides = self.borders[left, part], self.borders[right, part]
-                if not forward:
-                    sides = sides[1][::-1], sides[0][::-1]
-                lanes.append(Lane(*sides, number=number, piece=index, forward=forward))
+        for number, (right, left) in enumerate(self.sides):
+            forward = not self.backward or (number < self.right_lanes) == self.drive_right
+            lanes.append(Lane(left, right, True) if forward else Lane(right[::-1], left[::-1], False))
         return lanes
 
-    def add_crossing(self, distance: float, width: float, skew: float, style: str) -> None:
+    def add_crossing(self, distance: float, width: float, skew: float) -> None:
         """A crossing centred ``distance`` along the road; its left side lies ``skew`` metres further than its right."""
-        reach = width / 2 + abs(skew) / 2
-        if distance - reach < 0.5 or distance + reach > self.length - 0.5:
-            return
-        at = [distance - width / 2, distance + width / 2]
-        right = self.along(0, at[0] - skew / 2, at[1] - skew / 2)[[0, -1]]
-        left = self.along(len(self.borders) - 1, at[0] + skew / 2, at[1] + skew / 2)[[0, -1]]
+        ends = np.array([-width / 2, width / 2])
+        right = geometry.at_lengths(self.sides[0, 0], distance - skew / 2 + ends, self.lengths)
+        left = geometry.at_lengths(self.sides[-1, 1], distance + skew / 2 + ends, self.lengths)
+        reach = (width + abs(skew)) / 2 + CROSSING_MARGIN
         corners = np.stack([right[0], left[0], left[1], right[1]])
-        self.crossings.append(Crossing(corners, (distance - reach - 1.5, distance + reach + 1.5), style))
+        self.crossings.append(Crossing(corners, (distance - reach, distance + reach)))
 
+    @property
     def dividers(self) -> list[Divider]:
         """The painted lines, interrupted at the crossings and, between the directions, at the island."""
-        gaps = [crossing.span for crossing in self.crossings]
+        crossed = [crossing.span for crossing in self.crossings]
+        island = [(self.lengths[MEDIAN_MARGIN], self.lengths[-1 - MEDIAN_MARGIN])] if self.median else []
         found = []
-        first = 1 if self.profile.parking else 0
-        for border in range(first + 1, len(self.borders) - 1 - first):
-            if self.middle is not None and border == self.middle + 1:
-                continue
-            own_gaps = list(gaps)
-            if border == self.middle and self.island is not None:
-                own_gaps.append((self.lengths[self.island[0]], self.lengths[self.island[1]]))
-            kind = "road_divider" if border == self.middle else "lane_divider"
-            for start, end in self._free(own_gaps):
-                found.append(Divider(kind, self.along(border, start, end)))
+        for number in range(1, len(self.sides)):
+            between = number == self.right_lanes
+            for start, end in self._free(crossed + island if between else crossed):
+                inside = self.lengths[(self.lengths > start) & (self.lengths < end)]
+                line = geometry.at_lengths(self.sides[number, 0], np.array([start, *inside, end]), self.lengths)
+                found.append(Divider("road_divider" if between else "lane_divider", line))
         return found
 
     def _free(self, gaps: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -230,8 +149,3 @@ class Road:
                 free.append((position, start))
             position = max(position, end)
         return free
-
-
-def without_repeats(ring: np.ndarray) -> np.ndarray:
-    """The ring without vertices that repeat their predecessor: [n, 2] -> [m, 2]."""
-    return ring[np.any(ring != np.roll(ring, 1, axis=0), axis=1)]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-IMAGE_WIDTH, IMAGE_HEIGHT = 1600, 900
 LIDAR = "LIDAR_TOP"
 # channel: (x, y, z) metres, yaw degrees, focal length and principal point pixels
 CAMERA_MODEL = {
@@ -48,9 +47,9 @@ class Sensor:
         return image[:, :2] / image[:, 2:], local[:, 2]
 
 
-def random_rig(rng: np.random.Generator) -> list[Sensor]:
+def random_sensors(rng: np.random.Generator) -> list[Sensor]:
     """The sensors of one log."""
-    rig = []
+    sensors = []
     # columns: where the camera's right, down and ahead point to in the ego frame when it looks forward
     forward = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
     for channel, (translation, yaw, focal, (cx, cy)) in CAMERA_MODEL.items():
@@ -59,7 +58,16 @@ def random_rig(rng: np.random.Generator) -> list[Sensor]:
         scale = focal * (1 + 0.004 * shake[3])
         intrinsic = np.array([[scale, 0.0, cx + 6 * shake[4]], [0.0, scale, cy + 6 * shake[5]], [0.0, 0.0, 1.0]])
         position = np.array(translation) + 0.02 * shake[6:9]
-        rig.append(Sensor(channel, position, rotation.as_matrix() @ forward, intrinsic))
+        sensors.append(Sensor(channel, position, rotation.as_matrix() @ forward, intrinsic))
     yaw_only = Rotation.from_euler("z", LIDAR_YAW, degrees=True).as_matrix()
-    rig.append(Sensor(LIDAR, np.array(LIDAR_TRANSLATION), yaw_only, np.zeros((0, 0))))
-    return rig
+    sensors.append(Sensor(LIDAR, np.array(LIDAR_TRANSLATION), yaw_only, np.zeros((0, 0))))
+    return sensors
+
+
+def lidar_sweep(sensor: Sensor) -> bytes:
+    """Three rings on flat ground, as nuScenes' .pcd.bin holds them: float32 (x, y, z, intensity, beam) [n, 5]."""
+    beam, angle = np.meshgrid(np.arange(3), np.linspace(-np.pi, np.pi, 360, endpoint=False), indexing="ij")
+    distance = 6.0 * 2.0**beam
+    height, intensity = np.full_like(angle, -sensor.translation[2]), np.full_like(angle, 12.0)
+    points = np.stack([distance * np.cos(angle), distance * np.sin(angle), height, intensity, beam], axis=-1)
+    return points.astype("<f4").tobytes()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from pivotnet.commands.options import add_network_arguments, add_sample_arguments, build_sample_loader, load_network
-from pivotnet.data.tokens import chosen_tokens
+from pivotnet.commands.options import add_network_arguments, add_sample_arguments, load_predictor, sample_tokens
 from pivotnet.device import keep_freed_memory, select_device
 from pivotnet.distributed import ranks_from_environment
-from pivotnet.errors import PivotNetError
 from pivotnet.evaluation import vector_map
-from pivotnet.evaluation.inference import predict
+from pivotnet.files import make_folder
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,22 +25,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict and write."""
-    tokens = chosen_tokens(args.data_root, args.split, args.tokens)
-    ranks = ranks_from_environment()
+    tokens = sample_tokens(args)
+    ranks = ranks_from_environment()  # no process group: none waits for another
     device = select_device(args.device, ranks.local_rank)
     keep_freed_memory(device)
-    model, config = load_network(args, device)
-    folder = Path(args.output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PivotNetError(f"cannot make {folder}: {error.strerror or error}; choose another --output") from error
-    loader = build_sample_loader(args, config, tokens, ranks, device)
+    predictor = load_predictor(args, ranks, device)
+    folder = make_folder(args.output, "--output")
     written = 0
-    # The ranks need no process group: none waits for another.
-    for token, instances in predict(model, loader, config.map, device, quiet=not ranks.main):
-        lines = vector_map.predicted_lines(instances, config.map)
-        vector_map.save_vector_map(folder / f"{token}.json", token, lines, str(args.ckpt), config.map)
+    for token, instances in predictor.predict(tokens):
+        lines = vector_map.predicted_lines(instances, predictor.config.map)
+        vector_map.save_vector_map(folder / f"{token}.json", token, lines, args.ckpt, predictor.config.map)
         written += 1
     print(f"{written} vector maps -> {folder}")
     return 0

@@ -22,10 +22,10 @@ from pivotnet import device as devices
 from pivotnet.data.tokens import DEFAULT_DATA_ROOT
 from pivotnet.distributed import CollectiveError, Ranks, agreed, process_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
+from pivotnet.evaluation.inference import Predictor, evaluate_splits
 from pivotnet.files import make_folder
 from pivotnet.training.loop import Trainer, with_first
 from pivotnet.training.monitor import Monitor
-from pivotnet.training.scoring import evaluate_splits
 from pivotnet.training.setup import AMP, SAVE_AT_LEAST, Setup, build_trainer
 from pivotnet.training.shutdown import EXIT_STATUS, Shutdown
 from pivotnet.training.summary import describe_run, summarise_run, write_config
@@ -116,17 +116,16 @@ def _train(args: argparse.Namespace, ranks: Ranks, device: torch.device, started
         if finished and setup.evaluate:
             assert trainer.checkpoint is not None
             shutdown.busy = True
-            summary["evaluation"] = evaluate_splits(
+            predictor = Predictor(
                 trainer.model,
-                trainer.checkpoint,
                 setup.config,
-                setup.evaluate,
+                device,
                 setup.data_root,
-                workers=args.workers,
-                device=device,
-                ranks=ranks,
-                monitor=monitor,
+                setup.config.optim.batch_size,
+                args.workers,
+                ranks,
             )
+            summary["evaluation"] = evaluate_splits(predictor, trainer.checkpoint, setup.evaluate, monitor.say)
         summary["wall_seconds"] = time.perf_counter() - started
         if ranks.main:
             write_summary(setup.output, summary)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,12 +19,15 @@ from pivotnet.annotation.format import Annotation
 from pivotnet.config import CAMERAS, MapConfig
 from pivotnet.data.dataset import camera_paths
 from pivotnet.data.images import read_image
-from pivotnet.evaluation.camera_view import project_ground_line
-from pivotnet.evaluation.vector_map import MapLine, true_lines, true_pivots
+from pivotnet.evaluation.vector_map import MapLine, annotated_lines, annotated_pivots
 from pivotnet.files import PathLike, atomic_write
 
+NEAR = 0.3  # metres in front of the camera; what is nearer is cut off
 COLOURS = ("#ff8c00", "#1e90ff", "#2ebd3b")  # divider, crossing, boundary
 NAMES = ("divider", "crossing", "boundary")
+SOLID: dict[str, Any] = {"linewidth": 2.6}
+DASHED: dict[str, Any] = {"linewidth": 1.5, "linestyle": (0, (4, 2.5))}
+DOT: dict[str, Any] = {"marker": "o", "markeredgecolor": "black", "markeredgewidth": 0.6}
 DPI = 100
 # Sizes in the picture, pixels: a camera image, a map, the room left of a map, above an image or map, at the foot
 IMAGE_SIZE, MAP_SIZE = (720, 405), (400, 800)
@@ -38,7 +41,7 @@ def render_sample(
     annotation: Annotation,
     data_root: PathLike,
     map_config: MapConfig,
-    predicted: Optional[Sequence[MapLine]] = None,
+    predicted: Sequence[MapLine] | None = None,
 ) -> None:
     """Write the PNG of one sample: cameras on the left, on the right the map from above, truth beside prediction.
 
@@ -55,31 +58,33 @@ def render_sample(
     Raises:
         PivotNetError: an image is missing or broken, or the PNG cannot be written.
     """
-    truth = true_lines(annotation)
+    truth = annotated_lines(annotation)
     panels = 1 if predicted is None else 2
     width = 3 * (IMAGE_SIZE[0] + GAP) + panels * (MAP_SIZE[0] + MAP_MARGIN) + 2 * GAP
     height = HEAD + 2 * (IMAGE_SIZE[1] + HEAD) + FOOT
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
 
-    def place(left: float, top: float, size: tuple[int, int]) -> Axes:
-        """Axes whose upper left corner and size are told in pixels."""
+    def add_axes(left: float, top: float, size: tuple[int, int]) -> Axes:
+        """Axes by the pixels of their upper left corner and their size."""
         bottom = height - top - size[1]
         return figure.add_axes((left / width, bottom / height, size[0] / width, size[1] / height))
 
-    for index, relative in enumerate(camera_paths(annotation, token)):
-        row, column = divmod(index, 3)
-        axes = place(GAP + column * (IMAGE_SIZE[0] + GAP), 2 * HEAD + row * (IMAGE_SIZE[1] + HEAD), IMAGE_SIZE)
-        _draw_camera(axes, read_image(Path(data_root) / relative), annotation, index, truth, predicted)
+    solid, dashed = (truth, []) if predicted is None else (predicted, truth)
+    for camera, relative in enumerate(camera_paths(annotation, token)):
+        row, column = divmod(camera, 3)
+        axes = add_axes(GAP + column * (IMAGE_SIZE[0] + GAP), 2 * HEAD + row * (IMAGE_SIZE[1] + HEAD), IMAGE_SIZE)
+        _draw_camera(axes, read_image(Path(data_root) / relative), annotation, camera, solid, dashed)
     left = 3 * (IMAGE_SIZE[0] + GAP) + MAP_MARGIN
-    axes = place(left, 2 * HEAD, MAP_SIZE)
-    _draw_map(axes, f"ground truth: {len(truth)} lines", truth, true_pivots(annotation, map_config), map_config)
+    axes = add_axes(left, 2 * HEAD, MAP_SIZE)
+    _draw_map(axes, f"ground truth: {len(truth)} lines", truth, annotated_pivots(annotation, map_config), map_config)
     axes.set_ylabel("x, metres forward", labelpad=0)
     if predicted is not None:
-        axes = place(left + MAP_SIZE[0] + MAP_MARGIN - 2 * GAP, 2 * HEAD, MAP_SIZE)
+        axes = add_axes(left + MAP_SIZE[0] + MAP_MARGIN - 2 * GAP, 2 * HEAD, MAP_SIZE)
         _draw_map(axes, f"prediction: {len(predicted)} lines", predicted, predicted, map_config, behind=truth)
     figure.text(GAP / width, 1 - GAP / height, f"sample {token}", va="top", fontsize=13, family="monospace")
     _draw_legend(figure, predicted is not None)
-    _save(figure, path)
+    with atomic_write(path) as stream:
+        FigureCanvasAgg(figure).print_png(stream)
 
 
 def _draw_camera(
@@ -87,8 +92,8 @@ def _draw_camera(
     image: np.ndarray,
     annotation: Annotation,
     camera: int,
-    truth: Sequence[MapLine],
-    predicted: Optional[Sequence[MapLine]],
+    solid: Sequence[MapLine],
+    dashed: Sequence[MapLine],
 ) -> None:
     """One image and the lines on its ground."""
     height, width = image.shape[:2]
@@ -97,25 +102,44 @@ def _draw_camera(
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     axes.set_title(CAMERAS[camera].replace("CAM_", "").replace("_", " ").lower(), fontsize=11, pad=3)
     matrices = annotation.rots[camera], annotation.trans[camera], annotation.intrins[camera]
-    solid = truth if predicted is None else predicted
-    for line in solid:
-        for piece in project_ground_line(line.points, *matrices):
-            axes.plot(*piece.T, color=COLOURS[line.label], linewidth=2.6, path_effects=_outline(4.0))
-    if predicted is not None:
-        for line in truth:
+    for lines, style in ((solid, SOLID), (dashed, DASHED)):
+        # a dark rim, so that a line stands out from bright ground
+        rim = patheffects.Stroke(linewidth=style["linewidth"] + 1.4, foreground="#00000080")
+        for line in lines:
             for piece in project_ground_line(line.points, *matrices):
-                axes.plot(
-                    *piece.T,
-                    color=COLOURS[line.label],
-                    linewidth=1.5,
-                    linestyle=(0, (4, 2.5)),
-                    path_effects=_outline(2.8),
-                )
+                axes.plot(*piece.T, color=COLOURS[line.label], path_effects=[rim, patheffects.Normal()], **style)
 
 
-def _outline(width: float) -> list[Any]:
-    """A dark rim, so that a line stands out from bright ground."""
-    return [patheffects.Stroke(linewidth=width, foreground="#00000080"), patheffects.Normal()]
+def project_ground_line(
+    points: np.ndarray, rotation: np.ndarray, translation: np.ndarray, intrinsic: np.ndarray
+) -> list[np.ndarray]:
+    """A ground line as the camera sees it: pieces in front of the near plane, in pixels.
+
+    The pinhole maps straight segments to straight segments, so cutting each at the near plane is exact.
+
+    Args:
+        points: [p, 2] ego frame (x forward, y left), metres, on the plane z = 0.
+        rotation: [3, 3] camera to ego.
+        translation: [3] the camera in the ego frame, metres.
+        intrinsic: [3, 3], pixels.
+
+    Returns:
+        polylines [k, 2] (u right, v down), pixels; they may leave the image.
+    """
+    ground = np.column_stack([points, np.zeros(len(points))])
+    seen = (ground - translation) @ rotation  # [p, 3]: the inverse of a rotation is its transpose
+    pieces: list[list[np.ndarray]] = [[]]
+    for start, end in zip(seen[:-1], seen[1:]):
+        ahead = start[2] >= NEAR, end[2] >= NEAR
+        if any(ahead):
+            cut = start + (NEAR - start[2]) / (end[2] - start[2]) * (end - start) if not all(ahead) else end
+            if not pieces[-1]:
+                pieces[-1].append(start if ahead[0] else cut)
+            pieces[-1].append(end if ahead[1] else cut)
+        if not ahead[1] and pieces[-1]:
+            pieces.append([])
+    projected = [np.array(piece) @ intrinsic.T for piece in pieces if piece]
+    return [piece[:, :2] / piece[:, 2:] for piece in projected]
 
 
 def _draw_map(
@@ -128,30 +152,20 @@ def _draw_map(
 ) -> None:
     """The map from above, front up: metres to the left run to the left."""
     x_half, y_half = (size / 2 for size in map_config.ego_size)
-    axes.set(xlim=(y_half, -y_half), ylim=(-x_half, x_half), aspect="equal")
-    axes.set_xlabel("y, metres to the left")
+    axes.set(xlim=(y_half, -y_half), ylim=(-x_half, x_half), aspect="equal", xlabel="y, metres to the left")
+    axes.set(xticks=np.arange(-y_half, y_half + 1, 5), yticks=np.arange(-x_half, x_half + 1, 5))
     axes.set_title(title, fontsize=12)
-    axes.set_xticks(np.arange(-y_half, y_half + 1, 5))
-    axes.set_yticks(np.arange(-x_half, x_half + 1, 5))
     axes.grid(color="#e4e4e4", linewidth=0.7)
     axes.set_axisbelow(True)
     rear, right, length, width = CAR
     axes.add_patch(Rectangle((right, rear), width, length, facecolor="#bbbbbb", edgecolor="#444444", zorder=2))
     axes.add_patch(FancyArrow(0, 0.2, 0, 1.7, width=0.22, head_width=0.8, head_length=0.8, color="#444444", zorder=3))
     for line in behind:
-        axes.plot(line.points[:, 1], line.points[:, 0], color="#777777", linewidth=1, linestyle=(0, (4, 3)), zorder=3)
+        axes.plot(*line.points.T[::-1], color="#777777", linewidth=1, linestyle=(0, (4, 3)), zorder=3)
     for line in lines:
-        axes.plot(line.points[:, 1], line.points[:, 0], color=COLOURS[line.label], linewidth=2, zorder=4)
+        axes.plot(*line.points.T[::-1], color=COLOURS[line.label], linewidth=2, zorder=4)
     for line in pivots:
-        axes.scatter(
-            line.points[:, 1],
-            line.points[:, 0],
-            s=22,
-            color=COLOURS[line.label],
-            edgecolor="black",
-            linewidth=0.6,
-            zorder=5,
-        )
+        axes.plot(*line.points.T[::-1], color=COLOURS[line.label], markersize=4.7, linestyle="", zorder=5, **DOT)
     for line in lines:
         if line.score is not None:
             x, y = line.points[len(line.points) // 2]
@@ -162,15 +176,9 @@ def _draw_map(
 
 def _draw_legend(figure: Figure, predicted: bool) -> None:
     handles = [Line2D([], [], color=colour, linewidth=3, label=name) for colour, name in zip(COLOURS, NAMES)]
-    dot: dict[str, Any] = {"marker": "o", "markerfacecolor": "#999999", "markeredgecolor": "black"}
-    handles.append(Line2D([], [], color="white", label="pivot point", **dot))
+    handles.append(Line2D([], [], color="white", markerfacecolor="#999999", label="pivot point", **DOT))
     if predicted:
-        handles.append(Line2D([], [], color="#444444", linewidth=2.6, label="prediction"))
-        handles.append(Line2D([], [], color="#444444", linewidth=1.5, linestyle=(0, (4, 2.5)), label="ground truth"))
+        handles.append(Line2D([], [], color="#444444", label="prediction", **SOLID))
+        handles.append(Line2D([], [], color="#444444", label="ground truth", **DASHED))
     corner = {"loc": "lower left", "bbox_to_anchor": (0.0, 0.0)}
     figure.legend(handles=handles, ncol=len(handles), frameon=False, fontsize=12, **corner)
-
-
-def _save(figure: Figure, path: PathLike) -> None:
-    with atomic_write(path) as stream:
-        FigureCanvasAgg(figure).print_png(stream)

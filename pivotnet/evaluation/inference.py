@@ -1,127 +1,136 @@
-"""Runs a network over samples: polylines one after the other, result files, or the AP of a split."""
+"""Runs a network over samples: polylines one after the other, or result files and the AP of a split."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Callable, Optional, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from pivotnet.config import Config, MapConfig
-from pivotnet.errors import PivotNetError
+from pivotnet.config import Config
+from pivotnet.data.dataset import build_loader
+from pivotnet.data.sampler import EvaluationSampler
+from pivotnet.distributed import Ranks, agreed, gather_objects
 from pivotnet.evaluation.ap import ApResult
-from pivotnet.evaluation.instances import MapInstances
+from pivotnet.evaluation.ap_table import format_table, table_dict, write_table
 from pivotnet.evaluation.postprocess import draw_mask, postprocess
-from pivotnet.evaluation.progress import progress
-from pivotnet.evaluation.results import SampleResult, open_folder, result_path, save_result
-from pivotnet.evaluation.score import score_results
+from pivotnet.evaluation.results import (
+    MapInstances,
+    SampleResult,
+    describe_run,
+    has_result,
+    open_folder,
+    read_run,
+    result_path,
+    save_result,
+)
+from pivotnet.evaluation.score import progress, score_results
 from pivotnet.files import PathLike
-from pivotnet.structures import Batch
 
 
-class BatchSource(Protocol):
-    """What ``data.dataset.build_loader`` gives."""
+@dataclass
+class Predictor:
+    """A network, and how samples reach it."""
 
-    def __len__(self) -> int: ...
+    model: nn.Module  # not wrapped for distribution
+    config: Config
+    device: torch.device  # where the model is
+    data_root: PathLike  # annotated nuScenes tree
+    batch_size: int = 1
+    workers: int | None = None  # processes that load, and that score; chosen by default
+    ranks: Ranks = Ranks()  # every rank predicts its share of the samples
+    quiet: bool = False  # no progress bars
 
-    def __iter__(self) -> Iterator[Batch]: ...
+    def predict(self, tokens: Sequence[str]) -> Iterator[tuple[str, MapInstances]]:
+        """Token and polylines of this rank's share of ``tokens``; the model is left in the mode in which it was.
+
+        Raises:
+            PivotNetError: a sample cannot be read, or the network predicts NaN.
+        """
+        ranks = self.ranks
+        loader = build_loader(
+            self.config,
+            self.data_root,
+            list(tokens),
+            sampler=EvaluationSampler(len(tokens), self.batch_size, rank=ranks.rank, world_size=ranks.world_size),
+            with_targets=False,
+            workers=self.workers,
+            device=self.device,
+            local_ranks=ranks.local_world_size,
+        )
+        training = self.model.training
+        self.model.eval()
+        try:
+            for batch in progress(loader, "predict", len(loader), self.quiet or not ranks.main):
+                # no_grad around the call, not around the yield: the caller's code runs in between
+                with torch.no_grad():
+                    inputs = batch.to(self.device, non_blocking=True)
+                    predictions = self.model(
+                        inputs.images, inputs.reference_points, inputs.reference_valid, final_only=True
+                    )
+                    instances = postprocess(predictions, self.config.map)
+                yield from zip(batch.tokens, instances)
+        finally:
+            self.model.train(training)
+
+    def evaluate(
+        self, checkpoint: PathLike, tokens: Sequence[str], folder: PathLike, say: Callable[[str], None] = print
+    ) -> ApResult | None:
+        """Predict those of ``tokens`` that have no result file yet, and score all of them. Every rank calls this.
+
+        Args:
+            checkpoint: holds the model's weights; results are kept for the same checkpoint.
+            tokens: samples to score, at least one.
+            folder: of the result files; all ranks must see the same.
+            say: prints a line.
+
+        Returns:
+            the AP in the main rank, None in the others.
+
+        Raises:
+            CollectiveError: ``folder`` holds results of another checkpoint, or a sample cannot be predicted.
+            PivotNetError: see ``score_results``.
+        """
+        left: list[str] = []
+        with agreed(self.ranks):
+            if self.ranks.main:  # one rank looks, before any of them writes
+                open_folder(folder, describe_run(checkpoint, self.config.name))
+                left = [token for token in tokens if not has_result(folder, token)]
+                done = len(tokens) - len(left)
+                if done:
+                    say(f"{done} of {len(tokens)} samples have results in {folder}; predicting the rest")
+        left = gather_objects(left, self.ranks)[0]
+        with agreed(self.ranks):
+            for token, instances in self.predict(left):
+                result = SampleResult(draw_mask(instances, self.config.map), instances)
+                save_result(result_path(folder, token), result)
+        if not self.ranks.main:
+            return None
+        return score_results(folder, self.data_root, tokens, self.config.map.resolution, self.workers, self.quiet)
 
 
-def predict(
-    model: nn.Module, loader: BatchSource, map_config: MapConfig, device: torch.device, quiet: bool = False
-) -> Iterator[tuple[str, MapInstances]]:
-    """Token and polylines of every sample of ``loader``; the model is left in the mode in which it was.
-
-    Raises:
-        PivotNetError: a sample cannot be read, or the network predicts NaN.
-    """
-    training = model.training
-    model.eval()
-    try:
-        for batch in progress(loader, "predict", len(loader), quiet):
-            # no_grad around the call, not around the yield: the caller's code runs in between
-            with torch.no_grad():
-                inputs = batch.to(device, non_blocking=True)
-                predictions = model(inputs.images, inputs.reference_points, inputs.reference_valid, final_only=True)
-                instances = postprocess(predictions, map_config)
-            yield from zip(batch.tokens, instances)
-    finally:
-        model.train(training)
-
-
-def write_results(
-    model: nn.Module,
-    loader: BatchSource,
-    map_config: MapConfig,
-    device: torch.device,
-    folder: PathLike,
-    quiet: bool = False,
-) -> None:
-    """A result file in ``folder`` for every sample of ``loader``.
-
-    Raises:
-        PivotNetError: a sample cannot be read, the network predicts NaN, or the disk is full.
-    """
-    for token, instances in predict(model, loader, map_config, device, quiet):
-        save_result(result_path(folder, token), SampleResult(draw_mask(instances, map_config), instances))
-
-
-def raise_error(error: Optional[PivotNetError]) -> None:
-    """What the ranks agree on if there is only one: its own error."""
-    if error is not None:
-        raise error
-
-
-def evaluate_model(
-    model: nn.Module,
-    loader: BatchSource,
-    *,
-    config: Config,
-    device: torch.device,
-    data_root: PathLike,
-    tokens: Sequence[str],
-    folder: PathLike,
-    run: dict[str, Any],
-    main: bool = True,
-    agree: Callable[[Optional[PivotNetError]], None] = raise_error,
-    workers: Optional[int] = None,
-    quiet: bool = False,
-) -> Optional[ApResult]:
-    """Predict the samples of ``loader`` and score all of ``tokens``. With several ranks, every rank calls this.
-
-    Args:
-        model: the network, not wrapped for distribution.
-        loader: batches of this rank's share of the samples that have no result file yet.
-        config: the model's.
-        device: where the model is.
-        data_root: nuScenes root with annotated files.
-        tokens: all samples to score.
-        folder: where result files go; all ranks must see the same folder.
-        run: who makes the results (``results.describe_run``).
-        main: whether this rank makes the folder, shows progress and scores.
-        agree: waits for all ranks, and raises in all of them when one brings an error.
-        workers: scoring processes; chosen by default.
-        quiet: no progress bars.
+def evaluate_splits(
+    predictor: Predictor, checkpoint: PathLike, splits: Mapping[str, Sequence[str]], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Score some splits {name: tokens} in the checkpoint's own folder of results; every rank calls this.
 
     Returns:
-        the AP in the main rank, None in the others.
-
-    Raises:
-        PivotNetError: see ``write_results`` and ``score_results``; or ``folder`` holds results of another run.
+        {name: ``table_dict``} in the main rank, where ``say`` prints the tables, {} in the others.
     """
-    error: Optional[PivotNetError] = None
-    try:
-        if main:
-            open_folder(folder, run)
-    except PivotNetError as caught:
-        error = caught
-    agree(error)
-    try:
-        write_results(model, loader, config.map, device, folder, quiet or not main)
-    except PivotNetError as caught:
-        error = caught
-    agree(error)
-    if not main:
-        return None
-    return score_results(folder, data_root, tokens, config.map.resolution, workers, quiet)
+    tables = {}
+    folder = results_folder(checkpoint)
+    for name, tokens in splits.items():
+        result = predictor.evaluate(checkpoint, tokens, folder, say)
+        if result is not None:
+            tables[name] = table_dict(result)
+            write_table(folder / f"ap_{name}.json", result, split=name, **read_run(folder))
+            say(f"{name} split, {len(tokens)} samples:\n{format_table(result.ap)}")
+    return tables
+
+
+def results_folder(checkpoint: PathLike) -> Path:
+    """Where the result files of a checkpoint go unless told otherwise: results_<its name> beside it."""
+    return Path(checkpoint).parent / f"results_{Path(checkpoint).stem}"

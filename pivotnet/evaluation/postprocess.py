@@ -8,7 +8,7 @@ import torch
 
 from pivotnet.config import MapConfig
 from pivotnet.errors import PivotNetError
-from pivotnet.evaluation.instances import MapInstances
+from pivotnet.evaluation.results import MapInstances
 from pivotnet.structures import Predictions
 
 
@@ -27,38 +27,30 @@ def postprocess(predictions: Predictions, map_config: MapConfig) -> list[MapInst
     """
     # One packed copy to the host, in float32 also under autocast.
     last = [t[-1].float() for t in (predictions.object_logits, predictions.points, predictions.point_logits)]
-    packed = torch.cat([t.flatten(1) for t in last], dim=1).cpu()  # [B, 2Q + 2T + 2T]
+    packed = torch.cat(last, dim=1).cpu()  # [B, Q + T + T, 2]
     if not torch.isfinite(packed).all():
         raise PivotNetError("the network predicts NaN or infinity: its training diverged; take an earlier checkpoint")
     queries, points = map_config.total_queries, map_config.total_points
-    object_logits, coordinates, point_logits = packed.split([2 * queries, 2 * points, 2 * points], dim=1)
-    scores, winners = object_logits.unflatten(1, (queries, 2)).softmax(-1).max(-1)  # [B, Q]; a tie goes to "object"
-    kept = (winners == 0).numpy()
-    pivots = (point_logits.unflatten(1, (points, 2)).softmax(-1)[..., 1] > 0.5).numpy()  # [B, T]
-    scale = np.array(map_config.map_size, np.float32)
-    pixels = coordinates.unflatten(1, (points, 2)).numpy() * scale  # [B, T, 2]
-    return [_sample_instances(kept[b], scores[b].numpy(), pixels[b], pivots[b], map_config) for b in range(len(packed))]
+    object_logits, coordinates, point_logits = packed.split([queries, points, points], dim=1)
+    scores, winners = object_logits.softmax(-1).max(-1)  # [B, Q]; a tie goes to "object"
+    pivots = point_logits.softmax(-1)[..., 1] > 0.5  # [B, T]
+    pixels = coordinates.numpy() * np.array(map_config.map_size, np.float32)  # [B, T, 2]
+    samples = zip((winners == 0).numpy(), scores.numpy(), pixels, pivots.numpy())
+    return [_sample_instances(*sample, map_config) for sample in samples]
 
 
 def _sample_instances(
     kept: np.ndarray, scores: np.ndarray, pixels: np.ndarray, pivots: np.ndarray, map_config: MapConfig
 ) -> MapInstances:
     """Cuts one sample's queries ([Q], [Q], [T, 2], [T]) into instances."""
-    lines, chosen, labels = [], [], []
-    first_query = first_point = 0
-    for label, (queries, length) in enumerate(zip(map_config.num_queries, map_config.max_points)):
-        for query in range(queries):
-            if not kept[first_query + query]:
-                continue
-            span = slice(first_point + query * length, first_point + (query + 1) * length)
-            valid = pivots[span].copy()
-            valid[[0, -1]] = True
-            lines.append(pixels[span][valid])
-            chosen.append(first_query + query)
-            labels.append(label)
-        first_query += queries
-        first_point += queries * length
-    return MapInstances(lines, scores[chosen].astype(np.float32), np.array(labels, np.int64))
+    per_class = list(zip(map_config.num_queries, map_config.max_points))
+    lengths = np.concatenate([[length] * queries for queries, length in per_class])  # [Q] points of each query
+    labels = np.repeat(np.arange(len(per_class)), map_config.num_queries)  # [Q]
+    ends = np.cumsum(lengths)
+    pivots = pivots.copy()
+    pivots[ends - lengths] = pivots[ends - 1] = True
+    lines = [pixels[end - length : end][pivots[end - length : end]] for end, length in zip(ends[kept], lengths[kept])]
+    return MapInstances(lines, scores[kept].astype(np.float32), labels[kept].astype(np.int64))
 
 
 def draw_mask(instances: MapInstances, map_config: MapConfig) -> np.ndarray:
@@ -66,8 +58,8 @@ def draw_mask(instances: MapInstances, map_config: MapConfig) -> np.ndarray:
 
     The mask is uint8 as upstream's, and uint16 where there are more than 255 instances (upstream's ids saturate).
     """
-    kind: type = np.uint8 if len(instances) <= np.iinfo(np.uint8).max else np.uint16
-    mask: np.ndarray = np.zeros((len(map_config.num_queries), *map_config.map_size), kind)
+    dtype: type = np.uint8 if len(instances) <= np.iinfo(np.uint8).max else np.uint16
+    mask: np.ndarray = np.zeros((len(map_config.num_queries), *map_config.map_size), dtype)
     for index, (points, label) in enumerate(zip(instances.points, instances.labels)):
         draw_line(mask[label], points, index + 1, map_config.result_thickness)
     return mask

@@ -4,17 +4,16 @@ FOLDER/<token>.npz holds, without pickle: ``dt_mask`` [C, rows, columns] (ids of
 ``dt_res.points`` float32 [sum of p, 2] (row, column) pixels, ``dt_res.offsets`` int64 [n + 1] (instance i is
 points[offsets[i]:offsets[i + 1]] and has id i + 1 in the mask), ``dt_res.scores`` float32 [n] and ``dt_res.labels``
 int64 [n] (index into config.CLASSES). FOLDER/run.json says which checkpoint made them. Upstream's result files, which
-pickle ``dt_res``, are read too.
+pickle ``dt_res``, are read too. This module imports no torch, so that scoring processes start at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,21 @@ import numpy as np
 from pivotnet.annotation.npz import read_npz, write_npz
 from pivotnet.config import CLASSES
 from pivotnet.errors import PivotNetError
-from pivotnet.evaluation.instances import MapInstances
-from pivotnet.files import PathLike, atomic_write
+from pivotnet.files import PathLike, atomic_write, make_folder, read_json, write_json
 
 RUN_FILE = "run.json"
+
+
+@dataclass
+class MapInstances:
+    """The predicted polylines of one sample, class after class; n instances."""
+
+    points: list[np.ndarray]  # n times float32 [p, 2] (row, column), pixels of the map, not rounded
+    scores: np.ndarray  # float32 [n] probability of "object"
+    labels: np.ndarray  # int64 [n] index into config.CLASSES
+
+    def __len__(self) -> int:
+        return len(self.points)
 
 
 @dataclass
@@ -50,11 +60,10 @@ def save_result(path: PathLike, result: SampleResult) -> None:
         PivotNetError: the folder is missing, not writable, or its disk is full.
     """
     instances = result.instances
-    counts = [len(points) for points in instances.points]
     arrays = {
         "dt_mask": result.mask,
-        "dt_res.points": np.concatenate([np.zeros((0, 2), np.float32), *instances.points]).astype(np.float32),
-        "dt_res.offsets": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        "dt_res.points": np.concatenate([np.zeros((0, 2)), *instances.points]).astype(np.float32),
+        "dt_res.offsets": np.cumsum([0, *map(len, instances.points)], dtype=np.int64),
         "dt_res.scores": instances.scores.astype(np.float32),
         "dt_res.labels": instances.labels.astype(np.int64),
     }
@@ -68,7 +77,7 @@ def load_result(path: PathLike) -> SampleResult:
     Raises:
         PivotNetError: the file is missing, truncated, of another kind, or does not fit together.
     """
-    with _told(path):
+    with _one_error(path):
         data = read_npz(path)
         instances = _from_upstream(data["dt_res"].item()) if "dt_res" in data else _from_arrays(data)
         if not len(instances.points) == len(instances.scores) == len(instances.labels):
@@ -83,14 +92,14 @@ def load_drawn(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         PivotNetError: as ``load_result``.
     """
-    with _told(path):
+    with _one_error(path):
         data = read_npz(path, lambda name: name in ("dt_mask", "dt_res", "dt_res.scores"))
         scores = _from_upstream(data["dt_res"].item()).scores if "dt_res" in data else data["dt_res.scores"]
         return _checked_mask(data["dt_mask"], scores), scores
 
 
 @contextlib.contextmanager
-def _told(path: PathLike) -> Iterator[None]:
+def _one_error(path: PathLike) -> Iterator[None]:
     """Makes one PivotNetError of whatever a file of another kind causes."""
     try:
         yield
@@ -111,7 +120,7 @@ def _checked_mask(mask: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _from_arrays(data: dict[str, Any]) -> MapInstances:
+def _from_arrays(data: Mapping[str, np.ndarray]) -> MapInstances:
     points, offsets = data["dt_res.points"], data["dt_res.offsets"]
     if offsets[0] != 0 or offsets[-1] != len(points) or (np.diff(offsets) < 0).any():
         raise ValueError("the offsets do not cover the points")
@@ -119,12 +128,11 @@ def _from_arrays(data: dict[str, Any]) -> MapInstances:
     return MapInstances(lines, data["dt_res.scores"], data["dt_res.labels"])
 
 
-def _from_upstream(content: dict[str, Any]) -> MapInstances:
+def _from_upstream(content: Mapping[str, Any]) -> MapInstances:
     """Upstream's lists begin with a placeholder (None, -1, 0), because ids begin with 1; its labels begin with 1."""
     lines = [np.asarray(line, np.float32).reshape(-1, 2) for line in content["map"][1:]]
     scores = np.asarray(content["confidence_level"][1:], np.float32)
-    labels = np.asarray(content["pred_label"][1:], np.int64) - 1
-    return MapInstances(lines, scores, labels)
+    return MapInstances(lines, scores, np.asarray(content["pred_label"][1:], np.int64) - 1)
 
 
 def has_result(folder: PathLike, token: str) -> bool:
@@ -133,69 +141,57 @@ def has_result(folder: PathLike, token: str) -> bool:
     return path.is_file() and zipfile.is_zipfile(path)
 
 
-def require_results(folder: PathLike, tokens: Sequence[str]) -> None:
-    """Check that every sample has a result file.
+def require_files(folder: PathLike, tokens: Sequence[str], what: str, remedy: str) -> None:
+    """Check that every sample has its FOLDER/<token>.npz.
 
     Raises:
-        PivotNetError: some are missing; the message names the first.
+        PivotNetError: some are missing; the message counts them, names the first and ends with ``remedy``.
     """
-    if not Path(folder).is_dir():
-        raise PivotNetError(f"there is no folder {folder} with results: make it with pivotnet evaluate --ckpt")
-    there = set(os.listdir(folder))
+    exists = os.path.isdir(folder)
+    there = set(os.listdir(folder)) if exists else set()
     missing = [token for token in tokens if f"{token}.npz" not in there]
     if missing:
+        place = folder if exists else f"{folder}, which does not exist"
         raise PivotNetError(
-            f"{len(missing)} of {len(tokens)} samples have no result file in {folder} (the first is {missing[0]}): "
-            "predict them with pivotnet evaluate --ckpt"
+            f"{len(missing)} of {len(tokens)} samples have no {what} in {place} (the first is {missing[0]}): {remedy}"
         )
 
 
-def checkpoint_fingerprint(path: PathLike) -> str:
-    """SHA-256 of a checkpoint file, hexadecimal: results are kept for the same weights under any name.
+def describe_run(checkpoint: PathLike, preset: str) -> dict[str, Any]:
+    """What run.json says about results of ``checkpoint``; its fingerprint is the SHA-256 of the file, so that results
+    are kept for the same weights under any name.
 
     Raises:
         PivotNetError: the file cannot be read.
     """
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as stream:
+        with open(checkpoint, "rb") as stream:
             for block in iter(lambda: stream.read(1 << 20), b""):
                 digest.update(block)
     except OSError as error:
         raise PivotNetError(
-            f"cannot read the checkpoint {path}: {error.strerror or error}; check the path, or train one first"
+            f"cannot read the checkpoint {checkpoint}: {error.strerror or error}; check the path, or train one first"
         ) from error
-    return digest.hexdigest()
+    return {"checkpoint": str(checkpoint), "fingerprint": digest.hexdigest(), "preset": preset}
 
 
-def describe_run(checkpoint: PathLike, preset: str) -> dict[str, Any]:
-    """What run.json says about results of ``checkpoint``."""
-    return {"checkpoint": str(checkpoint), "fingerprint": checkpoint_fingerprint(checkpoint), "preset": preset}
-
-
-def open_folder(folder: PathLike, run: dict[str, Any]) -> None:
+def open_folder(folder: PathLike, run: Mapping[str, Any]) -> None:
     """Make a folder of results, or reuse one of the same run (see ``describe_run``).
 
     Raises:
         PivotNetError: the folder has results of another run, or cannot be made.
     """
-    target = Path(folder)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PivotNetError(f"cannot make {target}: {error.strerror or error}; choose another folder") from error
+    target = make_folder(folder, "folder for results")
     known = read_run(target)
     if known.get("fingerprint") == run["fingerprint"]:
         return
     if known or any(target.glob("*.npz")):
-        made_by = known.get("checkpoint", "an unknown run")
         raise PivotNetError(
-            f"{target} holds results of {made_by}, not of {run['checkpoint']}: "
+            f"{target} holds results of {known.get('checkpoint', 'an unknown run')}, not of {run['checkpoint']}: "
             "choose another --results folder or delete this one"
         )
-    with atomic_write(target / RUN_FILE, "w") as stream:
-        json.dump(run, stream, indent=1)
-        stream.write("\n")
+    write_json(target / RUN_FILE, run)
 
 
 def read_run(folder: PathLike) -> dict[str, Any]:
@@ -204,13 +200,8 @@ def read_run(folder: PathLike) -> dict[str, Any]:
     Raises:
         PivotNetError: the file that says it is damaged.
     """
-    path = Path(folder) / RUN_FILE
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it is no object")
-        return content
-    except (OSError, ValueError) as error:
-        raise PivotNetError(f"{path} is damaged ({error}): delete the folder and predict again") from error
+    path, remedy = Path(folder) / RUN_FILE, "delete the folder and predict again"
+    content = read_json(path, remedy) if path.is_file() else {}
+    if not isinstance(content, dict):
+        raise PivotNetError(f"{path} is damaged (it holds no object); {remedy}")
+    return content

@@ -6,39 +6,29 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Optional
+from typing import TypeVar
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from pivotnet.annotation.format import FOLDER
 from pivotnet.annotation.npz import read_npz
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import ApResult, accumulate, sample_ap
-from pivotnet.evaluation.progress import progress
-from pivotnet.evaluation.results import load_drawn, require_results, result_path
+from pivotnet.evaluation.results import load_drawn, require_files, result_path
 from pivotnet.files import PathLike
 
 SAMPLES_PER_WORKER = 200  # a process costs about as much time to start as these samples take
+T = TypeVar("T")
 
 
-def score_sample(result_file: PathLike, annotation_file: PathLike, resolution: float) -> np.ndarray:
-    """AP of one sample, float32 [C, 4]; NaN for classes without a line.
-
-    Raises:
-        PivotNetError: a file is missing or damaged, or the two are of different sizes.
-    """
-    drawn, scores = load_drawn(result_file)
-    labels = read_npz(annotation_file, ["instance_mask"])["instance_mask"]
-    if labels.shape != drawn.shape:
-        raise PivotNetError(
-            f"the map in {result_file} is {drawn.shape}, in {annotation_file} {labels.shape}: "
-            "predict and annotate with the same map size"
-        )
-    return sample_ap(drawn, scores, labels, resolution)
-
-
-def _score(job: tuple[Path, Path, float]) -> np.ndarray:
-    return score_sample(*job)
+def progress(items: Iterable[T], what: str, total: int, quiet: bool = False) -> Iterable[T]:
+    """``items`` behind a bar on the terminal, which goes when they end, so that an error message stands alone."""
+    console = Console(stderr=True)
+    if quiet or total == 0 or not console.is_terminal:
+        return items  # rich's own switch would still print an empty line
+    return track(items, what, total, console=console, transient=True)
 
 
 def require_annotations(data_root: PathLike, tokens: Sequence[str]) -> None:
@@ -47,14 +37,7 @@ def require_annotations(data_root: PathLike, tokens: Sequence[str]) -> None:
     Raises:
         PivotNetError: some are missing; the message names the first.
     """
-    folder = Path(data_root) / FOLDER
-    there = set(os.listdir(folder)) if folder.is_dir() else set()
-    missing = [token for token in tokens if f"{token}.npz" not in there]
-    if missing:
-        raise PivotNetError(
-            f"{len(missing)} of {len(tokens)} samples have no annotation in {folder} (the first is {missing[0]}): "
-            f"run pivotnet annotate -d {data_root}"
-        )
+    require_files(Path(data_root) / FOLDER, tokens, "annotation", f"run pivotnet annotate -d {data_root}")
 
 
 def score_results(
@@ -62,37 +45,61 @@ def score_results(
     data_root: PathLike,
     tokens: Sequence[str],
     resolution: float,
-    workers: Optional[int] = None,
+    workers: int | None = None,
     quiet: bool = False,
 ) -> ApResult:
-    """AP of the result files of ``tokens`` in the folder ``results``.
-
-    Args:
-        results: folder of result files.
-        data_root: nuScenes root whose annotated files are the truth.
-        tokens: samples, in the order in which AP is added up.
-        resolution: metres a pixel.
-        workers: processes; as many as pay off by default.
-        quiet: no progress bar.
+    """AP of the result files of ``tokens`` in the folder ``results``, against the annotated files of a nuScenes root.
 
     Raises:
         PivotNetError: a file is missing or damaged.
     """
     if not tokens:
         raise PivotNetError("there are no samples to evaluate: the split is empty")
-    require_results(results, tokens)
+    require_files(results, tokens, "result file", "predict them with pivotnet evaluate --ckpt")
     require_annotations(data_root, tokens)
     folder = Path(data_root) / FOLDER
-    jobs = [(result_path(results, token), folder / f"{token}.npz", resolution) for token in tokens]
+    pairs = [(result_path(results, token), folder / f"{token}.npz") for token in tokens]
+    return score_files(pairs, resolution, workers, quiet)
+
+
+def score_files(
+    pairs: Sequence[tuple[Path, Path]],
+    resolution: float,
+    workers: int | None = None,
+    quiet: bool = False,
+    start_method: str = "spawn",
+) -> ApResult:
+    """AP of result files, each with its annotated file.
+
+    Args:
+        pairs: at least one, in the order in which AP is added up.
+        resolution: metres a pixel.
+        workers: processes; as many as pay off by default.
+        quiet: no progress bar.
+        start_method: of the processes. A fork of a process that holds a device or threads may hang; a spawned process
+            runs the main module again if nothing guards it.
+
+    Raises:
+        PivotNetError: a file is missing or damaged, or the two are of different sizes.
+    """
+    jobs = [(*pair, resolution) for pair in pairs]
     if workers is None:
         workers = min(os.cpu_count() or 1, len(jobs) // SAMPLES_PER_WORKER)
     if workers <= 1:
-        return accumulate(_gather(map(_score, jobs), len(jobs), quiet))
-    # Spawned, not forked: a fork of a process that holds a device or threads may hang.
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        return accumulate(_gather(pool.imap(_score, jobs, chunksize=8), len(jobs), quiet))
+        return accumulate(np.stack(list(progress(map(_score, jobs), "evaluate", len(jobs), quiet))))
+    with multiprocessing.get_context(start_method).Pool(workers) as pool:
+        scored = pool.imap(_score, jobs, chunksize=8)
+        return accumulate(np.stack(list(progress(scored, "evaluate", len(jobs), quiet))))
 
 
-def _gather(scored: Iterable[np.ndarray], total: int, quiet: bool) -> np.ndarray:
-    """All samples' AP, float32 [N, C, 4]."""
-    return np.stack(list(progress(scored, "evaluate", total, quiet)))
+def _score(job: tuple[Path, Path, float]) -> np.ndarray:
+    """AP of one sample, float32 [C, 4]; NaN for classes without a line."""
+    result_file, annotation_file, resolution = job
+    drawn, scores = load_drawn(result_file)
+    truth = read_npz(annotation_file, ["instance_mask"])["instance_mask"]
+    if truth.shape != drawn.shape:
+        raise PivotNetError(
+            f"the map in {result_file} is {drawn.shape}, in {annotation_file} {truth.shape}: "
+            "predict and annotate with the same map size"
+        )
+    return sample_ap(drawn, scores, truth, resolution)

@@ -15,18 +15,18 @@ sample::
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pivotnet.annotation.format import Annotation
 from pivotnet.config import CLASSES, MapConfig
 from pivotnet.errors import PivotNetError
-from pivotnet.evaluation.instances import MapInstances
-from pivotnet.files import PathLike, atomic_write
+from pivotnet.evaluation.results import MapInstances, load_result, result_path
+from pivotnet.files import PathLike, read_json, write_json
 
 FORMAT = "pivotnet-vector-map"
 VERSION = 1
@@ -38,7 +38,7 @@ class MapLine:
 
     points: np.ndarray  # float64 [p, 2] (x forward, y left), metres
     label: int  # index into config.CLASSES
-    score: Optional[float] = None  # None in ground truth
+    score: float | None = None  # None in ground truth
 
 
 def pixels_to_ego(pixels: np.ndarray, map_config: MapConfig) -> np.ndarray:
@@ -55,12 +55,12 @@ def predicted_lines(instances: MapInstances, map_config: MapConfig) -> list[MapL
     ]
 
 
-def true_lines(annotation: Annotation) -> list[MapLine]:
+def annotated_lines(annotation: Annotation) -> list[MapLine]:
     """The annotated lines in metres, a point a metre."""
     return [MapLine(line.points, line.kind) for line in annotation.ego_vectors if len(line.points) > 1]
 
 
-def true_pivots(annotation: Annotation, map_config: MapConfig) -> list[MapLine]:
+def annotated_pivots(annotation: Annotation, map_config: MapConfig) -> list[MapLine]:
     """The annotated lines in metres, pivot points only."""
     size = np.array(map_config.map_size)
     return [
@@ -71,7 +71,7 @@ def true_pivots(annotation: Annotation, map_config: MapConfig) -> list[MapLine]:
 
 
 def save_vector_map(
-    path: PathLike, token: str, lines: Sequence[MapLine], checkpoint: str, map_config: MapConfig
+    path: PathLike, token: str, lines: Sequence[MapLine], checkpoint: PathLike, map_config: MapConfig
 ) -> None:
     """Write the JSON of one sample; points are rounded to millimetres, scores to four digits.
 
@@ -83,7 +83,7 @@ def save_vector_map(
         "format": FORMAT,
         "version": VERSION,
         "token": token,
-        "checkpoint": checkpoint,
+        "checkpoint": str(checkpoint),
         "range": {"x": [-x, x], "y": [-y, y]},
         "instances": [
             {
@@ -94,9 +94,7 @@ def save_vector_map(
             for line in lines
         ],
     }
-    with atomic_write(path, "w") as stream:
-        json.dump(content, stream)
-        stream.write("\n")
+    write_json(path, content, indent=None)
 
 
 def load_vector_map(path: PathLike) -> list[MapLine]:
@@ -105,23 +103,37 @@ def load_vector_map(path: PathLike) -> list[MapLine]:
     Raises:
         PivotNetError: the file is missing, damaged, or of another kind.
     """
+    content = read_json(path, "make it with pivotnet predict")
     try:
-        with open(path, encoding="utf-8") as stream:
-            content = json.load(stream)
         if content["format"] != FORMAT or content["version"] != VERSION:
             raise ValueError(f"it is {content['format']} {content['version']}, not {FORMAT} {VERSION}")
         return [_line(entry) for entry in content["instances"]]
-    except OSError as error:
-        raise PivotNetError(f"cannot read {path}: {error.strerror or error}; make it with pivotnet predict") from error
     except (ValueError, KeyError, TypeError) as error:
         raise PivotNetError(
             f"{path} is no vector map ({type(error).__name__}: {error}): make it with pivotnet predict"
         ) from error
 
 
-def _line(entry: dict[str, Any]) -> MapLine:
+def _line(entry: Mapping[str, Any]) -> MapLine:
     points = np.asarray(entry["points"], np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise ValueError(f"points of shape {points.shape}")
     score = entry["score"]
     return MapLine(points, CLASSES.index(entry["class"]), None if score is None else float(score))
+
+
+def stored_lines(folder: PathLike, token: str, map_config: MapConfig) -> list[MapLine]:
+    """The prediction of a sample in ``folder``: a result file, or a vector map.
+
+    Raises:
+        PivotNetError: the sample has none, or it is damaged.
+    """
+    result, vectors = result_path(folder, token), Path(folder) / f"{token}.json"
+    if result.is_file():
+        return predicted_lines(load_result(result).instances, map_config)
+    if vectors.is_file():
+        return load_vector_map(vectors)
+    raise PivotNetError(
+        f"there is no prediction of sample {token} in {folder}: make it with pivotnet evaluate or pivotnet predict, "
+        "or leave --results out to draw the ground truth"
+    )

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from pathlib import Path
 
-import numpy as np
-
 from pivotnet.errors import PivotNetError
-from pivotnet.evaluation.ap import accumulate
+from pivotnet.evaluation.ap_table import format_table, table_dict
 from pivotnet.evaluation.results import result_path
-from pivotnet.evaluation.score import SAMPLES_PER_WORKER, score_sample
-from pivotnet.evaluation.table import format_table, table_dict
+from pivotnet.evaluation.score import score_files
 from pivotnet.files import PathLike
 from pivotnet.upstream.performance import add_evaluation
 from pivotnet.upstream.settings import require
@@ -37,10 +32,6 @@ def evaluated_tokens(val_txt: PathLike, gt_dir: PathLike, dt_dir: PathLike) -> l
     if not predicted:
         raise PivotNetError(f"no sample of {val_txt} is annotated in {gt_dir}: there is nothing to evaluate")
     return predicted
-
-
-def _score(job: tuple[Path, Path, float]) -> np.ndarray:
-    return score_sample(*job)
 
 
 class ResultEvaluator:
@@ -69,7 +60,8 @@ class ResultEvaluator:
         require("the evaluator", {"map_resolution": column}, {"map_resolution": row})
         self.split = Path(val_txt).stem
         tokens = evaluated_tokens(val_txt, gt_dir, dt_dir)
-        self.jobs = [(result_path(dt_dir, token), Path(gt_dir) / f"{token}.npz", row) for token in tokens]
+        self.resolution = row
+        self.pairs = [(result_path(dt_dir, token), Path(gt_dir) / f"{token}.npz") for token in tokens]
 
     def execute(self) -> None:
         """Print upstream's table, and add it to the summary of the run in PIVOTNET_OUTPUT if there is one.
@@ -77,13 +69,7 @@ class ResultEvaluator:
         Raises:
             PivotNetError: a file is missing or damaged.
         """
-        workers = min(os.cpu_count() or 1, len(self.jobs) // SAMPLES_PER_WORKER)
-        if workers > 1:
-            # Forked: eval.py guards no main module, which spawned processes would run again; it holds no device.
-            with multiprocessing.get_context("fork").Pool(workers) as pool:
-                scores = pool.map(_score, self.jobs, chunksize=8)
-        else:
-            scores = [_score(job) for job in self.jobs]
-        result = accumulate(np.stack(scores))
+        # eval.py guards no main module, which spawned processes would run again; and it holds no device.
+        result = score_files(self.pairs, self.resolution, start_method="fork")
         print(format_table(result.ap))
         add_evaluation(self.split, table_dict(result))

@@ -12,8 +12,8 @@ import rule
 
 from pivotnet.cli import main
 from pivotnet.evaluation.ap import RECALLS, THRESHOLDS, ApResult, accumulate, sample_ap
+from pivotnet.evaluation.ap_table import format_table
 from pivotnet.evaluation.score import score_results
-from pivotnet.evaluation.table import format_table
 
 COMMITTED = Path(__file__).parent / "evaluation"
 RESOLUTION = 0.15

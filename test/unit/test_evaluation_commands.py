@@ -9,17 +9,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from evaluation_samples import one_divider, write_annotation, write_images, write_split
+from support.divider_data import write_dividers, write_results
 
 from pivotnet.annotation.format import FOLDER
 from pivotnet.cli import main
-from pivotnet.config import MapConfig, preset
-from pivotnet.evaluation.instances import MapInstances
-from pivotnet.evaluation.postprocess import draw_mask
-from pivotnet.evaluation.results import SampleResult, result_path, save_result
+from pivotnet.config import preset
 from pivotnet.model.pivotnet import PivotNet
 
 TOKENS = ["aa", "bb", "cc"]
@@ -35,42 +31,29 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three samples in val, one in train that is not annotated, and smoke.pth."""
+    root = tmp_path_factory.mktemp("nuscenes")
+    write_dividers(root, {token: 60 + 20 * index for index, token in enumerate(TOKENS)})
+    (root / FOLDER / "splits" / "train.txt").write_text("dd\n")
     config = preset("smoke")
     torch.manual_seed(0)
     model = PivotNet(config.model, config.map)
-    path = tmp_path_factory.mktemp("checkpoint") / "some.pth"
-    torch.save({"model_state": model.state_dict(), "pivotnet": {"config": config.to_dict()}}, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("nuscenes")
-    for index, token in enumerate(TOKENS):
-        annotation = one_divider(token, 60 + 20 * index)
-        write_annotation(folder, token, annotation)
-        write_images(folder, annotation)
-    write_split(folder, "val", TOKENS)
-    write_split(folder, "train", ["dd"])
-    return folder
+    state = {"model_state": model.state_dict(), "pivotnet": {"config": config.to_dict()}}
+    torch.save(state, root / "smoke.pth")
+    return root
 
 
 @pytest.fixture
-def arguments(checkpoint: Path, root: Path) -> list[str]:
-    options = {"--ckpt": checkpoint, "--data-root": root, "--workers": 0, "--device": "cpu"}
-    return [str(part) for pair in options.items() for part in pair]
+def arguments(root: Path) -> list[str]:
+    return f"--ckpt {root}/smoke.pth --data-root {root} --workers 0 --device cpu".split()
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """Result files of all samples, without any line."""
-    nothing = MapInstances([], np.zeros(0, np.float32), np.zeros(0, np.int64))
-    folder = tmp_path / "results"
-    folder.mkdir()
-    for token in TOKENS:
-        save_result(result_path(folder, token), SampleResult(draw_mask(nothing, MapConfig()), nothing))
-    return folder
+    write_results(tmp_path / "results", dict.fromkeys(TOKENS))
+    return tmp_path / "results"
 
 
 def fails(capsys: pytest.CaptureFixture, *command: object) -> str:
@@ -103,31 +86,30 @@ def test_evaluate_keeps_results_of_the_same_checkpoint(
 
 
 def test_evaluate_refuses_results_of_another_checkpoint(
-    tmp_path: Path, arguments: list[str], checkpoint: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture
 ) -> None:
-    results = tmp_path / "results"
-    results.mkdir()
-    (results / "run.json").write_text('{"checkpoint": "other.pth", "fingerprint": "f"}')
+    (tmp_path / "run.json").write_text('{"checkpoint": "other.pth", "fingerprint": "f"}')
 
-    message = fails(capsys, "evaluate", *arguments, "--results", results)
+    message = fails(capsys, "evaluate", *arguments, "--results", tmp_path)
 
     assert "holds results of other.pth" in message and "choose another --results" in message
-    assert sorted(path.name for path in results.iterdir()) == ["run.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_predict_and_render(tmp_path: Path, arguments: list[str], root: Path, capsys: pytest.CaptureFixture) -> None:
-    maps, pictures = tmp_path / "maps", tmp_path / "pictures"
+    maps, pictures, direct = (str(tmp_path / name) for name in ("maps", "pictures", "direct"))
+    stored = ["--data-root", str(root), "--results", maps]
 
-    assert main(["predict", *arguments, "--tokens", "cc", "--output", str(maps)]) == 0
-    assert (
-        main(["render", "--data-root", str(root), "--tokens", "cc", "--results", str(maps), "--output", str(pictures)])
-        == 0
-    )
+    assert main(["predict", *arguments, "--tokens", "cc", "--output", maps]) == 0
+    assert main(["render", *stored, "--tokens", "cc", "--output", pictures]) == 0
+    assert main(["render", *arguments, "--tokens", "cc", "--output", direct]) == 0
 
-    assert [path.name for path in maps.iterdir()] == ["cc.json"]
-    assert json.loads((maps / "cc.json").read_text())["token"] == "cc"
-    assert [path.name for path in pictures.iterdir()] == ["cc.png"]
-    assert capsys.readouterr().out == f"1 vector maps -> {maps}\n1 pictures -> {pictures}\n"
+    assert json.loads((tmp_path / "maps" / "cc.json").read_text())["token"] == "cc"
+    said = f"1 vector maps -> {maps}\n1 pictures -> {pictures}\n1 pictures -> {direct}\n"
+    assert capsys.readouterr().out == said
+    # the same prediction, but for the millimetres to which a vector map rounds
+    sizes = [(tmp_path / name / "cc.png").stat().st_size for name in ("pictures", "direct")]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
 
 
 def test_render_draws_at_most_limit_samples_over_the_split(tmp_path: Path, root: Path) -> None:
@@ -137,55 +119,49 @@ def test_render_draws_at_most_limit_samples_over_the_split(tmp_path: Path, root:
 
 
 def test_two_ranks_predict_each_its_share(tmp_path: Path, arguments: list[str]) -> None:
-    results = tmp_path / "results"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "pivotnet", "evaluate", *arguments, "--results", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
-    run = subprocess.run(
-        [*launcher, "-m", "pivotnet", "evaluate", *arguments, "--results", str(results)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("mAP@HARD") == 1
-    assert sorted(path.stem for path in results.glob("*.npz")) == TOKENS
+    assert sorted(path.stem for path in tmp_path.glob("*.npz")) == TOKENS
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("evaluate --data-root ROOT", "give --ckpt to predict"),
+        ("evaluate --data-root ROOT --ckpt NONE --device cpu", "none does not exist"),
+        ("evaluate --data-root TMP --ckpt ROOT/smoke.pth --device cpu", "no nuScenes tree"),
+        ("evaluate ARGUMENTS --split train", "run pivotnet annotate"),
+        ("evaluate --data-root ROOT --results NONE", "no result file in NONE, which does not exist"),
+        ("evaluate ARGUMENTS --batch-size 0", "--batch-size is 0"),
+        ("evaluate ARGUMENTS --results TAKEN", "cannot make"),
+        ("predict ARGUMENTS --tokens aa zz", "1 of 2 tokens are in no split"),
+        ("predict ARGUMENTS --output TAKEN", "cannot make"),
+        ("render --data-root ROOT --results NONE --output TMP/pictures", "no prediction of sample aa"),
+        ("render --data-root ROOT --limit 0 --output TMP/pictures", "--limit is 0"),
+        ("render ARGUMENTS --results NONE", "--ckpt and --results both"),
+        ("render --data-root ROOT --output TAKEN", "cannot make"),
+    ],
+)
 def test_errors_before_anything_is_predicted(
-    tmp_path: Path, arguments: list[str], root: Path, checkpoint: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, arguments: list[str], root: Path, capsys: pytest.CaptureFixture, command: str, message: str
 ) -> None:
-    none = tmp_path / "none"
-    data = ["--data-root", root]
-    assert "give --ckpt to predict" in fails(capsys, "evaluate", *data)
-    assert "none does not exist" in fails(capsys, "evaluate", *data, "--ckpt", none, "--device", "cpu")
-    assert "no nuScenes tree" in fails(capsys, "evaluate", "--ckpt", checkpoint, "--data-root", tmp_path)
-    assert "1 of 2 tokens are in no split" in fails(capsys, "predict", *arguments, "--tokens", "aa", "zz")
-    assert "run pivotnet annotate" in fails(capsys, "evaluate", *arguments, "--split", "train")
-    assert "there is no folder" in fails(capsys, "evaluate", *data, "--results", none)
-    assert "--batch-size is 0" in fails(capsys, "evaluate", *arguments, "--batch-size", "0")
-    assert "no prediction of sample aa" in fails(
-        capsys, "render", *data, "--results", none, "--output", tmp_path / "pictures"
-    )
-    assert "--limit is 0" in fails(capsys, "render", *data, "--limit", "0", "--output", tmp_path / "pictures")
+    (tmp_path / "taken").write_text("")
+    names = {"ARGUMENTS": " ".join(arguments), "ROOT": root, "TMP": tmp_path}
+    names.update(NONE=tmp_path / "none", TAKEN=tmp_path / "taken")
+    for name, value in names.items():
+        command, message = command.replace(name, str(value)), message.replace(name, str(value))
 
-
-def test_a_file_in_the_way_of_a_folder_is_told(
-    tmp_path: Path, arguments: list[str], root: Path, capsys: pytest.CaptureFixture
-) -> None:
-    taken = tmp_path / "taken"
-    taken.write_text("")
-
-    assert "cannot make" in fails(capsys, "predict", *arguments, "--output", taken)
-    assert "cannot make" in fails(capsys, "render", "--data-root", root, "--output", taken)
-    assert "cannot make" in fails(capsys, "evaluate", *arguments, "--results", taken)
+    assert message in fails(capsys, *command.split())
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_truncated_result_file_is_told(
+def test_a_truncated_result_file_is_reported(
     results: Path, root: Path, workers: int, capsys: pytest.CaptureFixture
 ) -> None:
     whole = (results / "cc.npz").read_bytes()
@@ -207,15 +183,13 @@ def test_a_list_of_tokens_in_a_file(tmp_path: Path, results: Path, root: Path, c
     assert "lists no tokens" in fails(capsys, *command, empty)
 
 
-def test_a_missing_annotation_is_told_by_every_command(
-    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize("command", ["evaluate --results", "render --output"])
+def test_a_missing_annotation_is_reported(
+    results: Path, tmp_path: Path, command: str, capsys: pytest.CaptureFixture
 ) -> None:
-    path = root / FOLDER / "bb.npz"
-    content = path.read_bytes()
-    path.unlink()
-    try:
-        for command in (["evaluate", "--results", tmp_path], ["render", "--output", tmp_path / "pictures"]):
-            message = fails(capsys, *command, "--data-root", root)
-            assert "1 of 3 samples have no annotation" in message and "pivotnet annotate -d" in message
-    finally:
-        path.write_bytes(content)
+    write_dividers(tmp_path, dict.fromkeys(TOKENS, 60))
+    (tmp_path / FOLDER / "bb.npz").unlink()
+
+    message = fails(capsys, *command.split(), results, "--data-root", tmp_path)
+
+    assert "1 of 3 samples have no annotation" in message and "pivotnet annotate -d" in message

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import numpy as np
 import pytest
 import torch
 
 from pivotnet.config import MapConfig
 from pivotnet.errors import PivotNetError
-from pivotnet.evaluation.instances import MapInstances
 from pivotnet.evaluation.postprocess import draw_line, draw_mask, postprocess
+from pivotnet.evaluation.results import MapInstances
 from pivotnet.structures import Predictions
 
 MAP = MapConfig()
@@ -27,8 +25,11 @@ def blank(batch: int = 1, map_config: MapConfig = MAP) -> Predictions:
     return Predictions(logits, torch.rand(2, batch, points, 2), validity)
 
 
-def test_nothing_is_predicted_where_no_object_wins() -> None:
-    instances = postprocess(blank(), MAP)[0]
+def test_nothing_is_predicted_where_no_object_wins_in_the_last_decoder() -> None:
+    predictions = blank()
+    predictions.object_logits[0, 0, :, 0] = 9
+
+    instances = postprocess(predictions, MAP)[0]
 
     assert len(instances) == 0
     assert draw_mask(instances, MAP).sum() == 0
@@ -50,13 +51,6 @@ def test_an_instance_has_its_pivots_and_both_ends() -> None:
     assert instances.scores[0] == pytest.approx(1 / (1 + np.exp(-2)), abs=1e-6)
 
 
-def test_only_the_last_decoder_counts() -> None:
-    predictions = blank()
-    predictions.object_logits[0, 0, :, 0] = 9
-
-    assert len(postprocess(predictions, MAP)[0]) == 0
-
-
 def test_a_tie_is_an_object() -> None:
     predictions = blank()
     predictions.object_logits[-1, 0, 0] = 0.25
@@ -64,27 +58,22 @@ def test_a_tie_is_an_object() -> None:
     assert postprocess(predictions, MAP)[0].scores.tolist() == [0.5]
 
 
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_a_batch_equals_its_samples(dtype: Optional[torch.dtype]) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_batch_equals_its_samples(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    whole = Predictions(torch.randn(1, 3, 60, 2), torch.rand(1, 3, 700, 2), torch.randn(1, 3, 700, 2))
-    if dtype is not None:
-        whole = Predictions(whole.object_logits.to(dtype), whole.points.to(dtype), whole.point_logits.to(dtype))
+    whole = [draw(1, 3, size, 2).to(dtype) for draw, size in ((torch.randn, 60), (torch.rand, 700), (torch.randn, 700))]
 
-    batched = postprocess(whole, MAP)
+    batched = postprocess(Predictions(*whole), MAP)
 
     for index, together in enumerate(batched):
-        part = slice(index, index + 1)
-        alone = postprocess(
-            Predictions(whole.object_logits[:, part], whole.points[:, part], whole.point_logits[:, part]), MAP
-        )[0]
+        (alone,) = postprocess(Predictions(*(part[:, index : index + 1] for part in whole)), MAP)
         assert len(together) == len(alone) > 0
         np.testing.assert_array_equal(np.concatenate(together.points), np.concatenate(alone.points))
         np.testing.assert_array_equal(together.scores, alone.scores)
         np.testing.assert_array_equal(together.labels, alone.labels)
 
 
-def test_predictions_that_are_not_finite_are_told() -> None:
+def test_predictions_that_are_not_finite_are_reported() -> None:
     predictions = blank()
     predictions.points[-1, 0, 5, 1] = float("nan")
 

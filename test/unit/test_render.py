@@ -7,14 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from evaluation_samples import FORWARD, INTRINSIC, PLACE, one_divider, write_images
 from matplotlib.colors import to_rgb
+from support.divider_data import FORWARD, INTRINSIC, PLACE, one_divider, write_images
 
 from pivotnet.annotation.format import Annotation, Line
 from pivotnet.config import MapConfig
 from pivotnet.errors import PivotNetError
-from pivotnet.evaluation.camera_view import NEAR, project_ground_line
-from pivotnet.evaluation.drawing import COLOURS, render_sample
+from pivotnet.evaluation.drawing import COLOURS, NEAR, project_ground_line, render_sample
 from pivotnet.evaluation.vector_map import MapLine
 
 MAP = MapConfig()
@@ -65,32 +64,24 @@ def pixels_of(picture: np.ndarray, label: int) -> int:
     return int((np.abs(picture - colour).max(-1) < 30).sum())
 
 
-def test_ground_truth_alone(tmp_path: Path, sample: Annotation) -> None:
-    path = tmp_path / "a.png"
-
-    render_sample(path, "a", sample, tmp_path, MAP)
-
-    picture = cv2.imread(str(path)).astype(float)
-    assert picture.shape[1] > 2 * picture.shape[0]
-    # the lines in six images, from above and in the legend; of the boundary, which is a point, only the legend
-    assert pixels_of(picture, 0) > 4000
-    assert pixels_of(picture, 1) > 2000
-    assert 20 < pixels_of(picture, 2) < 400
+def picture(path: Path) -> np.ndarray:
+    return cv2.imread(str(path)).astype(float)
 
 
 def test_a_prediction_stands_beside_the_truth(tmp_path: Path, sample: Annotation) -> None:
-    path, alone = tmp_path / "a.png", tmp_path / "b.png"
     predicted = [MapLine(np.array([[25.0, -8], [3, -2], [-25, -2]]), 2, 0.8)]
 
-    render_sample(path, "a", sample, tmp_path, MAP, predicted)
-    render_sample(alone, "a", sample, tmp_path, MAP)
+    render_sample(tmp_path / "both.png", "a", sample, tmp_path, MAP, predicted)
+    render_sample(tmp_path / "truth.png", "a", sample, tmp_path, MAP)
 
-    picture = cv2.imread(str(path)).astype(float)
-    assert picture.shape[1] > cv2.imread(str(alone)).shape[1] + 300
-    assert pixels_of(picture, 2) > 2000
+    truth, both = picture(tmp_path / "truth.png"), picture(tmp_path / "both.png")
+    # the lines in six images, from above and in the legend; of the boundary, which is a point, only the legend
+    assert pixels_of(truth, 0) > 4000 and pixels_of(truth, 1) > 2000 and 20 < pixels_of(truth, 2) < 400
+    assert truth.shape[1] > 2 * truth.shape[0]
+    assert both.shape[1] > truth.shape[1] + 300 and pixels_of(both, 2) > 2000
 
 
-def test_a_missing_image_is_told_and_leaves_no_picture(tmp_path: Path, sample: Annotation) -> None:
+def test_a_missing_image_is_reported_and_leaves_no_picture(tmp_path: Path, sample: Annotation) -> None:
     (tmp_path / sample.image_paths[4]).unlink()
 
     with pytest.raises(PivotNetError, match="camera image .*CAM_BACK.*missing"):

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from evaluation_samples import one_divider, write_annotation, write_split
+from support.divider_data import write_dividers, write_results
 
 from pivotnet.annotation.format import FOLDER
-from pivotnet.config import MapConfig
 from pivotnet.errors import PivotNetError
-from pivotnet.evaluation.instances import MapInstances
-from pivotnet.evaluation.postprocess import draw_mask
-from pivotnet.evaluation.results import SampleResult, result_path, save_result
+from pivotnet.evaluation.ap_table import format_table
 from pivotnet.evaluation.score import score_results
-from pivotnet.evaluation.table import format_table
 from pivotnet.upstream.annotation import convert_annotations
 from pivotnet.upstream.evaluation import ResultEvaluator, evaluated_tokens
 from pivotnet.upstream.point_rend import get_uncertain_point_coords_with_randomness, point_sample
@@ -27,15 +22,8 @@ TOKENS = ["a", "b"]
 @pytest.fixture
 def scored(tmp_path: Path) -> Path:
     """Two annotated samples, results of which the second is a little off."""
-    (tmp_path / "results").mkdir()
-    for index, token in enumerate(TOKENS):
-        write_annotation(tmp_path, token, one_divider(token, 60))
-        line = np.array([[0, 60 + 4 * index], [360, 60 + 4 * index]], np.float32)
-        instances = MapInstances([line], np.array([0.9], np.float32), np.array([0]))
-        save_result(
-            result_path(tmp_path / "results", token), SampleResult(draw_mask(instances, MapConfig()), instances)
-        )
-    write_split(tmp_path, "val", TOKENS)
+    write_dividers(tmp_path, dict.fromkeys(TOKENS, 60))
+    write_results(tmp_path / "results", {"a": 60, "b": 64})
     return tmp_path
 
 

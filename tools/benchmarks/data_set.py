@@ -12,8 +12,7 @@ from recordings import inputs
 from pivotnet.annotation.format import FOLDER, MAX_POINTS, Annotation, load_annotation, save_annotation, to_upstream
 from pivotnet.annotation.runner import annotate
 from pivotnet.config import CAMERAS
-from pivotnet.evaluation.instances import MapInstances
-from pivotnet.evaluation.results import SampleResult, result_path, save_result
+from pivotnet.evaluation.results import MapInstances, SampleResult, result_path, save_result
 from pivotnet.files import atomic_write
 from pivotnet.synthetic.generate import generate
 from pivotnet.synthetic.plan import Options

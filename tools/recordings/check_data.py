@@ -16,8 +16,8 @@ from pivotnet.config import preset
 from pivotnet.data.images import resize
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import ApResult, accumulate, sample_ap
+from pivotnet.evaluation.ap_table import format_table
 from pivotnet.evaluation.score import score_results
-from pivotnet.evaluation.table import format_table
 from pivotnet.model.pivotnet import PivotNet
 from recordings.record_data import RESOLUTION, transform_images
 from recordings.verdict import Comparison, Row

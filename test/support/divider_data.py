@@ -1,15 +1,17 @@
-"""Small annotated samples on disk, for tests of what comes after the network."""
+"""Annotated samples with one divider each, for tests of what comes after the network."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from pivotnet.annotation.format import FOLDER, Annotation, Line, save_annotation
-from pivotnet.config import CAMERAS
-from pivotnet.evaluation.postprocess import draw_line
+from pivotnet.config import CAMERAS, MapConfig
+from pivotnet.evaluation.postprocess import draw_line, draw_mask
+from pivotnet.evaluation.results import MapInstances, SampleResult, result_path, save_result
 
 # A camera that looks forward from 1.5 m above the ground: its x is the car's right, its y is down, its z is forward.
 FORWARD = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
@@ -40,21 +42,27 @@ def one_divider(token: str, column: int) -> Annotation:
     )
 
 
-def write_annotation(root: Path, token: str, annotation: Annotation) -> None:
-    """Puts the annotated file where it belongs below ``root``."""
-    (root / FOLDER).mkdir(parents=True, exist_ok=True)
-    save_annotation(root / FOLDER / f"{token}.npz", annotation)
-
-
-def write_images(root: Path, annotation: Annotation) -> None:
+def write_images(root: Path, annotation: Annotation, grey: int = 90) -> None:
     """Six grey images."""
     for path in annotation.image_paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(root / path), np.full((900, 1600, 3), 90, np.uint8))
+        cv2.imwrite(str(root / path), np.full((900, 1600, 3), grey, np.uint8))
 
 
-def write_split(root: Path, split: str, tokens: list[str]) -> None:
-    """A split's list of tokens."""
-    folder = root / FOLDER / "splits"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{split}.txt").write_text("".join(f"{token}\n" for token in tokens))
+def write_dividers(root: Path, columns: Mapping[str, int]) -> None:
+    """Samples {token: column}, all of them in the val split; the images have the column's number as their grey."""
+    (root / FOLDER / "splits").mkdir(parents=True)
+    for token, column in columns.items():
+        annotation = one_divider(token, column)
+        save_annotation(root / FOLDER / f"{token}.npz", annotation)
+        write_images(root, annotation, column)
+    (root / FOLDER / "splits" / "val.txt").write_text("".join(f"{token}\n" for token in columns))
+
+
+def write_results(folder: Path, columns: Mapping[str, int | None]) -> None:
+    """Result files {token: column of the one predicted divider, None for no line}."""
+    folder.mkdir(parents=True)
+    for token, column in columns.items():
+        lines = [] if column is None else [np.array([[0, column], [360, column]], np.float32)]
+        instances = MapInstances(lines, np.full(len(lines), 0.9, np.float32), np.zeros(len(lines), np.int64))
+        save_result(result_path(folder, token), SampleResult(draw_mask(instances, MapConfig()), instances))

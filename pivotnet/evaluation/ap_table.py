@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from pivotnet.config import CLASSES
 from pivotnet.evaluation.ap import THRESHOLDS, ApResult
-from pivotnet.files import PathLike, atomic_write
+from pivotnet.files import PathLike, write_json
 
 HEADER = ("Class", "AP@.2", "AP@.5", "AP@1.", "AP@1.5", "mAP@HARD", "mAP@EASY")
 ROW_NAMES = ("Divider", "PedCross", "Contour", "Average")  # upstream's names of config.CLASSES
@@ -33,15 +33,15 @@ def format_table(ap: np.ndarray) -> str:
     Upstream's printer drops a zero after the point ("45.0" becomes "45") and then sets the points of a column under
     each other.
     """
-    cells = [[f"{_percent(value):g}" for value in row] for row in table_values(ap)]
-    columns = [_align(list(column)) for column in zip(*cells)]
-    rows = [[name, *values] for name, values in zip(ROW_NAMES, zip(*columns))]
-    widths = [max(len(ROW_NAMES[1]), len(HEADER[0]) + 2)]
-    widths += [max(len(name) + 2, len(column[0])) for name, column in zip(HEADER[1:], columns)]
+    texts = [[f"{_percent(value):g}" for value in row] for row in table_values(ap)]
+    columns = [ROW_NAMES, *map(_align, zip(*texts))]
+    widths = [max(len(name) + 2, *map(len, column)) for name, column in zip(HEADER, columns)]
     rule = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
-    lines = [rule, _join(HEADER, widths), rule.replace("-", "=")]
-    for row in rows:
-        lines += [_join(row, widths), rule]
+    lines = [rule]
+    for name, *values in (HEADER, *zip(*columns)):
+        cells = [name.ljust(widths[0]), *(text.rjust(width) for text, width in zip(values, widths[1:]))]
+        lines += ["| " + " | ".join(cells) + " |", rule]
+    lines[2] = rule.replace("-", "=")
     return "\n".join(lines)
 
 
@@ -50,18 +50,10 @@ def _percent(fraction: np.float32) -> float:
     return float(f"{float(fraction) * 100:.1f}")
 
 
-def _align(texts: list[str]) -> list[str]:
-    """Pads numbers so that their decimal points lie in one column."""
-    decimals = [len(text) - text.index(".") if "." in text else 0 for text in texts]
-    padded = [text + " " * (max(decimals) - count) for text, count in zip(texts, decimals)]
-    width = max(len(text) for text in padded)
-    return [text.rjust(width) for text in padded]
-
-
-def _join(cells: Any, widths: list[int]) -> str:
-    first, *others = cells
-    texts = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:]))]
-    return "| " + " | ".join(texts) + " |"
+def _align(texts: Sequence[str]) -> list[str]:
+    """Pads numbers so that their decimal points lie in one column when their ends do."""
+    tails = [len(text) - text.index(".") if "." in text else 0 for text in texts]
+    return [text + " " * (max(tails) - tail) for text, tail in zip(texts, tails)]
 
 
 def table_dict(result: ApResult) -> dict[str, Any]:
@@ -70,29 +62,22 @@ def table_dict(result: ApResult) -> dict[str, Any]:
     ``{"samples": N, "thresholds": [...], "classes": {class: {"samples", "AP": {threshold: fraction}, "mAP_hard",
     "mAP_easy", "percent": {...}}}, "average": {...}, "mAP_hard": fraction, "mAP_easy": fraction}``
     """
-    entries = [_entry(row) for row in table_values(result.ap)]
-    classes = {name: {"samples": int(count), **entry} for name, count, entry in zip(CLASSES, result.counts, entries)}
-    average = entries[-1]
+    *entries, average = [{**_entry(row, float), "percent": _entry(row, _percent)} for row in table_values(result.ap)]
     return {
         "samples": result.samples,
         "thresholds": list(THRESHOLDS),
-        "classes": classes,
+        "classes": {
+            name: {"samples": int(count), **entry} for name, count, entry in zip(CLASSES, result.counts, entries)
+        },
         "average": average,
         "mAP_hard": average["mAP_hard"],
         "mAP_easy": average["mAP_easy"],
     }
 
 
-def _entry(row: np.ndarray) -> dict[str, Any]:
-    keys = [str(threshold) for threshold in THRESHOLDS]
-    fractions = [None if math.isnan(value) else float(value) for value in row]
-    percent = [None if math.isnan(value) else _percent(value) for value in row]
-    return {
-        "AP": dict(zip(keys, fractions)),
-        "mAP_hard": fractions[-2],
-        "mAP_easy": fractions[-1],
-        "percent": {"AP": dict(zip(keys, percent)), "mAP_hard": percent[-2], "mAP_easy": percent[-1]},
-    }
+def _entry(row: np.ndarray, convert: Callable[[np.float32], float]) -> dict[str, Any]:
+    *by_threshold, hard, easy = (None if math.isnan(value) else convert(value) for value in row)
+    return {"AP": dict(zip(map(str, THRESHOLDS), by_threshold)), "mAP_hard": hard, "mAP_easy": easy}
 
 
 def write_table(path: PathLike, result: ApResult, **more: Any) -> None:
@@ -101,6 +86,4 @@ def write_table(path: PathLike, result: ApResult, **more: Any) -> None:
     Raises:
         PivotNetError: the file cannot be written.
     """
-    with atomic_write(path, "w") as stream:
-        json.dump({**more, **table_dict(result)}, stream, indent=1)
-        stream.write("\n")
+    write_json(path, {**more, **table_dict(result)})

@@ -24,6 +24,7 @@ COMMANDS = {
     "render": "draw ground truth and prediction into PNGs",
     "report": "print what training runs have measured",
     "doctor": "say what this machine has and what is wrong with it",
+    "run": "train on all cards and print the Final result, as the run scripts do",
     "audit": "count kernel launches and host waits of a training step",
 }
 

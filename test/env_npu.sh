@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Environment of a training run on Ascend; sourced by the run scripts, and fit to be sourced by hand in bash:
+# Environment of a training run on Ascend, or on a CPU; sourced by the run scripts, and fit to be sourced by hand in bash:
 #
 #   source test/env_npu.sh
 #
@@ -7,45 +7,37 @@
 # changes nothing when it is sourced twice, and says nothing on a machine without an NPU.
 # PIVOTNET_DEV (/dev), PIVOTNET_ASCEND (/usr/local/Ascend) and PIVOTNET_TCMALLOC name other places to look in.
 
-pivotnet_dev=${PIVOTNET_DEV:-/dev}
+# pivotnet_devices: the numbers of this machine's NPUs, one a line
+pivotnet_devices() { compgen -G "${PIVOTNET_DEV:-/dev}/davinci[0-9]*" | sed 's/.*davinci//' | sort -n || true; }
 
-# pivotnet_npus: the numbers of this machine's NPUs, one a line
-pivotnet_npus() {
-  local node
-  for node in "$pivotnet_dev"/davinci[0-9]*; do
-    if [ -e "$node" ]; then echo "${node##*/davinci}"; fi
-  done
-}
-
-pivotnet_has_npu() { [ -e "$pivotnet_dev/davinci_manager" ] || [ -n "$(pivotnet_npus)" ]; }
+pivotnet_has_npu() { compgen -G "${PIVOTNET_DEV:-/dev}/davinci*" >/dev/null; }
 
 # pivotnet_default NAME VALUE: export NAME=VALUE unless the user has set NAME (be it to nothing), or VALUE is empty
-pivotnet_default() {
-  if [ -z "${!1+set}" ] && [ -n "$2" ]; then export "$1=$2"; fi
+pivotnet_default() { if [ -z "${!1+set}" ] && [ -n "$2" ]; then export "$1=$2"; fi; }
+
+# pivotnet_first FILE...: the first that can be read
+pivotnet_first() {
+  local file
+  for file in "$@"; do if [ -n "$file" ] && [ -r "$file" ]; then echo "$file" && return; fi; done
 }
 
 # CANN: the toolkit's own set_env.sh, where the environment does not have it already
 pivotnet_source_cann() {
-  local candidate options ascend=${PIVOTNET_ASCEND:-/usr/local/Ascend}
-  if [ -n "${ASCEND_HOME_PATH:-}" ] || [ -n "${PIVOTNET_CANN:-}" ]; then return 0; fi
+  local found options ascend=${PIVOTNET_ASCEND:-/usr/local/Ascend} home=${ASCEND_TOOLKIT_HOME:-} own="${HOME:-/root}/Ascend"
+  if [ -n "${ASCEND_HOME_PATH:-}${PIVOTNET_CANN:-}" ]; then return; fi
   # ASCEND_TOOLKIT_HOME names the toolkit's folder, whose set_env.sh lies in it or beside it, by release
-  for candidate in "${ASCEND_TOOLKIT_HOME:+$ASCEND_TOOLKIT_HOME/set_env.sh}" \
-    "${ASCEND_TOOLKIT_HOME:+$ASCEND_TOOLKIT_HOME/../set_env.sh}" \
-    "$ascend/ascend-toolkit/set_env.sh" "$ascend/cann/set_env.sh" "$ascend/nnae/set_env.sh" \
-    "${HOME:-/root}/Ascend/ascend-toolkit/set_env.sh" "${HOME:-/root}/Ascend/cann/set_env.sh"; do
-    if [ -n "$candidate" ] && [ -r "$candidate" ]; then
-      # the vendor's script reads unset variables and runs commands that may fail: not under the caller's -e and -u
-      options=$-
-      set +eu
-      # shellcheck disable=SC1090
-      source "$candidate" >/dev/null
-      case "$options" in *e*) set -e ;; esac
-      case "$options" in *u*) set -u ;; esac
-      export PIVOTNET_CANN="$candidate" # so that it is not sourced twice, whatever it sets
-      return 0
-    fi
-  done
-  if pivotnet_has_npu; then
+  found=$(pivotnet_first "${home:+$home/set_env.sh}" "${home:+$home/../set_env.sh}" "$ascend/ascend-toolkit/set_env.sh" \
+    "$ascend/cann/set_env.sh" "$ascend/nnae/set_env.sh" "$own/ascend-toolkit/set_env.sh" "$own/cann/set_env.sh")
+  if [ -n "$found" ]; then
+    # the vendor's script reads unset variables and runs commands that may fail: not under the caller's -e and -u
+    options=$-
+    set +eu
+    # shellcheck disable=SC1090
+    source "$found" >/dev/null
+    case "$options" in *e*) set -e ;; esac
+    case "$options" in *u*) set -u ;; esac
+    export PIVOTNET_CANN="$found" # so that it is not sourced twice, whatever it sets
+  elif pivotnet_has_npu; then
     echo "[pivotnet] no CANN set_env.sh found; source it first: source {cann_root_dir}/set_env.sh" >&2
   fi
 }
@@ -53,51 +45,35 @@ pivotnet_source_cann() {
 # tcmalloc: the host allocates a lot in a step. Together with a Python built with LTO and PGO it took the published
 # port from 0.89 to 0.82 s a step.
 pivotnet_preload_tcmalloc() {
-  local library system
-  case "${LD_PRELOAD:-}" in *libtcmalloc*) return 0 ;; esac
-  system=$(uname -m)
-  for library in ${PIVOTNET_TCMALLOC:+"$PIVOTNET_TCMALLOC"} /usr/local/lib/lib/libtcmalloc.so.4 /usr/local/lib/lib/libtcmalloc.so \
-    /usr/local/lib64/libtcmalloc.so.4 /usr/local/lib/libtcmalloc.so.4 \
-    /usr/lib64/libtcmalloc.so.4 /usr/lib64/libtcmalloc_minimal.so.4 \
-    "/usr/lib/$system-linux-gnu/libtcmalloc.so.4" "/usr/lib/$system-linux-gnu/libtcmalloc_minimal.so.4"; do
-    if [ -r "$library" ]; then
-      export LD_PRELOAD="$library${LD_PRELOAD:+:$LD_PRELOAD}"
-      return 0
-    fi
+  local found folder candidates=()
+  case "${LD_PRELOAD:-}" in *libtcmalloc*) return ;; esac
+  for folder in /usr/local/lib/lib /usr/local/lib64 /usr/local/lib /usr/lib64 "/usr/lib/$(uname -m)-linux-gnu"; do
+    candidates+=("$folder/libtcmalloc.so.4" "$folder/libtcmalloc.so" "$folder/libtcmalloc_minimal.so.4")
   done
-  if pivotnet_has_npu && [ -z "${PIVOTNET_TCMALLOC_HINT:-}" ]; then
+  found=$(pivotnet_first "${PIVOTNET_TCMALLOC:-}" "${candidates[@]}")
+  if [ -n "$found" ]; then
+    export LD_PRELOAD="$found${LD_PRELOAD:+:$LD_PRELOAD}"
+  elif pivotnet_has_npu && [ -z "${PIVOTNET_TCMALLOC_HINT:-}" ]; then
     export PIVOTNET_TCMALLOC_HINT=shown
     echo "[pivotnet] tcmalloc not found, steps will take longer. Ubuntu: apt-get install libtcmalloc-minimal4;" \
-      "openEuler: build gperftools, see 'Performance tuning' in README.md" >&2
+      "openEuler: build gperftools, see 'Tuning' in README.md" >&2
   fi
-}
-
-# pivotnet_threads_per_rank RANKS: the cores shared among the ranks of this machine, so that they do not fight for them
-pivotnet_threads_per_rank() {
-  local ranks=${1:-1} cores threads
-  case "$ranks" in '' | 0 | *[!0-9]*) ranks=1 ;; esac
-  cores=$(nproc 2>/dev/null || echo 1)
-  threads=$((cores / ranks > 0 ? cores / ranks : 1))
-  # threads of one CPU operator: more than a rank's share of the cores makes all of them slower
-  pivotnet_default OMP_NUM_THREADS "$threads"
-  # the same for operators of MKL and OpenBLAS (numpy, scipy), which have pools of their own
-  pivotnet_default MKL_NUM_THREADS "$threads"
-  pivotnet_default OPENBLAS_NUM_THREADS "$threads"
 }
 
 # The address at which the other hosts reach this one: on the way to MASTER_ADDR, else the first of this host
 pivotnet_host_address() {
   local address=""
-  if [ "${NNODES:-1}" != 1 ] && [ -n "${MASTER_ADDR:-}" ] && command -v ip >/dev/null 2>&1; then
+  if [ "${NNODES:-1}" != 1 ] && [ -n "${MASTER_ADDR:-}" ]; then
     address=$(ip route get "$MASTER_ADDR" 2>/dev/null | sed -n 's/.* src \([0-9a-fA-F.:]*\).*/\1/p' | head -n 1) || true
-    case "$address" in 127.*) address="" ;; esac # this host is node 0 itself
   fi
-  if [ -z "$address" ]; then address=$(hostname -I 2>/dev/null | awk '{print $1}') || true; fi
-  echo "$address"
+  case "$address" in
+    "" | 127.*) hostname -I 2>/dev/null | awk '{print $1}' || true ;; # 127: this host is node 0 itself
+    *) echo "$address" ;;
+  esac
 }
 
 pivotnet_set_npu_environment() {
-  local number
+  local ranks=${CARDS:-} number
   # host log to files, not to the console: printing slows the host (0 off, 1 on)
   pivotnet_default ASCEND_SLOG_PRINT_TO_STDOUT 0
   # log errors only (0 debug, 1 info, 2 warning, 3 error)
@@ -116,22 +92,33 @@ pivotnet_set_npu_environment() {
   pivotnet_default HCCL_IF_IP "$(pivotnet_host_address)"
   # ranks reach their first collective minutes apart (data, weights): the default of 120 s is short (120..7200)
   pivotnet_default HCCL_CONNECT_TIMEOUT 1200
+  case "$ranks" in '' | 0* | *[!0-9]*) ranks=$(pivotnet_devices | wc -l) ;; esac
+  # threads of one CPU operator, MKL's and OpenBLAS' too: more than a rank's share of the cores makes all ranks slower
+  pivotnet_default OMP_NUM_THREADS "$(nproc | awk -v ranks="$ranks" '{ print(ranks && $1 > ranks ? int($1 / ranks) : 1) }')"
   # the devices' own logs: errors only; once a shell, as it takes a second a device
   if [ -z "${PIVOTNET_DEVICE_LOG:-}" ] && command -v msnpureport >/dev/null 2>&1; then
-    for number in $(pivotnet_npus); do
-      msnpureport -g error -d "$number" >/dev/null 2>&1 || true # needs root; the level is a matter of speed only
+    for number in $(pivotnet_devices); do
+      msnpureport -g error -d "$number" >/dev/null 2>&1 || true # needs root; only speed depends on it
     done
     export PIVOTNET_DEVICE_LOG=error
   fi
 }
 
+# Without an accelerator a third of a step is the kernel clearing pages for tensors: glibc's malloc maps large ones anew.
+# These have it keep what tensors have freed for the next ones, as a card's allocator does.
+pivotnet_set_cpu_environment() {
+  # one pool for all threads: memory that one of them has freed serves the others
+  pivotnet_default MALLOC_ARENA_MAX 1
+  # give nothing back to the kernel
+  pivotnet_default MALLOC_TRIM_THRESHOLD_ -1
+  # take large tensors from the pool too, no mappings of their own
+  pivotnet_default MALLOC_MMAP_MAX_ 0
+}
+
 pivotnet_source_cann
 if pivotnet_has_npu; then
   pivotnet_set_npu_environment
-  if [ -n "${CARDS:-}" ]; then
-    pivotnet_threads_per_rank "$CARDS"
-  elif [ -n "$(pivotnet_npus)" ]; then
-    pivotnet_threads_per_rank "$(pivotnet_npus | wc -l)"
-  fi
+elif ! compgen -G "${PIVOTNET_DEV:-/dev}/nvidia[0-9]*" >/dev/null; then
+  pivotnet_set_cpu_environment
 fi
 pivotnet_preload_tcmalloc

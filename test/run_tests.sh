@@ -7,36 +7,32 @@
 #   --profile NAME   with the versions of test/profiles/NAME.txt, in an environment of its own: published or newest
 #
 # Environment: PYTHON names an interpreter; PIVOTNET_UPSTREAM a checkout of upstream at the pinned commit.
-set -euo pipefail
-HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=test/lib.sh
-source "$HERE/lib.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
-marker=(-m "not full")
-arguments=()
-profile=""
+full="" profile="" arguments=()
 while [[ $# -gt 0 ]]; do
-  argument=$1
-  shift
-  case "$argument" in
-    --full) marker=() ;;
+  case "$1" in
+    --full) full=yes ;;
     --profile)
-      [[ $# -gt 0 ]] || die "--profile needs a name; see --help"
-      profile=$1
+      profile=${2:-}
+      [[ -n "$profile" ]] || die "--profile needs a name; see --help"
       shift
       ;;
-    -h | --help)
-      sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
-      exit 0
-      ;;
-    *) arguments+=("$argument") ;;
+    -h | --help) sed -n '2,/^# shellcheck/{/^# shellcheck/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit ;;
+    *) arguments+=("$1") ;;
   esac
+  shift
 done
+if [[ -z "$full" ]]; then arguments=(-m "not full" "${arguments[@]}"); fi
 
+# shellcheck source=test/env_npu.sh
+source "$ROOT/test/env_npu.sh"
 if [[ -n "$profile" ]]; then choose_profile "$profile"; else choose_python test; fi
-cd "$ROOT"
+CDPATH='' cd -- "$ROOT"
 say "ruff"
 "$PY" -m ruff check .
+"$PY" -m ruff format --check .
 if [[ -n "$profile" ]]; then
   say "skipped: mypy, which knows the default versions' types only"
 else
@@ -52,6 +48,6 @@ fi
 say "simulated NPUs"
 PYTHON="$PY" bash tools/cannsim/setup.sh || say "skipped: test/npu, as tools/cannsim/setup.sh says above"
 say "pytest"
-# threads that wait for each other sleep: where cores are shared, spinning takes the time that the others need
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
-"$PY" -m pytest -ra "${marker[@]}" "${arguments[@]}"
+# two workers of one thread each; where they share cores, threads that wait sleep: spinning takes the others' time
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
+exec "$PY" -m pytest -ra -n 2 --dist loadfile --durations=5 "${arguments[@]}"

@@ -21,10 +21,11 @@ from pivotnet import device as devices
 from pivotnet.annotation.format import FOLDER
 from pivotnet.distributed import TIMEOUT, ranks_from_environment
 from pivotnet.errors import PivotNetError
+from pivotnet.launch.supervise import end_with_parent
+from pivotnet.launch.torchrun import hand_over
 from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
 from pivotnet.training.optim import LR_FACTORS
 from pivotnet.upstream.performance import Performance, requested_steps
-from pivotnet.upstream.ranks import hand_over
 
 DEVICE = "PIVOTNET_DEVICE"  # npu, cuda or cpu; the first of them that works where it is not set
 
@@ -90,6 +91,7 @@ class RlaunchReplicaEnv:
 
     def __init__(self, sync_bn: int = 0, devices: Optional[str] = None, find_unused_parameters: bool = False) -> None:
         sys.excepthook = hand_over
+        end_with_parent()
         self.sync_bn, self.find_unused_parameters = int(sync_bn), find_unused_parameters
         self.ranks = ranks_from_environment()
         cards = parse_cards(devices)

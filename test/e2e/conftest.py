@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from commands import succeed
+from support.commands import succeed
 
 
 @pytest.fixture(scope="session")

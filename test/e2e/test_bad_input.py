@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from commands import ENVIRONMENT, ROOT, command, fail, succeed
+from support.commands import ENVIRONMENT, ROOT, command, fail, succeed
 
 SMOKE = ("train", "--preset", "smoke", "--device", "cpu", "--steps", 2)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from commands import losses, records, succeed
+from support.commands import losses, records, succeed
 
 
 def test_synthetic_data_to_pictures(nuscenes: Path, tmp_path: Path):

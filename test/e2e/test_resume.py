@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import losses, records, start, succeed, wait_for
+from support.commands import losses, records, start, succeed, wait_for
 
 from pivotnet.checkpoint import list_checkpoints, read_checkpoint
 

@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from checkout_copy import (
+from support.commands import records, wait_for
+from support.fake_data import make_data
+from support.fake_run import EVALUATION, make_run
+from support.script_copy import (
     FULL,
     PERFORMANCE,
     TITLE,
-    Checkout,
+    ScriptCopy,
     final_result,
     interrupt,
-    make_checkout,
-    processes_of_run,
-    processes_with,
-    wait_until,
+    make_script_copy,
+    processes,
 )
-from commands import records
-from support.fake_data import make_data
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
 
 
 @pytest.fixture
-def checkout(tmp_path) -> Checkout:
-    return make_checkout(tmp_path / "a check out")
+def checkout(tmp_path) -> ScriptCopy:
+    return make_script_copy(tmp_path / "a check out")
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +58,10 @@ def check_result(result: dict[str, str], output: Path, ranks: int) -> None:
     assert sum(record["seconds"] or 0 for record in records(output)) - 1 < wall == round(summary["wall_seconds"])
 
 
-def ranks_in(output: Path) -> dict[int, int]:
-    """{rank: process number} of the training that writes into ``output``."""
-    found = {}
-    for pid in processes_of_run("TORCHELASTIC_RUN_ID=none") + processes_of_run("GROUP_WORLD_SIZE=1"):
-        try:
-            line = Path(f"/proc/{pid}/cmdline").read_bytes()
-            entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if str(output).encode() in line and b"torch.distributed.run" not in line:
-            found.update({int(entry[5:]): pid for entry in entries if entry.startswith(b"RANK=")})
-    return found
+def rank_in(output: Path, rank: int) -> int:
+    """Process number of a rank of the training that writes into ``output``."""
+    ranks = processes("environ", f" RANK={rank} ").keys() & processes("cmdline", str(output)).keys()
+    return min(ranks)
 
 
 def test_performance_from_elsewhere_with_spaces_in_all_paths(checkout, data, tmp_path):
@@ -82,32 +76,46 @@ def test_performance_from_elsewhere_with_spaces_in_all_paths(checkout, data, tmp
     written = (checkout.root / "test" / "output" / f"{result['CaseName']}.log").read_text()
     assert written in done.stdout
     again = checkout.run(PERFORMANCE, "--data-root", data, "--steps", 5, "--output", output)
-    assert again.returncode != 0 and "holds a run already" in again.stderr and again.stderr.count("\n") == 1
-    assert not processes_with(str(output))
+    assert again.returncode == 2 and "holds a run already" in again.stderr and again.stderr.count("\n") == 1
+    assert not processes("cmdline", str(output))
 
 
 def test_a_killed_rank_fails_the_script_at_once_with_its_name(checkout, data, tmp_path):
     output = tmp_path / "out"
     process = checkout.start(PERFORMANCE, "--data-root", data, "--steps", 500, "--output", output)
-    wait_until(lambda: len(records(output)) >= 1, process)
-    os.kill(ranks_in(output)[1], signal.SIGKILL)
+    wait_for(lambda: records(output), process)
+    os.kill(rank_in(output, 1), signal.SIGKILL)
     killed = time.monotonic()
     out, err = process.communicate(timeout=60)
     assert time.monotonic() - killed < 20
     assert process.returncode == 1 and TITLE not in out
-    assert "rank 1 of this machine was ended by signal 9 (KILL)" in err
-    assert err.splitlines()[-1].startswith("[pivotnet] error: training failed")
-    assert not processes_with(str(output))
+    assert "rank 1 was ended by signal 9 (KILL)" in err
+    assert err.splitlines()[-1].startswith("error: training failed")
+    assert not processes("cmdline", str(output))
+
+
+def test_a_killed_script_takes_its_ranks_along(checkout, data, tmp_path):
+    output = tmp_path / "out"
+    process = checkout.start(PERFORMANCE, "--data-root", data, "--steps", 500, "--output", output)
+    wait_for(lambda: records(output), process)
+    assert len(processes("cmdline", str(output))) >= 4
+    process.kill()
+    limit = time.monotonic() + 40
+    while processes("cmdline", str(output)):
+        assert time.monotonic() < limit, processes("cmdline", str(output))
+        time.sleep(0.2)
+    process.communicate(timeout=60)
+    assert list((output / "checkpoints").iterdir()), "its ranks saved before they left"
 
 
 def test_interrupted_and_resumed_with_its_own_options(checkout, data):
     process = checkout.start(FULL, "--data-root", data, "--epochs", 3, "--cards", 1, "--", "--save-every", 5)
-    wait_until(lambda: checkout.outputs() and len(records(checkout.outputs()[0])) >= 2, process)
+    wait_for(lambda: checkout.outputs() and len(records(checkout.outputs()[0])) >= 2, process)
     out, err = interrupt(process)
     (output,) = checkout.outputs()
     assert process.returncode == 130 and TITLE not in out
-    assert f"--resume {output}" in err
-    assert not processes_with(str(output))
+    assert f"--resume {shlex.quote(str(output))}" in err
+    assert not processes("cmdline", str(output))
     done = len(records(output))
     assert 2 <= done < 12 and not json.loads((output / "summary.json").read_text())["finished"]
 
@@ -157,8 +165,147 @@ def test_two_first_runs_at_once_share_one_synthetic_data_set(checkout):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_while_data_is_made_leaves_no_process(checkout, number):
     process = checkout.start(PERFORMANCE)
-    wait_until(lambda: processes_with(f"pivotnet synth {checkout.root}"), process)
+    wait_for(lambda: processes("cmdline", f"pivotnet synth {checkout.root}"), process)
     time.sleep(1)
     interrupt(process, number)
     assert process.returncode == (130 if number == signal.SIGINT else 143)
-    assert not processes_with(str(checkout.root))
+    assert not processes("cmdline", str(checkout.root))
+
+
+# stands in for the run.sh of a patched checkout of upstream
+RUN_SH = """
+# python3 -m pivotnet.upstream.launch
+steps="$PIVOTNET_PERFORMANCE_FLAG|$PIVOTNET_PERFORMANCE_STEPS"
+echo "$PWD|$*|$CARDS|$steps|$DATA_ROOT|$PIVOTNET_DEVICE|$OMP_NUM_THREADS" >"$FAKE_CALL"
+case "$FAKE_MODE" in
+  fail) echo "step 7"; echo "ValueError: rank 3 broke" >&2; exit 3 ;;
+  hang) sleep 600 & trap '' TERM; echo started >"$FAKE_CALL.hangs"; sleep 600; sleep 600 ;;
+  silent) exit 0 ;;
+esac
+cp "$FAKE_RUN"/steps.rank*.jsonl "$FAKE_RUN/summary.json" "$PIVOTNET_OUTPUT"
+"""
+
+
+@pytest.fixture
+def patched(checkout, tmp_path) -> ScriptCopy:
+    """A checkout with upstream's in PivotNet/, and with data."""
+    upstream = checkout.root / "PivotNet"
+    (upstream / "configs").mkdir(parents=True)
+    (upstream / "configs" / "pivotnet_nuscenes_swint.py").touch()
+    (upstream / "run.sh").write_text(RUN_SH)
+    make_run(tmp_path / "run", ranks=8, preset="swint", evaluation={"val": EVALUATION})
+    make_data(checkout.root / "data" / "nuscenes", samples=1)
+    checkout.environment.update(
+        FAKE_RUN=str(tmp_path / "run"), FAKE_CALL=str(tmp_path / "call"), FAKE_MODE="", PRESET="swint", CARDS="8"
+    )
+    return checkout
+
+
+def test_patched_runs_go_through_its_run_sh_each_with_a_folder_of_its_own(patched):
+    runs = [patched.start(PERFORMANCE, "--steps", 12) for _ in range(2)]
+    said = [run.communicate(timeout=120) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    assert len(patched.outputs()) == 2
+    for out, _ in said:
+        upstream = patched.root / "PivotNet"
+        assert f"training the patched checkout in {upstream}, configuration pivotnet_nuscenes_swint" in out
+        result = final_result(out)
+        assert result["RankSize"] == "8" and result["CaseName"] == "PivotNet_bs1_8p_performance"
+    call = Path(patched.environment["FAKE_CALL"])
+    root = patched.root / "data" / "nuscenes"
+    assert call.read_text().strip() == f"{upstream}|train pivotnet_nuscenes_swint 30|8|1|12|{root}|cpu|1"
+    done = patched.run(FULL, "--epochs", 2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert call.read_text().strip() == f"{upstream}|pipeline pivotnet_nuscenes_swint 2|8|||{root}|cpu|1"
+    assert final_result(done.stdout)["mAP_easy"] == "61.5"
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"), [("fail", "ValueError: rank 3 broke"), ("silent", "without a summary of its steps")]
+)
+def test_a_failure_is_told_with_the_last_lines(patched, mode, said):
+    done = patched.run(PERFORMANCE, FAKE_MODE=mode)
+    assert done.returncode == 1 and said in done.stderr and TITLE not in done.stdout
+    assert not list((patched.root / "test" / "output").glob("*.log"))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_ends_even_what_does_not_listen(patched, number, status):
+    process = patched.start(PERFORMANCE, FAKE_MODE="hang", PIVOTNET_GRACE="2" if number == signal.SIGINT else "600")
+    wait_for(Path(patched.environment["FAKE_CALL"] + ".hangs").exists, process)
+    mark = f"FAKE_CALL={patched.environment['FAKE_CALL']} "
+    assert len(processes("environ", mark)) >= 3
+    asked = time.monotonic()
+    if number == signal.SIGTERM:
+        process.send_signal(number)
+        time.sleep(0.5)  # the second signal ends what ignores the first
+    out, err = interrupt(process, number)
+    assert process.returncode == status and TITLE not in out and "interrupted" in err
+    assert time.monotonic() - asked < 30
+    assert not processes("environ", mark)
+
+
+def test_an_unpatched_checkout_and_an_unknown_device_are_one_line(patched):
+    done = patched.run(PERFORMANCE, DEVICE="abacus")
+    assert done.returncode == 2 and done.stderr.startswith("error: unknown device 'abacus'")
+    (patched.root / "PivotNet" / "run.sh").write_text("python3 configs/$2.py -d 0-7\n")
+    other = patched.run(PERFORMANCE)
+    assert other.returncode == 2 and "is not patched" in other.stderr
+    assert done.stderr.count("\n") == other.stderr.count("\n") == 1 and patched.outputs() == []
+
+
+def test_help_and_bad_options_with_cdpath_set(checkout):
+    environment = {"CDPATH": str(checkout.root), "PATH": checkout.environment["PATH"]}
+    done = checkout.run(FULL, "--help", **environment)
+    assert done.returncode == 0 and done.stderr == ""
+    for option in ("preset", "network", "device", "cards", "batch-size", "steps", "epochs", "data-root", "weights"):
+        assert re.search(rf"^  --{option} .*\[{option.replace('-', '_').upper()};", done.stdout, re.M | re.S), option
+    done = checkout.run(FULL, "--stepz", "3", **environment)
+    assert done.returncode == 2 and done.stderr == "error: unrecognized arguments: --stepz 3; see --help\n"
+    assert checkout.outputs() == []
+
+
+@pytest.mark.parametrize(
+    ("script", "said"), [("exit 1", "lacks one of: torch"), (None, "/bare is no command; name a Python interpreter")]
+)
+def test_a_python_that_is_missing_or_lacks_packages_is_named(checkout, tmp_path, script, said):
+    bare = tmp_path / "bare"
+    if script:
+        bare.write_text(f"#!/bin/sh\n{script}\n")
+        bare.chmod(0o755)
+    done = checkout.run(FULL, PYTHON=str(bare))
+    assert done.returncode == 2 and f"PYTHON={bare}" in done.stderr and said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+FAKE_PYTHON = f"""#!/usr/bin/env bash
+# a Python without packages, that makes environments which note what is installed into them
+case "$*" in
+  *--version) echo "Python 3.11.0" ;;
+  "-m venv --clear "*) sleep 1; mkdir -p "${{@: -1}}/bin"; cp "$0" "${{@: -1}}/bin/python" ;;
+  *"pip install"*) sleep 0.3; echo "$*" >>"$INSTALL_LOG" ;;
+  *"--check"*) exec "{sys.executable}" "$@" ;;
+  "-m pivotnet"*) echo "PY=$0 $*" ;;
+  *find_spec*) exit 1 ;;
+esac
+"""
+
+
+def test_environments_are_made_once_by_scripts_that_start_at_once(checkout, tmp_path):
+    (tmp_path / "bin").mkdir()
+    for name in ("python3", "python3.11"):
+        (tmp_path / "bin" / name).write_text(FAKE_PYTHON)
+        (tmp_path / "bin" / name).chmod(0o755)
+    log = tmp_path / "installed"
+    environment = {"PATH": f"{tmp_path / 'bin'}:{checkout.environment['PATH']}", "INSTALL_LOG": str(log), "PYTHON": ""}
+    bad = checkout.run(FULL, "--cards", "many", **environment)
+    assert bad.returncode == 2 and "--cards (CARDS) is many" in bad.stderr and not log.exists(), "before installing"
+    assert "--resume" in checkout.run(FULL, "--help", **environment).stdout and not log.exists()
+    runs = [checkout.start(FULL, "--cards", "3", **environment) for _ in range(3)]
+    said = [run.communicate(timeout=60) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0], said
+    assert all(f"PY={checkout.root}/.venv/bin/python -m pivotnet run full --cards 3" in out for out, _ in said)
+    lines = log.read_text().splitlines()
+    assert len(lines) == 3 and lines[1].endswith(f"-r {checkout.root}/requirements.txt")  # pip, packages, pivotnet
+    checkout.run(FULL, **environment)
+    assert log.read_text().splitlines() == lines, "a second run installs nothing"

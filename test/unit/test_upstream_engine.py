@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import types
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from torch import nn
 
 from pivotnet.errors import PivotNetError
 from pivotnet.report.run import read_summary
-from pivotnet.upstream import callbacks, environ, launch, performance, ranks
+from pivotnet.upstream import callbacks, environ, launch, performance
 from pivotnet.upstream.experiment import adapt_optimizer
 
 ROOT = Path(__file__).parents[2]
@@ -65,51 +62,6 @@ def test_a_cpu_is_one_card_unless_cards_says_otherwise(monkeypatch) -> None:
         environ.count_cards([])
 
 
-RANK = """
-import os, signal, sys
-from pivotnet.errors import PivotNetError
-from pivotnet.upstream.ranks import hand_over
-
-sys.excepthook = hand_over
-if sys.argv[1] == "mend":
-    cause = PivotNetError("no such file: make it")
-    raise PivotNetError("Caught PivotNetError in DataLoader worker process 0.\\nOriginal ...\\n  ...\\n"
-                        f"pivotnet.errors.PivotNetError: {cause}\\n")
-if sys.argv[1] == "break":
-    raise ValueError("a fault of ours")
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@pytest.mark.parametrize(
-    ("how", "status", "end"),
-    [
-        ("mend", 2, "error: no such file: make it"),
-        ("break", 1, "error: rank 0 was ended by exit status 1: see what it wrote above"),
-        ("die", 1, "error: rank 0 was ended by signal SIGKILL: see what it wrote above"),
-    ],
-)
-def test_errors_of_ranks_are_told_in_the_last_line(tmp_path, how, status, end) -> None:
-    script = tmp_path / "rank.py"
-    script.write_text(RANK)
-    command = [sys.executable, "-m", "pivotnet.upstream.ranks", "--standalone", "--nproc-per-node", "1", script, how]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.getenv("PYTHONPATH")])])}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (status, end)
-    assert ("ValueError: a fault of ours" in done.stderr) == (how == "break")
-    assert ("Traceback" in done.stderr) == (how == "break")
-
-
-def test_an_error_of_all_ranks_is_told_once() -> None:
-    def failure(status: int, file: str, message: str) -> Any:
-        return types.SimpleNamespace(error_file=file, exitcode=status, message=message)
-
-    same = {rank: failure(1, f"/tmp/{rank}", "no data") for rank in range(8)}
-    assert ranks.explain(same) == (["error: no data"], 2)
-    ended = {0: failure(1, "/tmp/0", "no data"), 1: failure(ranks.ENDED_BY_TORCHRUN, ranks.NO_FILE, "")}
-    assert ranks.explain(ended) == (["error: no data"], 2)
-
-
 def test_cards_that_do_not_exist_are_left_out(monkeypatch) -> None:
     monkeypatch.setattr(environ.devices, "select_device", lambda *a, **k: types.SimpleNamespace(type="cuda"))
     monkeypatch.setattr(environ.devices, "device_count", lambda kind: 4)
@@ -138,24 +90,16 @@ def test_the_local_rank_chooses_among_the_listed_cards(monkeypatch) -> None:
 
 
 def test_torchrun_gets_the_cards_and_the_options(monkeypatch) -> None:
-    monkeypatch.setenv("CARDS", "2")
-    words = launch.command(["configs/x.py", "-d", "0-3", "-b", "1"])
-    assert words[2:] == [
-        "pivotnet.upstream.ranks",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "configs/x.py",
-        "-d",
-        "0-3",
-        "-b",
-        "1",
-    ]
-    monkeypatch.setenv("NNODES", "2")
-    with pytest.raises(PivotNetError, match="set MASTER_ADDR"):
-        launch.command(["configs/x.py"])
-    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
-    assert "--master-addr 10.0.0.1 --master-port 29500" in " ".join(launch.command(["configs/x.py"]))
+    monkeypatch.setattr(environ.devices, "select_device", lambda *a, **k: types.SimpleNamespace(type="cuda"))
+    monkeypatch.setattr(environ.devices, "device_count", lambda kind: 4)
+    started = []
+    monkeypatch.setattr(launch.os, "execve", lambda path, words, environment: started.append(words))
+    for options in (["-d", "0-1", "-b", "1"], ["-d0,2"], ["--devices=1-2"]):
+        monkeypatch.setattr(launch.sys, "argv", ["launch", "configs/x.py", *options])
+        launch.main()
+        position = started[-1].index("--nproc-per-node")
+        assert started[-1][position + 1] == "2"
+        assert started[-1][-1 - len(options) :] == ["configs/x.py", *options]
 
 
 class Trainer:

@@ -1,0 +1,87 @@
+"""``pivotnet run performance|full``: a training run on all cards of this machine, up to its Final result.
+
+test/train_8p_performance.sh and test/train_full_8p.sh set the environment up and call it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from typing import NoReturn
+
+from pivotnet.errors import PivotNetError
+from pivotnet.launch.choices import OPTIONS, ROOT, SCRIPTS, read_choices
+from pivotnet.launch.supervise import Interrupted
+
+EPILOG = """\
+What stands in brackets: the environment variable, then the default. Several machines: run the same command on each
+with NNODES, NODE_RANK (0, 1, ...) and MASTER_ADDR (of node 0) set; MASTER_PORT is 29500 unless set. Evaluation and
+--resume then need an --output on a disk that all machines share.
+Synthetic data is made from SYNTH_SEED (default 0). The run scripts use PYTHON, else the active environment; without
+one that has the packages they make .venv, from WHEELHOUSE (see tools/wheelhouse.py) where that is set.
+"""
+
+
+class OptionParser(argparse.ArgumentParser):
+    """Tells what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise PivotNetError(f"{message}; see --help")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """What to run; the options have a parser of their own, for ``--`` and for errors of one line."""
+    parser.add_argument("kind", choices=list(SCRIPTS), help="steps to be timed, or the whole schedule and its accuracy")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="see pivotnet run performance --help")
+
+
+def option_parser(kind: str) -> argparse.ArgumentParser:
+    """The options of a kind of run."""
+    parser = OptionParser(
+        f"bash test/{SCRIPTS[kind]}",
+        usage="%(prog)s [options]",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for name, (metavar, meaning, default) in OPTIONS.items():
+        text = f"{meaning} [{name.upper()}; {default}]"
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=text)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="go on with the interrupted run in DIR (the newest one of this script), with its options",
+    )
+    parser.add_argument("--check", action="store_true", help="check the options, then end")
+    parser.add_argument_group(
+        "-- OPTIONS", "handed to 'pivotnet train' as they are, such as: -- --amp bf16 --profile 5"
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; returns 1 when training failed, 130 or 143 when it was interrupted."""
+    end = args.options.index("--") if "--" in args.options else len(args.options)
+    given = vars(option_parser(args.kind).parse_args(args.options[:end]))
+    choices = read_choices(args.kind, given, args.options[end + 1 :])
+    if given["check"]:
+        return 0
+    # torch is needed only now
+    from pivotnet.launch.training_run import FailedRun, train
+
+    try:
+        train(choices)
+    except FailedRun as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as error:
+        hint = ""
+        if choices.output and (choices.output / "checkpoints").is_dir():
+            script = ROOT / "test" / SCRIPTS[args.kind]
+            hint = f"; go on with: {shlex.join(['bash', str(script), '--resume', str(choices.output)])}"
+        print(f"interrupted{hint}", file=sys.stderr)
+        return error.status
+    return 0

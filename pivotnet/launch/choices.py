@@ -1,0 +1,117 @@
+"""What a run is asked to be: options, environment variables, and the choices of the run that it resumes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pivotnet.config import preset
+from pivotnet.errors import PivotNetError
+from pivotnet.files import read_json, write_json
+from pivotnet.launch.torchrun import Nodes, whole_number
+
+_CHECKOUT = Path(__file__).absolute().parents[2]
+ROOT = _CHECKOUT if (_CHECKOUT / "test" / "env_npu.sh").is_file() else Path.cwd()  # installed without its checkout
+OUTPUTS = ROOT / "test" / "output"
+SAVED = "launch.json"  # in the output folder: the choices, for --resume
+SCRIPTS = {"performance": "train_8p_performance.sh", "full": "train_full_8p.sh"}
+# name: (metavar, meaning, default); the environment variable is the name in capitals
+OPTIONS = {
+    "preset": ("NAME", "network: swint, res50, effb0 or smoke", "swint, smoke without an accelerator"),
+    "network": (
+        "NAME",
+        "builtin, or patched: the checkout of upstream in PIVOTNET_DIR (PivotNet/), through its run.sh",
+        "patched where there is one",
+    ),
+    "device": ("NAME", "npu, cuda or cpu", "the first of them that works"),
+    "cards": ("N", "processes on this machine", "all accelerators, 2 without one"),
+    "batch_size": ("N", "samples a card and step", "the preset's: 1"),
+    "steps": ("N", "end after N steps", "performance: 1500, without accelerator 150"),
+    "epochs": ("N", "epochs of the schedule", "the preset's: 30"),
+    "data_root": ("DIR", "nuScenes tree", "data/nuscenes, else synthetic data"),
+    "weights": ("DIR", "pretrained backbone files", "assets/weights, see tools/download.py"),
+    "output": ("DIR", "folder of this run", "a new one under test/output"),
+}
+
+
+@dataclass
+class Choices:
+    """None where the default holds, which preparation fills in."""
+
+    kind: str  # of SCRIPTS
+    preset: str | None = None
+    network: str | None = None
+    device: str | None = None
+    cards: int | None = None
+    batch_size: int | None = None
+    steps: int | None = None
+    epochs: int | None = None
+    data_root: Path | None = None
+    weights: Path | None = None
+    output: Path | None = None
+    extra: list[str] = field(default_factory=list)  # options of pivotnet train
+    resume: bool = False
+    nodes: Nodes = field(default_factory=Nodes)
+
+    def save(self) -> None:
+        """Write SAVED for --resume."""
+        assert self.output
+        names = [name for name in OPTIONS if name not in ("weights", "output")]
+        texts = {name: str(getattr(self, name)) for name in names if getattr(self, name) is not None}
+        write_json(self.output / SAVED, {**texts, "extra": self.extra})
+
+
+def read_choices(kind: str, given: Mapping[str, str | None], extra: list[str]) -> Choices:
+    """Options, where they are not given environment variables, and where these are not set those of the resumed run.
+
+    Args:
+        kind: of SCRIPTS.
+        given: option values by name of OPTIONS; ``resume`` is None without --resume, and "" without its folder.
+        extra: options of pivotnet train.
+
+    Raises:
+        PivotNetError: a value cannot be used, or there is nothing to resume.
+    """
+    texts: dict[str, Any] = {name: given.get(name) or os.environ.get(name.upper(), "") for name in OPTIONS}
+    nodes = Nodes.from_environment()
+    if given.get("resume") is not None:
+        if nodes.count > 1 and not (given["resume"] or texts["output"]):
+            raise PivotNetError("--resume on several machines needs the run's folder: give --resume DIR")
+        folder = given["resume"] or texts["output"] or _newest_unfinished(kind)
+        texts["output"] = folder
+        if not (folder and (Path(folder) / "checkpoints").is_dir()):
+            raise PivotNetError(f"nothing to resume: {folder or 'no interrupted run here'} has no checkpoints")
+        if (Path(folder) / SAVED).is_file():
+            saved = read_json(Path(folder) / SAVED, "give the options of the run again, and remove this file")
+            texts = {name: text or saved.get(name, "") for name, text in texts.items()}
+            extra = extra or saved.get("extra", [])
+
+    for name in ("cards", "batch_size", "steps", "epochs"):
+        option = f"--{name.replace('_', '-')} ({name.upper()})"
+        texts[name] = whole_number(option, texts[name]) if texts[name] else None
+    if texts["preset"]:
+        preset(texts["preset"])
+    if texts["network"] not in ("", "builtin", "patched"):
+        raise PivotNetError(f"--network (NETWORK) is {texts['network']}: choose builtin or patched")
+    root = texts["data_root"] or (ROOT / "data" / "nuscenes" if (ROOT / "data" / "nuscenes").exists() else None)
+    if root and not Path(root).is_dir():
+        raise PivotNetError(f"data root {root} does not exist: give the folder of a nuScenes tree")
+    if root and not (Path(root) / "samples").is_dir():
+        raise PivotNetError(f"data root {root} is no nuScenes tree: it has no folder samples")
+    texts["data_root"] = root
+    for name in ("data_root", "weights", "output"):
+        texts[name] = Path(texts[name]).absolute() if texts[name] else None
+    values = {name: value or None for name, value in texts.items()}
+    return Choices(kind, **values, extra=extra, resume=given.get("resume") is not None, nodes=nodes)
+
+
+def _newest_unfinished(kind: str) -> Path | None:
+    def finished(folder: Path) -> bool:
+        summary = folder / "summary.json"
+        return summary.is_file() and '"finished": true' in summary.read_text()
+
+    runs = [path.parent for path in OUTPUTS.glob(f"{kind}_*/checkpoints") if not finished(path.parent)]
+    return max(runs, key=lambda folder: (folder / "checkpoints").stat().st_mtime, default=None)

@@ -1,0 +1,175 @@
+"""``python -m pivotnet.launch.torchrun OPTIONS``: torchrun, which says in a few lines which ranks failed and why.
+
+Built-in training, and upstream's through pivotnet.upstream.launch, start their ranks with it. A rank whose
+sys.excepthook is ``hand_over`` gives its exception to this process, which prints it once, however many ranks met it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pivotnet.errors import PivotNetError
+from pivotnet.launch.supervise import end_with_parent
+
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torchrun names it to each rank
+LAST_LINES = 15
+ENDED_BY_TORCHRUN = (-15, 143)  # exit statuses of ranks that lost another one
+LOST = "lost the connection to another rank"  # in the message of LostRankError
+# Advised for training that the host holds up; test/env_npu.sh gives reasons. Other devices do not read them.
+ENVIRONMENT = {"TASK_QUEUE_ENABLE": "2", "CPU_AFFINITY_CONF": "1"}
+
+
+def whole_number(name: str, text: str, least: int = 1) -> int:
+    """A number that the user has given.
+
+    Raises:
+        PivotNetError: it is none, or less than ``least``.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
+        raise PivotNetError(f"{name} is {text}: give a whole number of at least {least}")
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The machines of a run."""
+
+    count: int = 1
+    rank: int = 0  # of this machine
+    address: str = ""  # of node 0
+    port: int = 29500
+
+    @classmethod
+    def from_environment(cls) -> Nodes:
+        """NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT.
+
+        Raises:
+            PivotNetError: they do not fit together.
+        """
+        get = os.environ.get
+        count = whole_number("NNODES", get("NNODES") or "1")
+        rank = whole_number("NODE_RANK", get("NODE_RANK") or "0", least=0)
+        if rank >= count:
+            limit = f"give a number from 0 to {count - 1} (NNODES - 1), another one on each machine"
+            raise PivotNetError(f"NODE_RANK is {rank}: {limit}")
+        address = get("MASTER_ADDR") or ""
+        if count > 1 and not address:
+            raise PivotNetError(f"NNODES is {count}: set MASTER_ADDR to the address of node 0")
+        return cls(count, rank, address, whole_number("MASTER_PORT", get("MASTER_PORT") or "29500"))
+
+
+def command(cards: int, nodes: Nodes, words: list[str], logs: Path | None = None) -> list[str]:
+    """The command that starts ``words``, a script or ``-m MODULE``, as one rank a card.
+
+    With ``logs`` only rank 0's stdout goes to the console. What else the ranks write goes into files there.
+    """
+    options = ["--nproc-per-node", str(cards), "--monitor-interval", "0.5"]
+    if nodes.count == 1:
+        options += ["--standalone"]
+    else:
+        options += ["--nnodes", str(nodes.count), "--node-rank", str(nodes.rank)]
+        options += ["--master-addr", nodes.address, "--master-port", str(nodes.port)]
+    if logs:
+        redirects = ",".join(f"{rank}:{3 if rank else 2}" for rank in range(cards))
+        options += ["--log-dir", str(logs), "--redirects", redirects]
+    return [sys.executable, "-m", "pivotnet.launch.torchrun", *options, *words]
+
+
+def environment(cards: int) -> dict[str, str]:
+    """This process's environment, and what ranks need that the user has not set."""
+    # threads of a CPU operator: more than a rank's share of the cores makes all ranks slower
+    threads = max(1, len(os.sched_getaffinity(0)) // cards) if hasattr(os, "sched_getaffinity") else 1
+    return {"OMP_NUM_THREADS": str(threads), **ENVIRONMENT, **os.environ}
+
+
+def hand_over(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Report an uncaught exception of a rank; only one that the user cannot fix shows its traceback."""
+    expected = isinstance(error, PivotNetError)
+    if not expected:
+        sys.__excepthook__(kind, error, trace)
+    # a worker of a data loader wraps the message in its traceback, of which it is the last line
+    message = (str(error).strip().splitlines() or [""])[-1]
+    message = message[message.startswith("pivotnet.") and message.find(": ") + 2 :]
+    if not expected:
+        message = f"{kind.__name__}: {message}"
+    path = os.environ.get(ERROR_FILE)
+    if path:
+        content = {"message": message, "timestamp": int(time.time()), "status": 2 if expected else 1}
+        Path(path).write_text(json.dumps(content))
+    elif expected:
+        print(f"error: {message}", file=sys.stderr)
+
+
+def last_lines(path: Path | None) -> list[str]:
+    """The end of what a process has written; where that is an error of ours, this line alone."""
+    lines = path.read_text(errors="replace").splitlines() if path and path.is_file() else []
+    return lines[-1:] if lines and lines[-1].startswith("error: ") else lines[-LAST_LINES:]
+
+
+def explain(failures: Mapping[int, Any], logs: Path) -> tuple[list[str], int]:
+    """Lines about ranks that failed (torchrun's ProcessFailure by rank), each once, and the exit status.
+
+    Ranks that only lost another one are left out.
+    """
+    lines: dict[str, None] = {}  # in order
+    status = 2
+    for rank, failure in sorted(failures.items()):
+        code, handed = failure.exitcode, failure.error_file_data
+        stderr = max(logs.glob(f"*/attempt_*/{failure.local_rank}/stderr.log"), default=None)
+        written = last_lines(stderr)
+        if "status" in handed:
+            lines[f"error: {failure.message}"] = None
+            status = min(status, handed["status"])
+        elif written and written[0].startswith("error: "):
+            if LOST not in written[0]:
+                lines[f"error: rank {rank}: {written[0][len('error: ') :]}"] = None
+        # an error that all ranks find at the same time is printed by rank 0 alone
+        elif code not in ENDED_BY_TORCHRUN and not (code == 2 and rank and stderr and not written):
+            if code == -signal.SIGKILL:
+                how = "was ended by signal 9 (KILL): did the machine run out of memory?"
+            elif code < 0:
+                how = f"was ended by signal {-code} ({failure.signal_name().replace('SIG', '')})"
+            else:
+                how = f"failed with exit status {code}"
+            shown = [f"--- last lines of rank {rank}", *written] if written else []
+            lines.update(dict.fromkeys([*shown, f"error: rank {rank} {how}"]))
+            status = 1
+    return list(lines) or ["error: all ranks were ended"], status
+
+
+def main() -> None:
+    """Run torchrun with the arguments of the command line."""
+    end_with_parent()
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    logging.disable()  # torchrun's own report of a failure is long
+    arguments = parse_args(sys.argv[1:])
+    with tempfile.TemporaryDirectory(prefix="pivotnet-") as temporary:
+        arguments.log_dir = arguments.log_dir or temporary
+        try:
+            run(arguments)
+        except ChildFailedError as error:
+            lines, status = explain(error.failures, Path(arguments.log_dir))
+            print("\n".join(lines), file=sys.stderr)
+        except SignalException as error:
+            status = 128 + error.sigval
+        else:
+            status = 0
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Choices of a run, ranks under torchrun, and supervision."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.commands import ENVIRONMENT, ROOT
+
+from pivotnet import cli
+from pivotnet.errors import PivotNetError
+from pivotnet.launch import choices, preparation, supervise, torchrun
+
+VARIABLES = [name.upper() for name in choices.OPTIONS] + ["NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the place of the checkout, and no variables."""
+    for name in (*VARIABLES, "PIVOTNET_DIR", supervise.GRACE):
+        monkeypatch.delenv(name, raising=False)
+    for module in (choices, preparation):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+        monkeypatch.setattr(module, "OUTPUTS", tmp_path / "output")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("options", "variables", "message"),
+    [
+        ("--stepz 3", {}, "unrecognized arguments: --stepz 3"),
+        ("--steps", {}, "argument --steps: expected one argument"),
+        ("--data-root -P", {}, "argument --data-root: expected one argument"),
+        ("--cards many", {}, "--cards (CARDS) is many: give a whole number of at least 1"),
+        ("--batch-size ²", {}, "--batch-size (BATCH_SIZE) is ²"),
+        ("", {"STEPS": "0"}, "--steps (STEPS) is 0"),
+        ("--data-root /no_where", {}, "data root /no_where does not exist"),
+        ("", {"DATA_ROOT": "/usr"}, "/usr is no nuScenes tree"),
+        ("", {"NNODES": "2"}, "set MASTER_ADDR"),
+        ("", {"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "a"}, "NODE_RANK is 2: give a number from 0 to 1"),
+        ("--resume", {}, "nothing to resume: no interrupted run here has no checkpoints"),
+        ("--resume", {"NNODES": "2", "MASTER_ADDR": "a"}, "--resume on several machines needs the run's folder"),
+        ("--resume /no_where", {}, "nothing to resume: /no_where has no checkpoints"),
+        ("--network mine", {}, "choose builtin or patched"),
+        ("--preset swinl", {}, "unknown preset 'swinl'"),
+    ],
+)
+def test_bad_options_are_one_line(options, variables, message, monkeypatch, capsys, place):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["run", "full", *options.split()]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1 and message in told
+    assert list(place.iterdir()) == []
+
+
+def test_options_rule_over_variables_and_these_over_the_resumed_run(monkeypatch, place):
+    root = place / 'a "root"\nof two lines'
+    (root / "samples").mkdir(parents=True)
+    given = {"steps": "7", "preset": "effb0", "data_root": str(root), "output": str(place / "output" / "full_1")}
+    first = choices.read_choices("full", given, ["--amp", "bf 16"])
+    (place / "output" / "full_1" / "checkpoints").mkdir(parents=True)
+    first.save()
+    monkeypatch.setenv("STEPS", "9")
+    monkeypatch.setenv("BATCH_SIZE", "2")
+    again = choices.read_choices("full", {"resume": "", "batch_size": "3"}, [])
+    assert (again.steps, again.batch_size, again.preset) == (9, 3, "effb0")
+    assert (again.data_root, again.extra, again.output) == (root, ["--amp", "bf 16"], first.output)
+    (place / "output" / "full_1" / "summary.json").write_text('{"finished": true}')
+    with pytest.raises(PivotNetError, match="no interrupted run here"):
+        choices.read_choices("full", {"resume": ""}, [])
+
+
+def test_the_patched_checkout_is_taken_where_it_has_the_preset(monkeypatch, place):
+    chosen = choices.Choices("full", preset="smoke")
+    assert preparation.choose_network(chosen) is None
+    monkeypatch.setenv("PIVOTNET_DIR", "/usr")
+    with pytest.raises(PivotNetError, match="PIVOTNET_DIR=/usr is no checkout of upstream"):
+        preparation.choose_network(choices.Choices("full", preset="smoke"))
+    tree = place / "tree"
+    (tree / "configs").mkdir(parents=True)
+    (tree / "run.sh").write_text("python3 -m pivotnet.upstream.launch\n")
+    (tree / "configs" / "pivotnet_nuscenes_swint.py").touch()
+    monkeypatch.setenv("PIVOTNET_DIR", str(tree))
+    assert preparation.choose_network(chosen) is None, "it was asked for"
+    assert preparation.choose_network(choices.Choices("full", preset="smoke")) is None
+    assert preparation.choose_network(choices.Choices("full", preset="swint")) == tree
+    for wanted, message in (
+        ({"preset": "smoke", "network": "patched"}, "has no configuration for preset smoke"),
+        ({"preset": "swint", "resume": True}, "cannot resume"),
+    ):
+        with pytest.raises(PivotNetError, match=message):
+            preparation.choose_network(choices.Choices("full", **wanted))
+
+
+def test_torchrun_gets_cards_machines_and_logs(monkeypatch):
+    command = " ".join(torchrun.command(3, torchrun.Nodes.from_environment(), ["x.py"], Path("/logs")))
+    assert "--nproc-per-node 3" in command and "--standalone" in command
+    assert command.endswith("--log-dir /logs --redirects 0:2,1:3,2:3 x.py")
+    for name, value in {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    command = " ".join(torchrun.command(1, torchrun.Nodes.from_environment(), ["x.py"]))
+    assert "--nnodes 2 --node-rank 1 --master-addr 10.0.0.1 --master-port 29500 x.py" in command
+
+
+RANK = """
+import os, signal, sys
+from pivotnet.errors import PivotNetError
+from pivotnet.launch.torchrun import hand_over
+
+sys.excepthook = hand_over
+if sys.argv[1] == "expected":
+    cause = PivotNetError("no such file: make it")
+    raise PivotNetError("Caught PivotNetError in DataLoader worker process 0.\\nOriginal ...\\n  ...\\n"
+                        f"pivotnet.errors.PivotNetError: {cause}\\n")
+if sys.argv[1] == "unexpected":
+    raise ValueError("a fault of ours")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "end"),
+    [
+        ("expected", 2, "error: no such file: make it"),
+        ("unexpected", 1, "error: ValueError: a fault of ours"),
+        ("killed", 1, "error: rank 0 was ended by signal 9 (KILL): did the machine run out of memory?"),
+    ],
+)
+def test_errors_of_ranks_are_the_last_line(tmp_path, how, status, end):
+    (tmp_path / "rank.py").write_text(RANK)
+    command = torchrun.command(1, torchrun.Nodes(), [str(tmp_path / "rank.py"), how])
+    environment = {**ENVIRONMENT, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (status, end), done.stderr
+    assert ("Traceback" in done.stderr) == (how == "unexpected")
+    assert [path.name for path in tmp_path.iterdir()] == ["rank.py"], "no folder is left behind"
+
+
+def failure(rank: int, code: int, **handed: Any) -> SimpleNamespace:
+    name = {"signal_name": lambda: "SIGSEGV"}
+    return SimpleNamespace(
+        local_rank=rank, exitcode=code, error_file_data=handed, message=handed.get("message"), **name
+    )
+
+
+def test_failures_are_explained_by_those_who_caused_them(tmp_path):
+    def explained(*failures: SimpleNamespace) -> tuple[list[str], int]:
+        return torchrun.explain({one.local_rank: one for one in failures}, tmp_path)
+
+    def writes(rank: int, text: str) -> None:
+        path = tmp_path / "none_x" / "attempt_0" / str(rank) / "stderr.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    same = [failure(rank, 1, message="no data", status=2) for rank in range(8)]
+    assert explained(*same) == (["error: no data"], 2)
+    assert explained(same[0], failure(1, -15)) == (["error: no data"], 2)
+    assert explained(failure(1, 143)) == (["error: all ranks were ended"], 2)
+    for rank in range(3):
+        writes(rank, "")
+    writes(0, "a warning\nerror: unknown preset 'big'\n")
+    assert explained(failure(0, 2), failure(1, 2)) == (["error: rank 0: unknown preset 'big'"], 2)
+    writes(0, "error: rank 0 lost the connection to another rank (broken pipe): ...\n")
+    writes(1, "".join(f"line {number}\n" for number in range(40)))
+    lines, status = explained(failure(0, 2), failure(1, -11), failure(2, -15))
+    assert status == 1 and lines[:2] == ["--- last lines of rank 1", "line 25"]
+    assert lines[-1] == "error: rank 1 was ended by signal 11 (SEGV)"
+
+
+def test_supervision_leaves_nothing_behind(tmp_path, monkeypatch):
+    hang = f"sleep 321.5 & echo $! >{tmp_path}/child; exit 3"
+    assert supervise.supervise(["bash", "-c", hang]) == 3
+    child = int((tmp_path / "child").read_text())
+    assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text()
+    monkeypatch.setenv(supervise.GRACE, f"a[$(touch {tmp_path}/evil)]")
+    with pytest.raises(PivotNetError, match="PIVOTNET_GRACE is .*: give seconds"):
+        supervise.supervise(["true"])
+    assert not (tmp_path / "evil").exists()
+
+
+def test_a_second_run_in_a_folder_is_refused_or_waits(tmp_path, capsys):
+    holder = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), 2); print(flush=True); sys.stdin.readline()"
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", holder, tmp_path], **pipes) as process:
+        assert process.stdout and process.stdin
+        process.stdout.readline()
+        with pytest.raises(PivotNetError, match="another run"), preparation.locked(tmp_path, busy="another run"):
+            pass
+        process.stdin.close()
+    with preparation.locked(tmp_path):
+        assert capsys.readouterr().out == ""
+
+
+def test_help_and_check_need_no_package(tmp_path):
+    for name in ("torch", "numpy", "rich"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    for option in ("--check", "--help"):
+        command = [sys.executable, "-m", "pivotnet", "run", "performance", option]
+        assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
+
+
+def test_saved_choices_are_json(place):
+    chosen = choices.Choices("full", preset="smoke", cards=2, output=place)
+    chosen.save()
+    assert json.loads((place / choices.SAVED).read_text()) == {"preset": "smoke", "cards": "2", "extra": []}

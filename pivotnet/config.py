@@ -22,6 +22,7 @@ CAMERAS = (
 CLASSES = ("divider", "ped_crossing", "boundary")
 CAMERA_IMAGE_SIZE = (900, 1600)  # height, width of a nuScenes JPEG, pixels
 RELEASE = "https://github.com/wenjie710/PivotNet/releases/download/v1.0/"  # upstream's weight files
+WEIGHT_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04")  # a zip file, or pickle as torch wrote it before 1.6
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pivotnet.annotation.expansion import expansion_path, fingerprint
 from pivotnet.annotation.folder import OPTIONS_FILE, annotation_folder, sample_path, split_path
-from pivotnet.config import BACKBONES, CAMERAS, MapConfig
+from pivotnet.config import BACKBONES, CAMERAS, WEIGHT_MAGIC, MapConfig
 from pivotnet.doctor.machine import ERROR, NOTE, OK, WARNING, Finding, Machine
 
 TABLES = (
@@ -20,7 +20,6 @@ TABLES = (
 )
 LOCATIONS = ("boston-seaport", "singapore-hollandvillage", "singapore-onenorth", "singapore-queenstown")
 VERSIONS = ("v1.0-trainval", "v1.0-mini", "v1.0-test")
-WEIGHT_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04")  # a zip file, or pickle as torch wrote it before 1.6
 COMMIT_FILE = Path(__file__).resolve().parents[2] / "tools" / "upstream_commit"
 # Empty where the package is installed without the repository: then there is no patch to fit either.
 PINNED = COMMIT_FILE.read_text().strip() if COMMIT_FILE.is_file() else ""
@@ -146,7 +145,7 @@ def _stale(root: Path, folder: Path) -> Iterator[str]:
 def check_weights(folders: Sequence[Path]) -> Iterator[Finding]:
     """The backbone files in the first of ``folders`` that has them."""
     for name, backbone in BACKBONES.items():
-        download = f"bash tools/download.sh {name}"
+        download = f"python3 tools/download.py {name}"
         path = next((path for folder in folders if (path := folder / backbone.weight_file).is_file()), None)
         if path is None:
             text = f"{backbone.weight_file} ({name}) is not in {folders[0]}: the backbone would start untrained"

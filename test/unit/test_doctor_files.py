@@ -132,7 +132,7 @@ def test_weights_by_their_checksums(tmp_path, monkeypatch):
     (tmp_path / "plain.pth").write_bytes(content)
     findings = list(trees.check_weights([tmp_path / "none", tmp_path]))
     assert [finding.status for finding in findings] == [OK, OK, NOTE]
-    assert "bash tools/download.sh c" in findings[2].remedy
+    assert "python3 tools/download.py c" in findings[2].remedy
     (tmp_path / name).write_bytes(content[:-1])
     (tmp_path / "plain.pth").write_bytes(b"<!DOCTYPE html>")
     findings = list(trees.check_weights([tmp_path]))

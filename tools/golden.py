@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-from recordings import check, record, shim  # noqa: E402
-from recordings.verdict import print_table  # noqa: E402
+from recordings import shim, suite  # noqa: E402
+from recordings.comparison import print_table  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from pivotnet.errors import PivotNetError  # noqa: E402
@@ -29,7 +29,7 @@ def main() -> int:
     recorder.add_argument("--upstream", type=Path, required=True, help="checkout of upstream at the pinned commit")
     recorder.add_argument("--out", type=Path, required=True, help="folder for the recordings")
     recorder.add_argument("--seed", type=int, default=1234, help="seed of images, cameras, targets (default 1234)")
-    recorder.add_argument("--parts", nargs="+", choices=record.PARTS, default=record.PARTS, help="default: all")
+    recorder.add_argument("--parts", nargs="+", choices=suite.RECORDED, default=suite.RECORDED, help="default: all")
     recorder.add_argument("--presets", nargs="+", choices=shim.PRESETS, default=shim.PRESETS, help="default: all")
     recorder.add_argument("--converter-python", help="Python that can run upstream's converter (shapely 1)")
     recorder.add_argument("--mask-step", type=int, default=8, help="keep every N-th pixel of masks (default 8)")
@@ -39,12 +39,13 @@ def main() -> int:
     args = parser.parse_args()
     try:
         if args.command == "check":
-            rows = check.check(args.folder, tuple(args.parts))
+            rows = suite.check(args.folder, args.parts)
             known_width = sys.stdout.isatty() or "COLUMNS" in os.environ
             print_table(rows, Console(width=None if known_width else 160))
             return 0 if all(row.good for row in rows) else 1
-        parts, presets = tuple(args.parts), tuple(args.presets)
-        record.record(args.upstream, args.out, args.seed, parts, presets, args.converter_python, args.mask_step)
+        suite.record(
+            args.upstream, args.out, args.seed, args.parts, args.presets, args.converter_python, args.mask_step
+        )
     except (PivotNetError, shim.ShimError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

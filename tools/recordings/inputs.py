@@ -22,7 +22,9 @@ CASES = {
     "all_empty": (0, 0, 0),
     "max_points": (4, 3, 3),
     "dense": (20, 25, 15),
-    "overdrawn": (5, 2, 3),
+    "overdrawn": (5, 2, 3),  # the pixels of one divider are missing from the mask
+    "learnt": (4, 0, 3),  # the outputs are near the target
+    "crowded": (2, 1, 17),  # more boundaries than queries
 }
 
 
@@ -67,21 +69,23 @@ def target(seed: int, case: str) -> dict[str, Any]:
     points: dict[int, np.ndarray] = {}
     lengths: dict[int, np.ndarray] = {}
     identifier = 2
-    for cls, count in enumerate(CASES[case]):
+    for label, count in enumerate(CASES[case]):
         if count == 0:
-            points[cls] = lengths[cls] = np.zeros(0)
+            points[label] = lengths[label] = np.zeros(0)
             continue
-        points[cls] = np.zeros((count, MAX_POINTS[cls], 2))
-        lengths[cls] = np.zeros(count, dtype=np.int64)
+        points[label] = np.zeros((count, MAX_POINTS[label], 2))
+        lengths[label] = np.zeros(count, dtype=np.int64)
         for instance in range(count):
-            most = MAX_POINTS[cls]
+            most = MAX_POINTS[label]
             number = most if case == "max_points" else int(rng.integers(2, most + 1))
             line = _polyline(rng, number)
-            points[cls][instance, :number] = line
-            lengths[cls][instance] = number
-            if not (case == "overdrawn" and cls == 0 and instance == 1):
+            points[label][instance, :number] = line
+            lengths[label][instance] = number
+            if not (case == "overdrawn" and label == 0 and instance == 1):
                 pixels = (line * MAP_SIZE).astype(np.int32)[:, ::-1]
-                cv2.polylines(masks[cls], [np.ascontiguousarray(pixels)], False, color=identifier, thickness=THICKNESS)
+                cv2.polylines(
+                    masks[label], [np.ascontiguousarray(pixels)], False, color=identifier, thickness=THICKNESS
+                )
             identifier += 2
     return {"masks": masks, "points": points, "valid_len": lengths}
 
@@ -98,18 +102,38 @@ def _polyline(rng: np.random.Generator, number: int) -> np.ndarray:
 def outputs(seed: int, case: str) -> dict[str, list[list[np.ndarray]]]:
     """Random network outputs by the rule of the recordings: name -> [decoder][class] -> float32 [1, ...]."""
     shapes = {
-        "obj_logits": lambda j: (1, QUERIES[j], 2),
-        "ins_masks": lambda j: (1, QUERIES[j], *MAP_SIZE),
-        "ctr_im": lambda j: (1, QUERIES[j], MAX_POINTS[j], 2),
-        "pts_logits": lambda j: (1, QUERIES[j], MAX_POINTS[j], 2),
-        "sem_masks": lambda j: (1, 2, *MAP_SIZE),
+        "obj_logits": lambda label: (1, QUERIES[label], 2),
+        "ins_masks": lambda label: (1, QUERIES[label], *MAP_SIZE),
+        "ctr_im": lambda label: (1, QUERIES[label], MAX_POINTS[label], 2),
+        "pts_logits": lambda label: (1, QUERIES[label], MAX_POINTS[label], 2),
+        "sem_masks": lambda label: (1, 2, *MAP_SIZE),
     }
-    result: dict[str, list[list[np.ndarray]]] = {}
-    for name, shape in shapes.items():
-        decoders = BEV_DECODERS if name == "sem_masks" else DECODERS
-        result[name] = []
-        for i in range(decoders):
-            streams = [generator(seed, case, name, i, j) for j in range(3)]
-            draw = [rng.random if name == "ctr_im" else rng.standard_normal for rng in streams]
-            result[name].append([draw[j](shape(j)).astype(np.float32) for j in range(3)])
-    return result
+    near = target(seed, case) if case == "learnt" else None
+
+    def draw(name: str, decoder: int, label: int) -> np.ndarray:
+        stream = generator(seed, case, name, decoder, label)
+        value = (stream.random if name == "ctr_im" else stream.standard_normal)(shapes[name](label))
+        if near is not None:
+            _approach(name, value, decoder, near["masks"][label], near["points"][label])
+        return value.astype(np.float32)
+
+    decoders = {name: BEV_DECODERS if name == "sem_masks" else DECODERS for name in shapes}
+    return {
+        name: [[draw(name, i, label) for label in range(3)] for i in range(count)] for name, count in decoders.items()
+    }
+
+
+def _approach(name: str, value: np.ndarray, decoder: int, mask: np.ndarray, points: np.ndarray) -> None:
+    """Move the random outputs of one decoder and class near the target's mask and points, in place."""
+    if name == "sem_masks":
+        value[:, 1] += np.where(mask > 0, 6, -9)
+    elif name == "ins_masks":
+        value -= 9
+    for k, (identifier, line) in enumerate(zip(np.unique(mask)[1:], points)):
+        query = (5 * k + decoder) % value.shape[1]
+        if name == "obj_logits":
+            value[0, query, 0] += 5
+        elif name == "ins_masks":
+            value[0, query] += 15 * (mask == identifier)
+        elif name == "ctr_im":
+            value[0, query] = np.clip(line + 0.02 * (value[0, query] - 0.5), 0, 1)

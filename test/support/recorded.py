@@ -1,0 +1,23 @@
+"""Where the recordings of upstream lie, and a small data set of theirs for tests of annotation."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from pathlib import Path
+
+COMMITTED = Path(__file__).parents[1] / "golden" / "recordings"
+RECORDINGS = Path(os.environ.get("PIVOTNET_GOLDEN", COMMITTED))
+
+
+def unpack_hard_samples(folder: Path) -> Path:
+    """Eight samples without images in folder/nuscenes; what upstream's converter wrote for them in folder/npz, and with
+    --bezier in folder/bezier.npz. Returns folder/nuscenes.
+
+    The map is cut to 34 m around them. One sample has 177 lines, one none; there are roundabouts, islands, lines that
+    the window splits, crossings cut by its edge, and lines that shrink to a point.
+    """
+    for name in ("small_nuscenes", "small_npz"):
+        with tarfile.open(COMMITTED / f"{name}.tar.gz") as archive:
+            archive.extractall(folder)
+    return folder / "nuscenes"

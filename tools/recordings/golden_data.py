@@ -1,0 +1,379 @@
+"""Recordings of upstream's image transform, average precision and annotation converter."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from pivotnet.annotation.compare import compare_annotations
+from pivotnet.annotation.convert import Options
+from pivotnet.annotation.format import FOLDER, lines_to_arrays, load_annotation
+from pivotnet.annotation.runner import annotate
+from pivotnet.config import preset
+from pivotnet.data.images import resize
+from pivotnet.errors import PivotNetError
+from pivotnet.evaluation.ap import RECALLS, THRESHOLDS, ApResult, accumulate, sample_ap
+from pivotnet.evaluation.ap_table import format_table
+from pivotnet.evaluation.postprocess import draw_line
+from pivotnet.evaluation.score import score_results
+from pivotnet.files import atomic_write
+from pivotnet.model.pivotnet import PivotNet
+from recordings import inputs
+from recordings.comparison import Comparison, Row
+from recordings.shim import ShimError
+
+IMAGE_SHAPE = (900, 1600, 3)
+RESOLUTION = 0.15
+# (x/255 - mean) * (1/std): one float32 rounding more or less of a value up to 2.6.
+PIXEL_ABSOLUTE = 1e-6
+# The mean of float32 pixels over an image, summed in another order.
+PIXEL_MEAN_ABSOLUTE = 2e-6
+# Older recordings have a sample's AP as the difference of two float32 sums over up to 24 samples.
+AP_ABSOLUTE = 2e-6
+# One unit in the last place of yaw moves an int32 truncation (docs: the same inputs under other numpy, shapely, BLAS).
+ANNOTATION_POINTS, ANNOTATION_PIXELS = 1e-9, 16
+
+
+def transform_images(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two images uint8 [900, 1600, 3]: noise, and the same blurred with one channel darkened and one inverted."""
+    first = np.random.Generator(np.random.PCG64(seed)).integers(0, 256, IMAGE_SHAPE, dtype=np.uint8)
+    second = cv2.GaussianBlur(first, (0, 0), 9)
+    second[..., 0] //= 2
+    second[..., 2] = 255 - second[..., 2] // 3
+    return first, second
+
+
+def record_transform(seed: int) -> dict[str, np.ndarray]:
+    """golden_transform.npz: resize, scale, channel swap and normalisation of two images."""
+    transforms = importlib.import_module("mapmaster.dataset.transform")
+    setup = importlib.import_module("pivotnet_nuscenes_swint").EXPConfig.dataset_setup
+    images = list(transform_images(seed))
+    item: dict[str, Any] = {"images": [image.copy() for image in images], "extra_infos": {}}
+    for step in (transforms.Resize(img_scale=setup["input_size"]), transforms.Normalize(**setup["img_norm_cfg"])):
+        item = step(item)
+    output = np.stack([image.transpose(2, 0, 1) for image in item["images"]])
+    red = transforms.Normalize(**setup["img_norm_cfg"])(
+        {"images": [np.tile(np.array([255, 0, 0], np.uint8), (2, 2, 1))], "extra_infos": {}}
+    )
+    return {
+        "seed": np.int64(seed),
+        "output": output[..., ::16, ::16].astype(np.float32),
+        "output_mean": output.astype(np.float64).mean((2, 3)),
+        "output_std": output.astype(np.float64).std((2, 3)),
+        "second_image": images[1][::4, ::4],
+        "red_pixel": red["images"][0][0, 0].astype(np.float64),
+    }
+
+
+def check_transform(path: Path) -> list[Row]:
+    """golden_transform.npz: resized, normalised pixels."""
+    recorded = np.load(path, allow_pickle=False)
+    pixels = Comparison("transform: pixels", absolute=PIXEL_ABSOLUTE)
+    means = Comparison("transform: mean and deviation of images", absolute=PIXEL_MEAN_ABSOLUTE)
+    drawn = Comparison("transform: input image regenerated")
+    images = transform_images(int(recorded["seed"]))
+    drawn.add("second image", images[1][::4, ::4], recorded["second_image"])
+    config = preset("swint")
+    network = PivotNet(config.model, config.map)
+    resized = np.stack([resize(image, config.model.image_size) for image in images])
+    output = network.normalise(torch.from_numpy(resized)[None])[0].numpy()
+    pixels.add("output", output[..., ::16, ::16], recorded["output"])
+    means.add("mean", output.astype(np.float64).mean((2, 3)), recorded["output_mean"])
+    means.add("deviation", output.astype(np.float64).std((2, 3)), recorded["output_std"])
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8).expand(1, 1, 1, 1, 3)
+    pixels.add("red pixel", network.normalise(red).flatten().numpy(), recorded["red_pixel"])
+    return [drawn.row(), pixels.row(), means.row()]
+
+
+AP_SAMPLES = 12  # of each sort
+RESULT_LINES = 100  # upstream pads the scores of a sample to this number
+
+
+def detections(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ground truth and jittered detections of one sample: two masks uint8 [3, 400, 200] of thickness 1, scores [n]."""
+    rng = inputs.generator(seed, "ap", index)
+    target = inputs.target(seed + index, ("typical", "empty_class", "all_empty", "max_points")[index % 4])
+    truth = np.zeros((3, *inputs.MAP_SIZE), np.uint8)
+    found = np.zeros_like(truth)
+    scores: list[float] = []
+    for label in range(3):
+        for instance in range(len(target["valid_len"][label])):
+            line = target["points"][label][instance, : target["valid_len"][label][instance]] * inputs.MAP_SIZE
+            draw_line(truth[label], line, instance + 1, 1)
+            if rng.random() < 0.85:  # the others are missed
+                draw_line(found[label], line + rng.normal(0, rng.uniform(0, 8), (1, 2)), len(scores) + 1, 1)
+                scores.append(float(rng.uniform(0.5, 1)))
+        for _ in range(int(rng.integers(0, 3))):  # false alarms
+            draw_line(found[label], rng.uniform(0, 1, (4, 2)) * inputs.MAP_SIZE, len(scores) + 1, 1)
+            scores.append(float(rng.choice([0.55, rng.uniform(0.5, 1)])))
+    return truth, found, np.array(scores)
+
+
+def tied_detections(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same of parallel and shifted straight lines, so that distances and scores tie and thresholds are hit."""
+    rng = inputs.generator(seed, "ties", index)
+    truth = np.zeros((3, *inputs.MAP_SIZE), np.uint8)
+    found = np.zeros_like(truth)
+    scores: list[float] = []
+    for label in range(3):
+        for identifier in range(1, rng.integers(0, 6) + 1):
+            start = rng.integers((20, 20), (380, 180))
+            line = np.stack([start, start + rng.choice([(0, 40), (60, 0), (50, 30), (0, 1)])])
+            draw_line(truth[label], line, identifier, 1)
+            for _ in range(rng.integers(0, 3)):
+                shift = rng.choice([(0, 0), (0, 1), (1, 0), (-1, 0), (0, 10), (10, 0), (3, 3), (0, 7), (40, 9)])
+                draw_line(found[label], line + shift, len(scores) + 1, 1)
+                scores.append(float(rng.choice([0.5, 0.75, 0.9, rng.random()])))
+    return truth, found, np.array(scores)
+
+
+def record_ap(seed: int) -> dict[str, np.ndarray]:
+    """golden_ap.npz: upstream's evaluation of made-up detections, by sample and in all."""
+    average_precision = importlib.import_module("ap").instance_mask_ap
+    recalls = torch.linspace(0.1, 1, 10)
+    total, counts = (torch.zeros((3, len(THRESHOLDS))) for _ in range(2))
+    truths, founds, rows, samples = [], [], [], []
+    for make, index in ((make, index) for make in (detections, tied_detections) for index in range(AP_SAMPLES)):
+        truth, found, scores = make(seed, index)
+        row = torch.full((1, RESULT_LINES), -1.0)
+        row[0, 1 : len(scores) + 1] = torch.from_numpy(scores).float()
+        masks = (torch.from_numpy(found)[None], torch.from_numpy(truth)[None])
+        arguments = (*masks, RESOLUTION, RESOLUTION, row, list(THRESHOLDS), recalls)
+        alone, counted = average_precision(torch.zeros_like(total), torch.zeros_like(counts), *arguments)
+        total, counts = average_precision(total, counts, *arguments)
+        samples.append(torch.where(counted > 0, alone, torch.nan).numpy())
+        truths.append(truth)
+        founds.append(found)
+        rows.append(row[0].numpy())
+    return {
+        "seed": np.int64(seed),
+        "gt": np.stack(truths),
+        "dt": np.stack(founds),
+        "scores": np.stack(rows),
+        "thresholds": np.array(THRESHOLDS),
+        "sampled_recalls": recalls.numpy(),
+        "ap_matrix": total.numpy(),
+        "ap_count": counts.numpy(),
+        "ap": (total / counts).numpy(),
+        "per_sample": np.stack(samples).astype(np.float64),
+    }
+
+
+def check_ap(path: Path) -> list[Row]:
+    """golden_ap.npz: AP of every sample, class and threshold, their sums, and the printed table."""
+    recorded = np.load(path, allow_pickle=False)
+    detected = zip(recorded["dt"], recorded["scores"], recorded["gt"])
+    samples = np.stack([sample_ap(found, scores[1:], truth, RESOLUTION) for found, scores, truth in detected])
+    each = Comparison("AP: every sample", absolute=AP_ABSOLUTE)
+    each.add("per_sample", samples, recorded["per_sample"])
+    each.add("thresholds", THRESHOLDS, recorded["thresholds"])
+    each.add("recalls", RECALLS, recorded["sampled_recalls"])
+    table = str(recorded["table"]) if "table" in recorded else None
+    return [each.row(), *_ap_rows("AP", accumulate(samples), recorded, "ap_matrix", "ap_count", table)]
+
+
+def _ap_rows(label: str, result: ApResult, recorded: Any, sums: str, counts: str, table: str | None) -> list[Row]:
+    """Sums, means and counts under the keys of a recording, and the table if there is one."""
+    matrix = Comparison(f"{label}: sums and means")
+    matrix.add("sums", result.sums, np.asarray(recorded[sums], np.float32))
+    matrix.add("means", result.ap, np.asarray(recorded["ap"], np.float32))
+    number = Comparison(f"{label}: samples counted")
+    recorded_counts = np.asarray(recorded[counts])
+    number.add("counts", np.repeat(result.counts[:, None], recorded_counts.shape[1], axis=1), recorded_counts)
+    rows = [matrix.row(), number.row()]
+    if table is not None:
+        text = Comparison(f"{label}: printed table")
+        text.require("the text differs", format_table(result.ap).strip() == table.strip())
+        rows.append(text.row())
+    return rows
+
+
+def check_annotation(data: Path, files: Path) -> list[Row]:
+    """A data set annotated anew against upstream's files.
+
+    Args:
+        data: archive of the data set, with the tables and maps in nuscenes/.
+        files: archive of upstream's files in npz/; if it has bezier.npz, that holds the control points of all files
+            written with --bezier, as <token>/<key>.
+    """
+    label = "annotation of few, hard samples" if data.name.startswith("small") else "annotation"
+    limits = f"{ANNOTATION_POINTS:g}, {ANNOTATION_PIXELS} pixels a file"
+    comparison = Comparison(label, absolute=ANNOTATION_POINTS, tolerance=limits)
+    with unpacked(data, files) as scratch:
+        root = scratch / "nuscenes"
+        report = compare_annotations(annotate(root).folder, scratch / "npz")
+        bezier = scratch / "bezier.npz"
+        rows = [_bezier_row(f"{label}: bezier", root, bezier)] if bezier.is_file() else []
+    for failure in report.failures(ANNOTATION_POINTS, ANNOTATION_PIXELS):
+        comparison.fail(failure)
+    differing = sum(bool(difference.pixels) for difference in report.differences)
+    comparison.require(f"{differing} of {report.samples} files differ in pixels", 4 * differing <= report.samples)
+    for difference in report.differences:
+        comparison.add(difference.token, difference.largest, 0.0)
+    row = comparison.row()
+    if row.good:
+        row.note = f"{report.samples} files, {report.samples - differing} equal in every pixel"
+    return [row, *rows]
+
+
+def _bezier_row(label: str, root: Path, path: Path) -> Row:
+    comparison = Comparison(label, absolute=ANNOTATION_POINTS)
+    recorded = np.load(path, allow_pickle=False)
+    folder = annotate(root, options=Options(bezier=True), overwrite=True).folder
+    for token in sorted({key.split("/")[0] for key in recorded.files}):
+        lines = load_annotation(folder / f"{token}.npz").ctr_points
+        for key, value in lines_to_arrays("ctr_points", lines).items():
+            comparison.add(f"{token}/{key}", value, recorded[f"{token}/{key}"])
+    return comparison.row()
+
+
+def check_evaluation(files: Path, evaluation: Path) -> list[Row]:
+    """Upstream's result files scored against upstream's annotation files, from two archives."""
+    with unpacked(files, evaluation) as scratch:
+        folder = scratch / "eval"
+        recorded = json.loads((folder / "ap.json").read_text())
+        tokens = [token.split(".")[0] for token in (folder / "val.txt").read_text().split()]
+        annotated = scratch / "root" / FOLDER
+        annotated.parent.mkdir(parents=True)
+        (scratch / "npz").rename(annotated)
+        result = score_results(folder / "pred", scratch / "root", tokens, RESOLUTION, workers=1, quiet=True)
+        table = folder / "table.txt"
+        text = table.read_text() if table.is_file() else None
+    return _ap_rows("evaluation of files", result, recorded, "ap_sum", "count", text)
+
+
+@contextlib.contextmanager
+def unpacked(*archives: Path) -> Iterator[Path]:
+    """A temporary folder with the content of the archives."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for archive in archives:
+            unpack(archive, Path(scratch))
+        yield Path(scratch)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack an archive of plain files.
+
+    Raises:
+        PivotNetError: a member is no plain file or folder, or would lie outside ``folder``.
+    """
+    with tarfile.open(archive) as tar:
+        for member in tar.getmembers():
+            inside = (folder / member.name).resolve().is_relative_to(folder.resolve())
+            if not inside or not (member.isfile() or member.isdir()):
+                raise PivotNetError(f"refusing to unpack {archive}: {member.name!r} is no plain file inside it")
+        tar.extractall(folder)
+
+
+def record_annotation(seed: int, checkout: Path, converter_python: str, folder: Path) -> None:
+    """nuscenes.tar.gz (a synthetic data set without images), npz.tar.gz (what upstream's converter writes for it) and
+    eval.tar.gz (made-up detections for it, and what upstream's evaluation says of them).
+
+    Args:
+        converter_python: an interpreter with nuscenes-devkit 1.1.11, shapely 1.8.5.post1, numpy 1.26.4, matplotlib 3.7,
+            opencv, scipy, visvalingamwyatt and torch: upstream's converter runs on shapely 1 only.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        root, evaluation = Path(scratch) / "nuscenes", Path(scratch) / "eval"
+        command = [sys.executable, "-m", "pivotnet", "synth", str(root), "--seed", str(seed), "--no-images"]
+        environment = dict(os.environ, PYTHONPATH=str(Path(__file__).resolve().parents[2]))
+        _run([*command, "--scenes", "8", "--samples-per-scene", "3"], environment, checkout)
+        for expansion in sorted((root / "maps" / "expansion").glob("*.json")):
+            _shorten_tokens(expansion)
+        written = convert(checkout, converter_python, root)
+        _pack(folder / "npz.tar.gz", {f"npz/{path.name}": path for path in written})
+        tables = [path for path in sorted(root.rglob("*.json")) if FOLDER.parts[0] not in path.relative_to(root).parts]
+        _pack(folder / "nuscenes.tar.gz", {f"nuscenes/{path.relative_to(root)}": path for path in tables})
+        _record_evaluation(seed, checkout, written, evaluation)
+        files = [path for path in sorted(evaluation.rglob("*")) if path.is_file()]
+        _pack(folder / "eval.tar.gz", {f"eval/{path.relative_to(evaluation)}": path for path in files})
+
+
+def convert(checkout: Path, converter_python: str, root: Path, *options: str) -> list[Path]:
+    """Run upstream's converter on a data set; the files that it writes."""
+    converter = checkout / "tools" / "anno_converter" / "nuscenes"
+    environment = dict(os.environ, PYTHONPATH=f"{checkout}:{converter}", TORCH_DEVICE_BACKEND_AUTOLOAD="0")
+    _run([converter_python, "-B", str(converter / "convert.py"), "-d", str(root), *options], environment, checkout)
+    return sorted((root / FOLDER).glob("*.npz"))
+
+
+def _shorten_tokens(expansion: Path) -> None:
+    """Count a map's tokens through instead of their random digits, which would be most of the archive."""
+    numbers: dict[str, str] = {}
+    pattern = re.compile(r'"([0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12})"')
+    text = pattern.sub(lambda match: f'"{numbers.setdefault(match[1], str(len(numbers)))}"', expansion.read_text())
+    expansion.write_text(text)
+
+
+def _run(command: list[str], environment: dict[str, str], folder: Path) -> None:
+    finished = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
+    if finished.returncode:
+        last = (finished.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        raise ShimError(f"{' '.join(command)} failed: {last}")
+
+
+def _record_evaluation(seed: int, checkout: Path, annotated: list[Path], folder: Path) -> None:
+    """Result files in upstream's layout (pickled), and upstream's own evaluation of them: ap.json and table.txt."""
+    (folder / "pred").mkdir(parents=True)
+    (folder / "val.txt").write_text("".join(f"{path.stem}\n" for path in annotated))
+    for index, path in enumerate(annotated):
+        truth = load_annotation(path).instance_mask
+        if index % 2:  # nearly right
+            found, scores = _shifted(truth, inputs.generator(seed, "shift", index))
+        else:  # unrelated
+            _, found, scores = detections(seed, index)
+        content = {
+            "map": [None, *(np.zeros((2, 2), np.float32) for _ in scores)],
+            "confidence_level": [-1, *scores.tolist()],
+            "pred_label": [0, *(1 for _ in scores)],
+        }
+        np.savez_compressed(folder / "pred" / path.name, dt_mask=found, dt_res=np.array(content, dtype=object))
+    arguments = [str(annotated[0].parent), str(folder / "pred"), str(folder / "val.txt")]
+    script = checkout / "tools" / "evaluation" / "eval.py"
+    saved, sys.argv = sys.argv, [str(script), *arguments]
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output):
+            evaluator = runpy.run_path(str(script), run_name="__main__")["evaluator"]
+    finally:
+        sys.argv = saved
+    sums, counts = evaluator.ap_matrix, evaluator.ap_count_matrix
+    record = {"ap_sum": sums.tolist(), "count": counts.tolist(), "ap": (sums / counts).tolist()}
+    (folder / "ap.json").write_text(json.dumps(record, indent=1))
+    (folder / "table.txt").write_text(output.getvalue())
+
+
+def _shifted(truth: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The true lines, each moved by a few pixels, with running ids over the classes; and their scores [n]."""
+    found = np.zeros_like(truth)
+    scores: list[float] = []
+    for label, mask in enumerate(truth):
+        for identifier in np.unique(mask[mask > 0]):
+            rows, columns = np.nonzero(mask == identifier)
+            offset = rng.integers(-6, 7, 2)
+            rows, columns = np.clip(rows + offset[0], 0, 399), np.clip(columns + offset[1], 0, 199)
+            scores.append(float(rng.uniform(0.5, 1)))
+            found[label, rows, columns] = len(scores)
+    return found, np.array(scores)
+
+
+def _pack(archive: Path, members: dict[str, Path]) -> None:
+    with atomic_write(archive) as stream, tarfile.open(fileobj=stream, mode="w:gz") as tar:
+        for name, path in members.items():
+            tar.add(path, name)

@@ -1,0 +1,269 @@
+"""Recordings of upstream's full-size networks: names and shapes, initialisation, outputs of a forward pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pivotnet.config import Config, preset
+from pivotnet.data.projection import project_bev_grid
+from pivotnet.model.pivotnet import PivotNet
+from pivotnet.structures import Predictions
+from recordings import inputs, rule, shim
+from recordings.close_calls import CloseCalls
+from recordings.comparison import Comparison, Row
+from recordings.golden_criterion import FIELDS, OF_PIXELS, kept_pixels, split_classes
+
+# Five times the largest difference between upstream in float32 and upstream in float64 (noise_floor_*.json of three
+# presets and two modes): two float32 programmes that differ only in the order of their sums each stray by up to that
+# floor, and the floor was measured on one seed.
+OUTPUT_ABSOLUTE = {
+    "obj_logits": 1.3e-5,
+    "ctr_im": 4e-6,
+    "pts_logits": 5.5e-6,
+    "ins_masks": 1.4e-3,
+    "sem_masks": 2e-4,
+    "bev_enc_features": 1.2e-4,
+    "bkb_features": 1e-4,
+}
+# Running statistics are means over thousands of float32 features.
+STATISTICS_RELATIVE = 1e-5
+# Initial values are random: statistics of n draws stray by about 1/sqrt(n); 6 deviations are never seen by chance.
+INITIALISATION_DEVIATIONS = 6.0
+# These are not random; their directions are rounded.
+DIRECTIONS, DIRECTION_EACH, DIRECTION_ABSOLUTE = "sampling_offsets.bias", 1e-4, 1e-7
+RECORDED_DRAWS, OUR_DRAWS = 8, 4
+# steps along channels, rows and columns of the backbone's two feature maps
+FEATURE_STEPS = {"swint": ((8, 4, 4), (16, 2, 2)), "res50": ((16, 4, 4), (32, 2, 2)), "effb0": ((4, 4, 4), (8, 2, 2))}
+
+
+def quiet(name: str, checkpointing: bool = True) -> Config:
+    """The preset with dropout, drop path and drop connect off, as recordings are made."""
+    config = preset(name)
+    model = dataclasses.replace(config.model, dropout=0.0, drop_path=0.0, drop_connect=0.0, checkpointing=checkpointing)
+    return dataclasses.replace(config, model=model)
+
+
+def build(config: Config) -> PivotNet:
+    """The network with the weights of the rule."""
+    network = PivotNet(config.model, config.map)
+    rule.fill(network.state_dict())
+    return network
+
+
+def network_inputs(seed: int, extrinsic: np.ndarray, intrinsic: np.ndarray) -> dict[str, Any]:
+    """What upstream's network takes, full size, batch 1."""
+    return {
+        "images": rule.images(seed),
+        "extra_infos": {"token": ["recording"]},
+        "extrinsic": torch.from_numpy(extrinsic),
+        "intrinsic": torch.from_numpy(intrinsic),
+    }
+
+
+def describe(network: nn.Module) -> dict[str, Any]:
+    """Names, shapes and types of all parameters and buffers, in order, and the number of parameters."""
+    parameters = dict(network.named_parameters())
+    entries = {
+        key: {
+            "shape": list(tensor.shape),
+            "dtype": str(tensor.dtype).replace("torch.", ""),
+            "kind": "param" if key in parameters else "buffer",
+        }
+        for key, tensor in network.state_dict().items()
+    }
+    return {"num_parameters": sum(p.numel() for p in parameters.values()), "state_dict": entries}
+
+
+def record_state_dict(name: str) -> dict[str, Any]:
+    """state_dict_<preset>.json"""
+    return {"config": name, **describe(shim.build(name))}
+
+
+def check_state_dict(path: Path, name: str) -> list[Row]:
+    """state_dict_<preset>.json: names, order, shapes, types, number of parameters."""
+    recorded = json.loads(path.read_text())
+    config = preset(name)
+    found = describe(PivotNet(config.model, config.map))
+    comparison = Comparison(f"{name}: names and shapes")
+    ours, theirs = found["state_dict"], recorded["state_dict"]
+    for key in sorted(ours.keys() | theirs.keys()):
+        comparison.require(f"{key}: {ours.get(key)}, recorded {theirs.get(key)}", ours.get(key) == theirs.get(key))
+    # an optimiser's state knows parameters by their numbers
+    comparison.require("the order differs", list(ours) == list(theirs))
+    comparison.add("parameters", found["num_parameters"], recorded["num_parameters"])
+    return [comparison.row()]
+
+
+def record_initialisation(name: str, seed: int) -> dict[str, Any]:
+    """initialisation_<preset>.json: mean, std, min, max of every parameter of freshly built networks, without the files
+    of the backbones."""
+    torch.manual_seed(seed)
+    statistics = rule.initial_statistics(lambda: shim.build(name), RECORDED_DRAWS)
+    return {"config": name, "draws": RECORDED_DRAWS, "parameters": statistics}
+
+
+def check_initialisation(path: Path, name: str) -> list[Row]:
+    """initialisation_<preset>.json: mean, deviation and range of every parameter; constants exactly."""
+    recorded = json.loads(path.read_text())
+    config = preset(name)
+    torch.manual_seed(0)
+    ours = rule.initial_statistics(lambda: PivotNet(config.model, config.map), OUR_DRAWS)
+    sizes = {key: p.numel() for key, p in PivotNet(config.model, config.map).named_parameters()}
+    constants = Comparison(f"{name}: initialisation, constants")
+    directions = Comparison(f"{name}: initialisation, directions", absolute=DIRECTION_ABSOLUTE, each=DIRECTION_EACH)
+    draws = Comparison(f"{name}: initialisation, random", absolute=INITIALISATION_DEVIATIONS)
+    for key in ours.keys() ^ recorded["parameters"].keys():
+        constants.fail(f"{key} is a parameter on one side only")
+    for key in ours.keys() & recorded["parameters"].keys():
+        mine, theirs = ours[key], recorded["parameters"][key]
+        constant = theirs["std"] == 0 or mine["std"] == 0
+        if constant or key.endswith(DIRECTIONS):
+            (constants if constant else directions).add(key, list(mine.values()), [theirs[k] for k in mine])
+        else:
+            strayed = _deviations(mine, theirs, OUR_DRAWS * sizes[key], recorded["draws"] * sizes[key])
+            draws.add(key, strayed, np.zeros(len(strayed)))
+    return [constants.row(), directions.row(), draws.row()]
+
+
+def _deviations(ours: dict[str, float], theirs: dict[str, float], n_ours: int, n_theirs: int) -> list[float]:
+    """By how many of its own deviations each statistic strays from the recorded one.
+
+    Of n draws with deviation s, the mean has the deviation s/sqrt(n) and the deviation about s/sqrt(2n). The largest
+    magnitude tells a uniform from a normal distribution of the same s: at s sqrt(3) and at about s sqrt(2 ln n); it is
+    compared from 1000 draws on, where its own scatter is about s/sqrt(2 ln n).
+    """
+    scale = max(ours["std"], theirs["std"])
+    spread = scale * math.sqrt(1 / n_ours + 1 / n_theirs)
+    result = [(ours["mean"] - theirs["mean"]) / spread, (ours["std"] - theirs["std"]) / spread * math.sqrt(2)]
+    if n_ours >= 1000:
+        reach = [max(abs(s["min"]), abs(s["max"])) for s in (ours, theirs)]
+        growth = scale * (math.sqrt(2 * math.log(max(n_ours, n_theirs))) - math.sqrt(2 * math.log(n_ours)))
+        result.append(max(0.0, abs(reach[0] - reach[1]) - growth) / (scale / math.sqrt(2 * math.log(n_ours))))
+    return result
+
+
+def record_forward(name: str, seed: int, mask_step: int) -> dict[str, np.ndarray]:
+    """golden_forward_<preset>.npz: every output in evaluation and training mode, under no_grad; every
+    ``mask_step``-th pixel of masks."""
+    extrinsic, intrinsic = inputs.cameras(seed)
+    images = rule.images(seed)
+    record: dict[str, np.ndarray] = {
+        "seed": np.int64(seed),
+        "extrinsic": extrinsic,
+        "intrinsic": intrinsic,
+        "image_first8": images.flatten()[:8].numpy(),
+    }
+    network = shim.build(name)
+    features: list[Tensor] = []
+    network.im_backbone.register_forward_hook(
+        # a copy: the BEV decoder overwrites the list in place
+        lambda module, arguments, output: features.extend(t.clone().flatten(0, -4) for t in output["im_bkb_features"])
+    )
+    for mode in ("eval", "train"):
+        rule.fill(network.state_dict())
+        network.train(mode == "train")
+        features.clear()
+        with torch.no_grad():
+            result = network(network_inputs(seed, extrinsic, intrinsic))
+        for key, rows in result["outputs"].items():
+            for i, row in enumerate(rows):
+                for label, tensor in enumerate(row):
+                    kept = tensor[..., ::mask_step, ::mask_step] if key in OF_PIXELS else tensor
+                    record[f"{mode}/{key}/{i}/{label}"] = kept.numpy()
+        for i, tensor in enumerate(result["bev_enc_features"]):
+            record[f"{mode}/bev_enc_features/{i}"] = tensor[:, ::4, ::4, ::4].numpy()
+        for i, (tensor, (c, h, w)) in enumerate(zip(features, FEATURE_STEPS[name])):
+            record[f"{mode}/bkb_features/{i}"] = tensor[:, ::c, ::h, ::w].numpy()
+    for key, tensor in network.state_dict().items():
+        wanted = "input_proj" in key or key.endswith("_blocks.1._bn0.running_mean")
+        if wanted and key.endswith(("running_mean", "running_var")):
+            record[f"train/after/{key}"] = tensor.numpy()
+    return record
+
+
+def check_forward(path: Path, name: str, modes: tuple[str, ...] = ("eval", "train")) -> list[Row]:
+    """golden_forward_<preset>.npz: every output, both modes, and running statistics after the training pass."""
+    recorded = np.load(path, allow_pickle=False)
+    images = rule.images(int(recorded["seed"]))
+    if not np.array_equal(images.flatten()[:8].numpy(), recorded["image_first8"]):
+        raise ValueError(f"{path}: this numpy draws other random numbers than the recording's; nothing can be compared")
+    config = quiet(name)
+    reference = project_bev_grid(recorded["extrinsic"][0], recorded["intrinsic"][0], config.model.bev_size, config.map)
+    rows = []
+    for mode in modes:
+        calls = CloseCalls(config.map, OUTPUT_ABSOLUTE["ins_masks"])
+        while True:
+            network = build(config).train(mode == "train")
+            features = _Features(network, config.model.bev_size)
+            with calls.decide(network), torch.no_grad():
+                predictions = network(images, *(tensor[None] for tensor in reference))
+            recorded_points = [
+                np.concatenate([recorded[f"{mode}/ctr_im/{i}/{label}"].reshape(1, -1, 2) for label in range(3)], axis=1)
+                for i in range(len(predictions.points))
+            ]
+            if not calls.reconsider(predictions.points.numpy() - recorded_points, OUTPUT_ABSOLUTE["ctr_im"]):
+                break
+        found = {**outputs_of(predictions, config.mask_size), **features.found}
+        for key, limit in OUTPUT_ABSOLUTE.items():
+            comparison = Comparison(f"{name}: {mode} {key}", absolute=limit)
+            for part, tensor in found.items():
+                if part.startswith(f"{key}/"):
+                    comparison.add(*kept_pixels(f"{mode}/{part}", tensor.numpy(), recorded))
+            rows.append(comparison.row())
+        if calls.flipped:
+            decided = Comparison(f"{name}: {mode} attention cells decided as recorded", absolute=calls.closest)
+            for (layer, instance, cell), logit in calls.flipped.items():
+                decided.add(f"layer {layer}, instance {instance}, cell {cell}", logit, 0.0)
+            rows.append(decided.row())
+        if mode == "train":
+            comparison = Comparison(f"{name}: running statistics", relative=STATISTICS_RELATIVE)
+            state = network.state_dict()
+            for key in (key for key in recorded.files if key.startswith("train/after/")):
+                comparison.add(key, state[key[len("train/after/") :]].numpy(), recorded[key])
+            rows.append(comparison.row())
+    return rows
+
+
+def outputs_of(predictions: Predictions, mask_size: tuple[int, int], **sizes: tuple[int, ...]) -> dict[str, Tensor]:
+    """Predictions under the recordings' keys, name/decoder/class, masks upsampled.
+
+    Args:
+        sizes: queries and points by class, if not those of the presets.
+    """
+    found = {}
+    for name, field in FIELDS.items():
+        output = getattr(predictions, field)
+        output = upsampled(output, mask_size) if name in OF_PIXELS else output
+        for i, row in enumerate(split_classes(name, output, **sizes)):
+            found.update({f"{name}/{i}/{label}": tensor for label, tensor in enumerate(row)})
+    return found
+
+
+def upsampled(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """[..., h, w] on the BEV grid -> [..., H, W], as upstream's head does it."""
+    pixels = nn.functional.interpolate(logits.flatten(0, -3)[None], size=size, mode="bilinear", align_corners=True)
+    return pixels.view(*logits.shape[:-2], *size)
+
+
+class _Features:
+    """Keeps what the backbone and the BEV encoder hand on, under the recordings' keys."""
+
+    def __init__(self, network: PivotNet, bev_size: tuple[int, int]) -> None:
+        self.found: dict[str, Tensor] = {}
+
+        def keep(key: str, tensors: Any) -> None:
+            self.found.update({f"{key}/{i}": tensor for i, tensor in enumerate(tensors)})
+
+        network.im_backbone.register_forward_hook(lambda module, arguments, output: keep("bkb_features", output))
+        network.bev_decoder["bev_encoder"].register_forward_hook(
+            # [E, B, N, hidden] -> E times [B, hidden, rows, columns]
+            lambda module, arguments, output: keep("bev_enc_features", output.transpose(2, 3).unflatten(3, bev_size))
+        )

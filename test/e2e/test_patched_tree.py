@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.recorded import unpack_hard_samples
 
 from pivotnet.annotation.compare import compare_annotations
 from pivotnet.annotation.format import FOLDER, lines_to_arrays, load_annotation
@@ -25,7 +26,6 @@ from pivotnet.annotation.format import FOLDER, lines_to_arrays, load_annotation
 ROOT = Path(__file__).parents[2]
 UPSTREAM = Path(os.environ.get("PIVOTNET_UPSTREAM", ROOT / "PivotNet"))
 COMMIT = (ROOT / "tools" / "upstream_commit").read_text().strip()
-RECORDED = ROOT / "test" / "golden" / "annotation"
 SHIM_NEEDS = ("mmcv", "addict", "yapf", "tabulate", "loguru", "tensorboardX")
 # Upstream with one and with two threads strays from itself by 2e-7 in the loss terms.
 LOSS_RELATIVE = 3e-6
@@ -102,15 +102,14 @@ def test_the_patch_comes_off_without_a_trace(clean: Path) -> None:
 
 
 def test_annotations_are_upstreams(patched: Path, tmp_path: Path) -> None:
-    root = tmp_path / "nuscenes"
     for options in ((), ("--bezier",)):
-        shutil.rmtree(root, ignore_errors=True)
-        shutil.copytree(RECORDED / "nuscenes", root)
+        root = unpack_hard_samples(tmp_path)
+        shutil.rmtree(root / FOLDER, ignore_errors=True)
         command(["python3", "tools/anno_converter/nuscenes/convert.py", "-d", root, *options], patched)
         if not options:
-            report = compare_annotations(root / FOLDER, RECORDED / "upstream")
+            report = compare_annotations(root / FOLDER, tmp_path / "npz")
             assert report.failures() == [] and report.samples == 8
-    with np.load(RECORDED / "bezier.npz", allow_pickle=False) as recorded:
+    with np.load(tmp_path / "bezier.npz", allow_pickle=False) as recorded:
         for path in (root / FOLDER).glob("*.npz"):
             for key, value in lines_to_arrays("ctr_points", load_annotation(path).ctr_points).items():
                 np.testing.assert_allclose(value, recorded[f"{path.stem}/{key}"], rtol=0, atol=1e-9)

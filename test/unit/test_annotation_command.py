@@ -10,9 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from support.recorded import unpack_hard_samples
 
 from pivotnet.annotation.compare import compare_annotations
 from pivotnet.annotation.expansion import read_map
@@ -20,13 +20,12 @@ from pivotnet.annotation.format import load_annotation
 from pivotnet.annotation.tables import read_samples
 from pivotnet.cli import main
 
-RECORDING = Path(__file__).resolve().parents[1] / "golden" / "annotation" / "nuscenes"
 VERSION = "v1.0-trainval"
 
 
 @pytest.fixture
 def root(tmp_path):
-    return Path(shutil.copytree(RECORDING, tmp_path / "nuscenes"))
+    return unpack_hard_samples(tmp_path)
 
 
 def folder_of(root):
@@ -118,17 +117,17 @@ def test_another_map_is_not_mixed(root, capsys):
 
 def test_files_of_unknown_origin_are_not_mixed(root, capsys):
     folder_of(root).mkdir(parents=True)
-    for path in (RECORDING.parent / "upstream").glob("*.npz"):
+    for path in (root.parent / "npz").glob("*.npz"):
         shutil.copy(path, folder_of(root))
     assert "no annotation.json" in refused(capsys, root)
     assert annotate(root, "--overwrite") == 0
-    assert compare_annotations(folder_of(root), RECORDING.parent / "upstream").failures() == []
+    assert compare_annotations(folder_of(root), root.parent / "npz").failures() == []
 
 
 def test_distinct_ids(root, capsys):
     """Only the sample with more than 127 instances changes."""
     assert annotate(root, "--distinct-ids") == 0
-    failures = compare_annotations(folder_of(root), RECORDING.parent / "upstream").failures()
+    failures = compare_annotations(folder_of(root), root.parent / "npz").failures()
     assert len(failures) == 1 and failures[0].startswith("8b87819cd91b4d23996aa06c802bff46: pixels differ")
 
 

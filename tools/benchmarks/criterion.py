@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from recordings import inputs
-from recordings.check_criterion import predictions_from
-from recordings.check_network import upsampled
-from recordings.record_criterion import as_targets, post_processor
+from recordings.golden_criterion import as_targets, post_processor, predictions_from
+from recordings.golden_network import upsampled
 
 from benchmarks import other, sample
 from benchmarks.pair import Phases, Task

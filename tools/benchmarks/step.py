@@ -11,8 +11,8 @@ from typing import Any, Optional
 
 import torch
 from recordings import inputs, rule, shim
-from recordings.record_criterion import as_targets
-from recordings.record_network import network_inputs
+from recordings.golden_criterion import as_targets
+from recordings.golden_network import network_inputs
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -37,8 +37,9 @@ def pixel_sets(mask: np.ndarray, resolution: float) -> PixelSets:
     span = int(ids.max(initial=0)) + 1
     key = label * span + ids
     order = np.argsort(key, kind="stable")
-    starts = np.flatnonzero(np.diff(key[order], prepend=-1))
-    labels, ids = np.divmod(key[order[starts]], span)
+    key = key[order]
+    starts = np.flatnonzero(np.concatenate([key[:1] >= 0, key[1:] != key[:-1]]))
+    labels, ids = np.divmod(key[starts], span)
     metres = np.stack([row, column], 1)[order].astype(np.float32) * np.float32(resolution)
     return PixelSets(labels, ids, starts, metres.astype(np.float64))
 
@@ -58,7 +59,7 @@ def chamfer_matrix(first: PixelSets, second: PixelSets, limit: float) -> np.ndar
     nearest = []  # squared distances of each point of a line to the other line: two arrays a pair
     for i, j in pairs.tolist():
         squared = cdist(lines[i], others[j], "sqeuclidean")
-        nearest += [squared.min(1), squared.min(0)]
+        nearest += [np.minimum.reduce(squared, 1), np.minimum.reduce(squared)]
     counts = np.array([len(part) for part in nearest])
     means = np.add.reduceat(np.sqrt(np.concatenate(nearest)), np.cumsum(counts) - counts) / counts
     distances[tuple(pairs.T)] = means.reshape(-1, 2).mean(1)

@@ -56,8 +56,8 @@ class ResultEvaluator:
         map_resolution: tuple[float, float] = (0.15, 0.15),
     ) -> None:
         row, column = map_resolution
-        require("the evaluator", {"num_classes": num_classes, "map_resolution": column}, {"num_classes": 3})
-        require("the evaluator", {"map_resolution": column}, {"map_resolution": row})
+        given = {"num_classes": num_classes, "map_resolution": column}
+        require("the evaluator", given, {"num_classes": 3, "map_resolution": row})
         self.split = Path(val_txt).stem
         tokens = evaluated_tokens(val_txt, gt_dir, dt_dir)
         self.resolution = row

@@ -1,20 +1,30 @@
-"""Which samples a data set of the patched tree has, and their annotation files."""
+"""Samples of the patched tree: which a split has, their annotation files, and PivotNet's data set by name."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
-from pivotnet.annotation.format import load_annotation, to_upstream
+import torch
+from torch.utils.data import Dataset, default_collate
+
+from pivotnet.annotation.format import MAX_POINTS, load_annotation, to_upstream
+from pivotnet.config import CAMERAS, Config
+from pivotnet.data.dataset import camera_matrices, camera_paths
 from pivotnet.data.images import read_image
+from pivotnet.data.projection import project_bev_grid
+from pivotnet.data.targets import build_targets
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike
+from pivotnet.upstream.settings import BASE, map_config, require
 
-__all__ = ["load_sample", "read_image", "split_tokens"]
+__all__ = ["NuScenesMapDataset", "load_sample", "read_image", "split_tokens"]
+Item = dict[str, Any]
 
 
-def load_sample(path: PathLike) -> dict[str, Any]:
+def load_sample(path: PathLike) -> Item:
     """An annotated sample file, ours or upstream's, as the dict that upstream's code reads.
 
     Raises:
@@ -33,11 +43,8 @@ def split_tokens(split_file: PathLike, anno_root: PathLike) -> list[str]:
         PivotNetError: samples are not annotated and there is no such list, or it is empty.
     """
     wanted = Path(split_file).read_text().split()
-    try:
-        annotated = {name[:-4] for name in os.listdir(anno_root) if name.endswith(".npz")}
-    except FileNotFoundError:
-        annotated = set()
-    missing = [token for token in wanted if token not in annotated]
+    annotated = set(os.listdir(anno_root)) if os.path.isdir(anno_root) else set()
+    missing = [token for token in wanted if f"{token}.npz" not in annotated]
     if not missing:
         return wanted
     own = Path(anno_root) / "splits" / Path(split_file).name
@@ -48,3 +55,57 @@ def split_tokens(split_file: PathLike, anno_root: PathLike) -> list[str]:
             f"{own} lists no others: run tools/anno_converter/nuscenes/convert.py"
         )
     return tokens
+
+
+class NuScenesMapDataset(Dataset):
+    """Samples as upstream's dicts, and with the BEV grid projected into the cameras (extra_infos).
+
+    Args:
+        img_key_list: cameras, in config.CAMERAS' order.
+        map_conf: upstream's map_conf.
+        transforms: applied to each sample, may be None.
+        data_split: "training" or anything else for the validation split.
+    """
+
+    def __init__(
+        self,
+        img_key_list: Sequence[str],
+        map_conf: Mapping[str, Any],
+        transforms: Callable[[Item], Item] | None,
+        data_split: str = "training",
+    ) -> None:
+        require("dataset_setup", {"img_key_list": list(img_key_list)}, {"img_key_list": list(CAMERAS)})
+        self.map_conf, self.transforms = map_conf, transforms
+        self.config = Config("upstream", BASE, map_config(map_conf, MAX_POINTS))
+        self.nusc_root, self.anno_root = Path(map_conf["nusc_root"]), Path(map_conf["anno_root"])
+        split = "train" if data_split == "training" else "val"
+        self.tokens = split_tokens(Path(map_conf["split_dir"]) / f"{split}.txt", self.anno_root)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: int) -> Item:
+        token = self.tokens[index]
+        annotation = load_annotation(self.anno_root / f"{token}.npz")
+        extrinsic, intrinsic = camera_matrices(annotation)
+        points, valid = project_bev_grid(extrinsic, intrinsic, self.config.model.bev_size, self.config.map)
+        masks = getattr(annotation, self.map_conf["mask_key"])
+        item = {
+            "images": [read_image(self.nusc_root / path) for path in camera_paths(annotation, token)],
+            "targets": {"masks": masks, "points": annotation.pivot_points, "valid_len": annotation.pivot_lengths},
+            "extra_infos": {
+                "token": token,
+                "map_size": self.map_conf["ego_size"],
+                "reference_points": torch.as_tensor(points),
+                "reference_valid": torch.as_tensor(valid),
+            },
+            "extrinsic": extrinsic,
+            "intrinsic": intrinsic,
+        }
+        return item if self.transforms is None else self.transforms(item)
+
+    def collate(self, items: Sequence[Item]) -> Item:
+        """Samples -> batch: ``targets`` become structures.Targets, everything else is stacked."""
+        samples = [tuple(item["targets"].values()) for item in items]
+        rest = [{key: value for key, value in item.items() if key != "targets"} for item in items]
+        return {**default_collate(rest), "targets": build_targets(samples, self.config)}

@@ -17,6 +17,7 @@ BEV_FIXED: dict[str, Any] = {
     "src_pos_encode": "learned",
     "tgt_pos_encode": "learned",
     "use_projection": True,
+    "image_shape": (900, 1600),
 }
 LINE_FIXED: dict[str, Any] = {
     "num_feature_levels": 1,
@@ -41,15 +42,14 @@ def require(what: str, given: Mapping[str, Any], fixed: Mapping[str, Any]) -> No
             )
 
 
-def bev_config(options: Mapping[str, Any]) -> tuple[ModelConfig, MapConfig, tuple[int, int]]:
-    """ModelConfig, MapConfig and camera image size (height, width) of ``bev_decoder``'s net_kwargs.
+def bev_config(options: Mapping[str, Any]) -> ModelConfig:
+    """ModelConfig of ``bev_decoder``'s net_kwargs.
 
     Raises:
         PivotNetError: an option that the port does not support.
     """
-    require("bev_decoder", options, BEV_FIXED)
     points = options["enc_n_points"]
-    require("bev_decoder", options, {"dec_n_points": points})
+    require("bev_decoder", options, {**BEV_FIXED, "dec_n_points": points})
     (height, width), *_ = options["src_shape"]
     model = dataclasses.replace(
         BASE,
@@ -66,10 +66,7 @@ def bev_config(options: Mapping[str, Any]) -> tuple[ModelConfig, MapConfig, tupl
     )
     sizes = [(rows, columns * len(CAMERAS)) for rows, columns in model.feature_sizes]
     require("bev_decoder", {"src_shape": [tuple(shape) for shape in options["src_shape"]]}, {"src_shape": sizes})
-    resolution = options["map_resolution"]
-    size = tuple(options["map_size"])
-    drawn = MapConfig(ego_size=(size[0] * resolution, size[1] * resolution), resolution=resolution, map_size=size)
-    return model, drawn, tuple(options["image_shape"])
+    return model
 
 
 def line_config(options: Mapping[str, Any]) -> tuple[ModelConfig, MapConfig]:
@@ -78,9 +75,8 @@ def line_config(options: Mapping[str, Any]) -> tuple[ModelConfig, MapConfig]:
     Raises:
         PivotNetError: an option that the port does not support.
     """
-    require("ins_decoder", options, LINE_FIXED)
     width = options["hidden_dim"]
-    require("ins_decoder", options, {"in_channels": width, "mask_dim": width})
+    require("ins_decoder", options, {**LINE_FIXED, "in_channels": width, "mask_dim": width})
     model = dataclasses.replace(
         BASE,
         hidden=width,
@@ -94,8 +90,7 @@ def line_config(options: Mapping[str, Any]) -> tuple[ModelConfig, MapConfig]:
 
 def map_config(map_conf: Mapping[str, Any], max_pieces: tuple[int, int, int]) -> MapConfig:
     """MapConfig of upstream's map_conf and number of points by class."""
-    return dataclasses.replace(
-        MapConfig(),
+    return MapConfig(
         ego_size=tuple(map_conf["ego_size"]),
         resolution=map_conf["map_resolution"],
         map_size=tuple(map_conf["map_size"]),

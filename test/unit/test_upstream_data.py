@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import upstream_configs as configs
+from support import upstream_configs as configs
 from support.fake_data import make_data, token
 from torch import nn
 from torch.utils.data import DataLoader
@@ -18,9 +18,8 @@ from pivotnet.data.dataset import MapDataset
 from pivotnet.errors import PivotNetError
 from pivotnet.model.pivotnet import IMAGE_MEAN, IMAGE_STD, PivotNet
 from pivotnet.structures import Targets
-from pivotnet.upstream.dataset import NuScenesMapDataset
 from pivotnet.upstream.experiment import adapt_loader, adapt_optimizer
-from pivotnet.upstream.samples import load_sample, split_tokens
+from pivotnet.upstream.samples import NuScenesMapDataset, load_sample, split_tokens
 from pivotnet.upstream.substitutes import mmcv, torchvision
 from pivotnet.upstream.transform import Compose, Normalize, Resize, ToTensor_Pivot, load_images
 
@@ -84,18 +83,13 @@ def test_other_cameras_are_refused(root: Path) -> None:
 
 def test_splits(root: Path, tmp_path: Path) -> None:
     annotated = root / FOLDER
-    all_there = tmp_path / "train.txt"
-    all_there.write_text(f"{token(1)}\n{token(0)}\n")
-    assert split_tokens(all_there, annotated) == [token(1), token(0)]
-    some_there = tmp_path / "val.txt"
-    some_there.write_text(f"{token(1)}\nmissing\n")
-    assert split_tokens(some_there, annotated) == [token(0), token(1), token(2)]
-    other = tmp_path / "night.txt"
-    other.write_text("missing\n")
-    with pytest.raises(PivotNetError, match=r"1 of the 1 samples .* run tools/anno_converter"):
-        split_tokens(other, annotated)
-    with pytest.raises(PivotNetError, match="have no annotation"):
-        split_tokens(some_there, tmp_path / "nowhere")
+    for name, tokens in (("train", [token(1), token(0)]), ("val", [token(1), "missing"]), ("night", ["missing"])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(tokens))
+    assert split_tokens(tmp_path / "train.txt", annotated) == [token(1), token(0)]
+    assert split_tokens(tmp_path / "val.txt", annotated) == [token(0), token(1), token(2)]
+    for listed, folder in (("night", annotated), ("val", tmp_path / "nowhere")):
+        with pytest.raises(PivotNetError, match=r"of the \d samples .* have no annotation .* run tools/anno_converter"):
+            split_tokens(tmp_path / f"{listed}.txt", folder)
 
 
 def test_samples_are_read_as_upstream_reads_them(root: Path) -> None:

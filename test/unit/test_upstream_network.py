@@ -9,40 +9,33 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import upstream_configs as configs
+from support import upstream_configs as configs
 from torch import Tensor, nn
 
-from pivotnet.config import Config, CriterionConfig, MapConfig, ModelConfig
+from pivotnet.config import Config, CriterionConfig, MapConfig, ModelConfig, preset
 from pivotnet.criterion.criterion import Criterion
-from pivotnet.data.projection import project_bev_grid
 from pivotnet.data.targets import build_targets
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.results import load_result
 from pivotnet.model.pivotnet import PivotNet
-from pivotnet.upstream.backbone import EfficientNetBackbone, ResNetBackbone, SwinTRBackbone
-from pivotnet.upstream.bev_decoder import DeformTransformerBEVEncoder
-from pivotnet.upstream.ins_decoder import PointMask2formerINSDecoder
-from pivotnet.upstream.output_head import PivotMapOutputHead
-from pivotnet.upstream.post_processor import PivotMapPostProcessor
-
-MODEL = ModelConfig(
-    backbone="effb0",
-    backbone_channels=(112, 320),
-    image_size=(64, 96),
-    hidden=32,
-    bev_size=(16, 8),
-    bev_encoder_layers=1,
-    bev_decoder_layers=2,
-    bev_feedforward=32,
-    deformable_points=2,
-    dropout=0.0,
-    line_decoder_layers=2,
-    line_feedforward=32,
-    point_features=8,
-    drop_connect=0.0,
+from pivotnet.upstream.network import (
+    DeformTransformerBEVEncoder,
+    EfficientNetBackbone,
+    PivotMapOutputHead,
+    PivotMapPostProcessor,
+    PointMask2formerINSDecoder,
+    ResNetBackbone,
+    SwinTRBackbone,
+    TransformerBEVDecoder,
 )
+
+SMALL = {"hidden": 32, "bev_size": (16, 8), "bev_encoder_layers": 1, "bev_decoder_layers": 2, "line_decoder_layers": 2}
+MODEL = dataclasses.replace(
+    preset("smoke").model, image_size=(64, 96), heads=8, bev_feedforward=32, deformable_points=2, line_feedforward=32,
+    point_features=8, head_hidden=ModelConfig().head_hidden, mask_stride=1, **SMALL,
+)  # fmt: skip
 MAP = MapConfig(num_queries=(3, 2, 2))
-WEIGHTS = CriterionConfig(decoder_weights=(0.5, 1.0), bev_weights=(0.5, 1.0))
+CONFIG = Config("test", MODEL, MAP, CriterionConfig(decoder_weights=(0.5, 1.0), bev_weights=(0.5, 1.0)))
 EFFB0 = {"model_name": "efficientnet-b0", "in_channels": 3, "out_stride": 32, "with_cp": False}
 
 
@@ -88,27 +81,12 @@ class Network(nn.Module):
         return outputs
 
 
-def cameras() -> tuple[Tensor, Tensor]:
-    turns = torch.deg2rad(torch.tensor([55.0, 0, -55, 110, 180, -110]))
-    zero, one = torch.zeros(6), torch.ones(6)
-    axes = [torch.stack(axis, -1) for axis in ((turns.sin(), -turns.cos(), zero), (zero, zero, -one))]
-    axes.append(torch.stack((turns.cos(), turns.sin(), zero), -1))
-    extrinsic = torch.eye(4).repeat(6, 1, 1)
-    extrinsic[:, :3, :3] = torch.stack(axes, -1)
-    extrinsic[:, 2, 3] = 1.6
-    intrinsic = torch.tensor([[1250.0, 0, 800], [0, 1250, 450], [0, 0, 1]]).repeat(6, 1, 1)
-    return extrinsic[None], intrinsic[None]
-
-
-def inputs(reference: bool) -> dict[str, Any]:
+@pytest.fixture
+def inputs() -> dict[str, Any]:
+    """One sample, as the data set gives it."""
     torch.manual_seed(1)
-    extrinsic, intrinsic = cameras()
-    infos: dict[str, Any] = {}
-    if reference:
-        points, valid = project_bev_grid(extrinsic[0], intrinsic[0], MODEL.bev_size, MAP)
-        infos = {"reference_points": points[None], "reference_valid": valid[None]}
-    images = torch.randn(1, 6, 3, *MODEL.image_size)
-    return {"images": images, "extra_infos": infos, "extrinsic": extrinsic, "intrinsic": intrinsic}
+    infos = {"reference_points": torch.rand(1, 128, 2), "reference_valid": torch.rand(1, 128) < 0.8}
+    return {"images": torch.randn(1, 6, 3, *MODEL.image_size), "extra_infos": infos}
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +98,12 @@ def networks() -> tuple[Network, PivotNet]:
     return network, own
 
 
-@pytest.mark.parametrize("reference", [True, False])
 @pytest.mark.parametrize("training", [True, False])
-def test_the_adapters_are_the_network(networks, reference: bool, training: bool) -> None:
-    network, own = networks
-    given = inputs(reference)
-    points, valid = project_bev_grid(given["extrinsic"][0], given["intrinsic"][0], MODEL.bev_size, MAP)
-    network.train(training), own.train(training)
+def test_the_adapters_are_the_network(networks, inputs, training: bool) -> None:
+    network, own = (part.train(training) for part in networks)
     with torch.no_grad():
-        found = network(given)["outputs"]
-        wanted = own(given["images"], points[None], valid[None], final_only=not training)
+        found = network(inputs)["outputs"]
+        wanted = own(inputs["images"], *inputs["extra_infos"].values(), final_only=not training)
     for name in ("object_logits", "points", "point_logits", "masks", "semantic_logits"):
         left, right = getattr(found, name), getattr(wanted, name)
         assert (left is None) == (right is None)
@@ -137,51 +111,37 @@ def test_the_adapters_are_the_network(networks, reference: bool, training: bool)
             torch.testing.assert_close(left, right)
 
 
-def target() -> tuple[np.ndarray, dict[int, np.ndarray], dict[int, np.ndarray]]:
-    masks = np.zeros((3, 400, 200), np.uint8)
+def test_the_post_processor_is_the_criterion(networks, inputs) -> None:
+    network = networks[0].train()
+    outputs = network(inputs)["outputs"]
+    masks, points = np.zeros((3, 400, 200), np.uint8), np.zeros((1, 10, 2))
     masks[0, 100:300, 50:58] = 2
-    points = {0: np.zeros((1, 10, 2)), 1: np.zeros(0), 2: np.zeros(0)}
-    points[0][0, :2] = [[0.75, 0.27], [0.25, 0.27]]
-    return masks, points, {0: np.array([2]), 1: np.zeros(0), 2: np.zeros(0)}
+    points[0, :2] = [[0.75, 0.27], [0.25, 0.27]]
+    none = np.zeros(0)
+    targets = build_targets([(masks, {0: points, 1: none, 2: none}, {0: np.array([2]), 1: none, 2: none})], CONFIG)
+    wanted = Criterion(CONFIG)(outputs, targets)
 
+    total, terms = network.post_processor(outputs, targets)
 
-def test_the_post_processor_is_the_criterion(networks) -> None:
-    network, _ = networks
-    network.train()
-    outputs = network(inputs(True))["outputs"]
-    config = Config("test", MODEL, MAP, WEIGHTS)
-    config = dataclasses.replace(config, model=dataclasses.replace(MODEL, mask_stride=1))
-    wanted = Criterion(config)(outputs, build_targets([target()], config))
-    masks, points, lengths = target()
-    collated = {  # as torch's default collation makes it of upstream's samples
-        "masks": torch.from_numpy(masks)[None],
-        "points": {kind: torch.from_numpy(value)[None] for kind, value in points.items()},
-        "valid_len": {kind: torch.from_numpy(value)[None] for kind, value in lengths.items()},
-    }
-    for targets in (build_targets([target()], config), collated):
-        total, terms = network.post_processor(outputs, targets)
-        torch.testing.assert_close(total, wanted.total)
-        assert set(terms) == set(wanted.terms)
+    torch.testing.assert_close(total, wanted.total)
+    assert set(terms) == set(wanted.terms)
     total.backward()
     assert all(p.grad is not None for p in network.parameters() if p.requires_grad)
 
 
-def test_results_are_read_by_the_evaluation(networks, tmp_path) -> None:
-    network, _ = networks
-    network.eval()
+def test_results_are_read_by_the_evaluation(networks, inputs, tmp_path) -> None:
+    network = networks[0].eval()
     with torch.no_grad():
-        results, masks = network.post_processor(network(inputs(True))["outputs"])
+        results, masks = network.post_processor(network(inputs)["outputs"])
     np.savez_compressed(tmp_path / "a.npz", dt_mask=masks[0], dt_res=results[0])  # as upstream's configs save them
     loaded = load_result(tmp_path / "a.npz")
     assert len(loaded.instances) == len(results[0]["map"]) - 1 == len(results[0]["pred_label"]) - 1
     np.testing.assert_array_equal(loaded.mask, masks[0])
 
 
-def test_flipped_images_are_refused(networks) -> None:
-    given = inputs(False)
-    given["extra_infos"]["do_flip"] = torch.tensor([True])
-    with pytest.raises(PivotNetError, match="do_flip"):
-        networks[0](given)
+def test_samples_of_another_data_set_are_refused(networks, inputs) -> None:
+    with pytest.raises(PivotNetError, match="no reference_points: use the data set"):
+        networks[0]({**inputs, "extra_infos": {}})
 
 
 def test_decoders_that_are_left_out_are_refused() -> None:
@@ -230,8 +190,6 @@ def test_upstreams_transformer_gets_the_cameras_side_by_side(monkeypatch) -> Non
     for name in ("mapmaster", "mapmaster.models", "mapmaster.models.bev_decoder"):
         monkeypatch.setitem(__import__("sys").modules, name, types.ModuleType(name))
     monkeypatch.setitem(__import__("sys").modules, module.__name__, module)
-    from pivotnet.upstream.bev_decoder import TransformerBEVDecoder
-
     level = torch.arange(2 * 6 * 3 * 4 * 5.0).view(12, 3, 4, 5)
     given = {"images": torch.zeros(2, 6, 3, 8, 10), "im_nek_features": [level], "extra_infos": {"do_flip": 1}}
     maps = TransformerBEVDecoder("im_nek_features")(given)["bev_enc_features"]

@@ -14,7 +14,7 @@ from pivotnet.evaluation.ap_table import format_table
 from pivotnet.evaluation.score import score_results
 from pivotnet.upstream.annotation import convert_annotations
 from pivotnet.upstream.evaluation import ResultEvaluator, evaluated_tokens
-from pivotnet.upstream.point_rend import get_uncertain_point_coords_with_randomness, point_sample
+from pivotnet.upstream.substitutes import get_uncertain_point_coords_with_randomness, point_sample
 
 TOKENS = ["a", "b"]
 

@@ -1,0 +1,292 @@
+"""The parts of upstream's network by name. Parameters have upstream's names and order.
+
+Each part takes the dict that upstream hands from part to part and returns what it adds to it. The options are those of
+upstream's configs; ``settings`` refuses what the port does not support.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pivotnet.config import BACKBONES, Config, MapConfig
+from pivotnet.criterion.criterion import Criterion
+from pivotnet.errors import PivotNetError
+from pivotnet.evaluation.postprocess import draw_mask, postprocess
+from pivotnet.model.backbone.efficientnet import EfficientNet
+from pivotnet.model.backbone.pretrained import load_pretrained
+from pivotnet.model.backbone.resnet import ResNet
+from pivotnet.model.backbone.swin import SwinTransformer
+from pivotnet.model.bev_encoder import BevEncoder
+from pivotnet.model.line_decoder import LineDecoder, sine_position
+from pivotnet.model.ops.sync_batch_norm import SyncBatchNorm, convert_sync_batch_norm
+from pivotnet.model.point_head import PointHead
+from pivotnet.structures import Predictions, Targets
+from pivotnet.upstream.settings import BASE, bev_config, criterion_config, line_config, map_config, require
+
+WITHOUT_WEIGHTS = "PIVOTNET_BACKBONE_WEIGHTS"  # "none": start from random backbones where no weight file is
+STRIDE_8_BLOCK = 4  # EfficientNet-B0's last block of stride 8
+Options = Mapping[str, Any]
+
+
+class _Backbone(nn.Module):
+    """The images of a batch -> the last ``ret_layers`` features, and what upstream's BiFPN (BeMapNet) makes of them."""
+
+    name: str
+    fixed: dict[str, Any]  # options of which one value is supported
+
+    def __init__(
+        self,
+        bkb_kwargs: Options,
+        fpn_kwarg: Options | None = None,
+        up_shape: tuple[int, int] | None = None,
+        ret_layers: int = 1,
+    ) -> None:
+        super().__init__()
+        require("im_backbone", bkb_kwargs, self.fixed)
+        self.bkb = self.build(bkb_kwargs, ret_layers)
+        self.fpn = None if fpn_kwarg is None else _bifpn(fpn_kwarg)
+        self.up_shape = up_shape
+        weights = self.weights(bkb_kwargs)
+        if weights and Path(weights).is_file():
+            load_pretrained(self, self.name, Path(weights))
+        elif weights and os.environ.get(WITHOUT_WEIGHTS) != "none":
+            raise PivotNetError(
+                f"the backbone file {Path(weights).resolve()} is missing: download it from {BACKBONES[self.name].url}, "
+                f"or set {WITHOUT_WEIGHTS}=none to start with a random backbone (it then learns slower and less)"
+            )
+
+    def build(self, options: Options, outputs: int) -> nn.Module:
+        """The network that returns its last ``outputs`` features."""
+        raise NotImplementedError
+
+    def weights(self, options: Options) -> str | None:
+        """The file to start from; upstream requires it, so that nobody starts without it unawares."""
+        raise NotImplementedError
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """``inputs["images"]``: float32 [B, 6, 3, height, width], normalised."""
+        features = list(self.bkb(inputs["images"].flatten(0, 1)))  # [B*6, C, h, w] each
+        neck: list[Tensor] | None = None
+        if self.fpn is not None:
+            neck = self.fpn(features)
+        elif self.up_shape is not None:
+            neck = [torch.cat([_upsample(level, self.up_shape) for level in features], dim=1)]
+        return {"im_bkb_features": features, "im_nek_features": neck}
+
+
+class ResNetBackbone(_Backbone):
+    """ResNet-50."""
+
+    name, fixed = "res50", {"depth": 50, "num_stages": 4, "style": "pytorch", "norm_eval": True}
+
+    def build(self, options: Options, outputs: int) -> nn.Module:
+        resnet = ResNet(options["with_cp"], outputs=outputs)
+        for number in range(options["frozen_stages"] + 1):
+            parts = [resnet.get_submodule(f"layer{number}")] if number else [resnet.conv1, resnet.bn1]
+            for part in parts:
+                part.requires_grad_(False)
+        return resnet
+
+    def weights(self, options: Options) -> str | None:
+        return options.get("init_cfg", {}).get("checkpoint")
+
+
+class EfficientNetBackbone(_Backbone):
+    """EfficientNet-B0."""
+
+    name, fixed = "effb0", {"model_name": "efficientnet-b0", "in_channels": 3, "out_stride": 32}
+
+    def build(self, options: Options, outputs: int) -> nn.Module:
+        efficientnet = EfficientNet(BASE.drop_connect, options["with_cp"])
+        blocks: Any = (STRIDE_8_BLOCK, *efficientnet.feature_blocks)
+        efficientnet.feature_blocks = blocks[-outputs:]
+        if options.get("norm_layer") is nn.SyncBatchNorm:
+            convert_sync_batch_norm(efficientnet)
+        return efficientnet
+
+    def weights(self, options: Options) -> str | None:
+        return options.get("weights_path")
+
+
+class SwinTRBackbone(_Backbone):
+    """Swin-T."""
+
+    name, fixed = "swint", {"arch": "tiny", "shift_mode": 0, "window_size": 7, "ape": False}
+
+    def build(self, options: Options, outputs: int) -> nn.Module:
+        rate = options.get("drop_path_rate", BASE.drop_path)
+        return SwinTransformer(rate, options["use_checkpoint"], tuple(options["out_indices"])[-outputs:])
+
+    def weights(self, options: Options) -> str | None:
+        return options.get("pretrained")
+
+
+def _bifpn(options: Options) -> nn.Module:
+    """Upstream's BiFPN with synchronised batch norms that run everywhere."""
+    from mapmaster.models.backbone.bifpn import BiFPN  # here, because its package imports this module
+
+    norm = SyncBatchNorm if options.get("norm_layer") is nn.SyncBatchNorm else nn.BatchNorm2d
+    return BiFPN(**{**options, "norm_layer": norm})
+
+
+def _upsample(level: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(level.shape[-2:]) == tuple(size):
+        return level
+    return F.interpolate(level, size=size, mode="bilinear", align_corners=True)
+
+
+class DeformTransformerBEVEncoder(nn.Module):
+    """Camera features -> BEV features of every decoder layer (PivotNet)."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__()
+        self.model = bev_config(kwargs)
+        self.bev_encoder = BevEncoder(self.model)
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Takes im_bkb_features and the BEV grid in the cameras, which the port's data set puts into extra_infos.
+
+        Returns:
+            bev_features [E, B, N, C], and upstream's view of it: bev_enc_features, E times [B, C, rows, columns].
+        """
+        features, infos = inputs["im_bkb_features"], inputs["extra_infos"]
+        if "reference_points" not in infos:
+            raise PivotNetError("the samples have no reference_points: use the data set of pivotnet.upstream.samples")
+        device = features[0].device
+        bev = self.bev_encoder(features, infos["reference_points"].to(device), infos["reference_valid"].to(device))
+        maps = bev.transpose(2, 3).unflatten(3, self.model.bev_size)
+        return {"bev_features": bev, "bev_enc_features": list(maps.unbind())}
+
+
+class TransformerBEVDecoder(nn.Module):
+    """Upstream's transformer around the features under ``key`` (BeMapNet); its module imports no compiled operator."""
+
+    def __init__(self, key: str = "im_bkb_features", **kwargs: Any) -> None:
+        super().__init__()
+        from mapmaster.models.bev_decoder.transformer import Transformer  # here: its package imports this module
+
+        self.key = key
+        self.bev_encoder = Transformer(**kwargs)
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Last features of ``key`` [B*6, C, h, w] -> {"bev_enc_features": E times [B, C, rows, columns]}."""
+        cameras = {name: inputs.get(name) for name in ("extrinsic", "intrinsic", "ida_mats")}
+        cameras["do_flip"] = inputs["extra_infos"].get("do_flip")
+        level = inputs[self.key][-1].unflatten(0, inputs["images"].shape[:2])  # [B, 6, C, h, w]
+        side_by_side = level.permute(0, 2, 3, 1, 4).flatten(3)
+        _, _, maps = self.bev_encoder(side_by_side, cameras_info=cameras)
+        return {"bev_enc_features": list(maps)}
+
+
+class PointMask2formerINSDecoder(nn.Module):
+    """BEV features -> features and logits of the point queries, of every layer in training, of the last otherwise."""
+
+    def __init__(
+        self, decoder_ids: Sequence[int] = (5,), tgt_shape: tuple[int, int] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__()
+        model, lines = line_config(kwargs)
+        given = {"decoder_ids": list(decoder_ids), "tgt_shape": tgt_shape}
+        require("ins_decoder", given, {"decoder_ids": list(range(model.line_decoder_layers)), "tgt_shape": None})
+        self.bev_decoder = LineDecoder(model, lines)
+        self.bev_size, self.hidden = model.bev_size, model.hidden
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """{"bev_features": [E, B, N, C], ...} -> {"line_features": LineFeatures}."""
+        size = tuple(inputs["bev_enc_features"][-1].shape[-2:])
+        bev = inputs["bev_features"][-1]
+        if size != self.bev_size:
+            self.bev_size = size
+            self.bev_decoder.position = sine_position(size, self.hidden).to(bev.device)
+        return {"line_features": self.bev_decoder(bev, final_only=not self.training)}
+
+
+class PivotMapOutputHead(PointHead):
+    """Features of the point queries -> Predictions."""
+
+    def __init__(
+        self,
+        in_channel: int,
+        num_queries: Sequence[int],
+        tgt_shape: tuple[int, int],
+        max_pieces: tuple[int, int, int],
+        bev_channels: int = -1,
+        ins_channel: int = 64,
+    ) -> None:
+        require("output_head", {"bev_channels": bev_channels}, {"bev_channels": in_channel})
+        self.queries = tuple(num_queries)
+        model = dataclasses.replace(BASE, hidden=in_channel, point_features=ins_channel)
+        super().__init__(model, MapConfig(map_size=tgt_shape, max_points=max_pieces))
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        """{"line_features", "bev_features", ...} -> {"outputs": Predictions}; without masks outside of training."""
+        lines = inputs["line_features"]
+        points, point_logits = super().forward(lines.points, self.mean_coordinate_features())
+        predictions = Predictions(lines.object_logits.float(), points, point_logits.float())
+        predictions.extras = {"num_queries": self.queries}
+        if lines.mask_logits is not None:
+            size = tuple(inputs["bev_enc_features"][-1].shape[-2:])
+            predictions.masks = lines.mask_logits.unflatten(-1, size)
+            predictions.semantic_logits = self.semantic(inputs["bev_features"]).unflatten(-1, size)
+        return {"outputs": predictions}
+
+
+class PivotMapPostProcessor(nn.Module):
+    """Predictions -> loss and its terms (training), or results and masks as upstream saves them."""
+
+    def __init__(
+        self,
+        criterion_conf: Options,
+        matcher_conf: Options,
+        pivot_conf: Options,
+        map_conf: Options,
+        sem_loss_conf: Options,
+        no_object_coe: float = 1.0,
+        collinear_pts_coe: float = 1.0,
+        coe_endpts: float = 0.0,
+    ) -> None:
+        super().__init__()
+        weights = criterion_config(
+            criterion_conf, matcher_conf, sem_loss_conf, no_object_coe, collinear_pts_coe, coe_endpts
+        )
+        self.loss = Criterion(Config("upstream", BASE, map_config(map_conf, tuple(pivot_conf["max_pieces"])), weights))
+        # upstream's checkpoints carry its class weights under these names
+        self.criterion = nn.Module()
+        self.criterion.register_buffer("empty_weight", torch.tensor([1.0, no_object_coe]))
+        self.criterion.register_buffer("collinear_pt_weight", torch.tensor([collinear_pts_coe, 1.0]))
+
+    def forward(self, outputs: Predictions, targets: Targets | None = None) -> Any:
+        """Training: (loss, {term: loss}). Otherwise: (results, masks), one a sample."""
+        config = self.loss.config
+        queries = (outputs.extras or {}).get("num_queries", config.map.num_queries)
+        if queries != config.map.num_queries:
+            config = dataclasses.replace(config, map=dataclasses.replace(config.map, num_queries=queries))
+            self.loss = Criterion(config)  # it keeps constants on the device from step to step
+        if not self.training:
+            return _results(outputs, config.map)
+        assert targets is not None
+        result = self.loss(outputs, targets.to(outputs.points.device, non_blocking=True))
+        return result.total, result.terms
+
+
+def _results(outputs: Predictions, drawn: MapConfig) -> tuple[list[dict[str, list]], list[np.ndarray]]:
+    """Lists begin with a placeholder, because the ids in the masks begin with 1; labels begin with 1 too."""
+    samples = postprocess(outputs, drawn)
+    results = [
+        {
+            "map": [None, *sample.points],
+            "confidence_level": [-1, *sample.scores.tolist()],
+            "pred_label": [0, *(sample.labels + 1).tolist()],
+        }
+        for sample in samples
+    ]
+    return results, [draw_mask(sample, drawn) for sample in samples]

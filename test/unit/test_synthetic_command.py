@@ -101,21 +101,6 @@ def test_remains_of_a_killed_run_are_removed_but_not_those_of_a_running_one(tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == [".set.alive.tmp", "set"]
 
 
-def test_a_run_that_was_overtaken_by_an_equal_one_is_content(tmp_path, monkeypatch):
-    options = Options(scenes=2, samples_per_scene=1, images=False)
-    write = generator._write
-
-    def overtaken(root, plan, workers, progress):
-        write(root, plan, workers, progress)
-        monkeypatch.setattr(generator, "_write", write)
-        assert generator.generate(tmp_path / "set", options, 1, progress)
-
-    monkeypatch.setattr(generator, "_write", overtaken)
-    monkeypatch.setattr(generator.glob, "escape", lambda name: "no such name")  # locks are per process, not per run
-    assert not generator.generate(tmp_path / "set", options, 1, lambda done, total: None)
-    assert [path.name for path in tmp_path.iterdir()] == ["set"]
-
-
 def test_a_worker_that_dies_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(generator, "_work", _die)
     with pytest.raises(PivotNetError, match="--workers"):

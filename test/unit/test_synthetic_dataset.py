@@ -11,7 +11,6 @@ import pytest
 
 from pivotnet.annotation.splits import split_of_scene
 from pivotnet.synthetic.generate import generate
-from pivotnet.synthetic.map_expansion import LAYERS
 from pivotnet.synthetic.nuscenes_tables import TABLES
 from pivotnet.synthetic.plan import TRAIN_RUNS, VAL_RUNS, Options, make_plan, scene_names
 from pivotnet.synthetic.town import LOCATIONS
@@ -64,22 +63,9 @@ def test_all_tables_are_there_and_their_tokens_resolve(root):
 
 
 @pytest.mark.parametrize("location", LOCATIONS)
-def test_references_inside_a_map_resolve(root, location):
+def test_the_ways_of_a_map_are_linked_both_ways(root, location):
     content = expansion(root, location)
-    known = {layer: {record["token"] for record in content[layer]} for layer in LAYERS}
-    for layer, tokens in known.items():
-        assert len(tokens) == len(content[layer])
-        for record in content[layer]:
-            for field, value in record.items():
-                name = field.removesuffix("_tokens").removesuffix("_token")
-                target = {"from_edge_line": "line", "to_edge_line": "line", "exterior_node": "node"}.get(name, name)
-                if field.endswith("_token"):
-                    assert value in known[target], (layer, field)
-                if field.endswith("_tokens"):
-                    assert set(value) <= known[target], (layer, field)
-                if field.endswith("_segments"):
-                    assert len(value) >= 2 and {part["node_token"] for part in value} <= known["node"]
-    ways = known["lane"] | known["lane_connector"]
+    ways = {record["token"] for record in content["lane"] + content["lane_connector"]}
     assert set(content["arcline_path_3"]) == set(content["connectivity"]) == ways
     for token, links in content["connectivity"].items():
         assert all(token in content["connectivity"][other]["incoming"] for other in links["outgoing"])

@@ -50,4 +50,5 @@ PYTHON="$PY" bash tools/cannsim/setup.sh || say "skipped: test/npu, as tools/can
 say "pytest"
 # two workers of one thread each; where they share cores, threads that wait sleep: spinning takes the others' time
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
-exec "$PY" -m pytest -ra -n 2 --dist loadfile --durations=5 "${arguments[@]}"
+# in the order of the folders, which starts with the longest tests
+exec "$PY" -m pytest -ra -n 2 --no-loadscope-reorder --durations=5 "${arguments[@]}"

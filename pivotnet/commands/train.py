@@ -24,6 +24,7 @@ from pivotnet.distributed import CollectiveError, Ranks, agreed, process_group, 
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.inference import Predictor, evaluate_splits
 from pivotnet.files import make_folder
+from pivotnet.launch.supervise import end_with_parent
 from pivotnet.training.loop import Trainer, with_first
 from pivotnet.training.monitor import Monitor
 from pivotnet.training.setup import AMP, SAVE_AT_LEAST, Setup, build_trainer
@@ -74,6 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit status."""
     started = time.perf_counter()
+    end_with_parent()
     ranks = ranks_from_environment()
     try:
         device = devices.select_device(args.device, ranks.local_rank)

@@ -11,9 +11,8 @@ from typing import Any
 from pivotnet import __version__
 from pivotnet.doctor import host, npu, software
 from pivotnet.doctor.machine import ERROR, Finding, Machine
+from pivotnet.launch.choices import ROOT
 
-_CHECKOUT = Path(__file__).resolve().parents[2]
-ROOT = _CHECKOUT if (_CHECKOUT / "test" / "env_npu.sh").is_file() else Path.cwd()  # installed without its checkout
 # Variables whose values go into the report; no others, as they may hold secrets.
 PREFIXES = ("ASCEND_", "HCCL_", "TASK_QUEUE_", "COMBINED_", "CPU_AFFINITY_", "PYTORCH_NPU_", "TORCH_", "OMP_")
 NAMES = ("LD_PRELOAD", "LD_LIBRARY_PATH", "DATA_ROOT", "PIVOTNET_DIR", "NNODES", "NODE_RANK", "MASTER_ADDR")

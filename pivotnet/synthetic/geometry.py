@@ -36,7 +36,7 @@ def at_lengths(line: np.ndarray, distances: np.ndarray, lengths: np.ndarray | No
 
 
 def resample(line: np.ndarray, start: float, end: float, step: float) -> np.ndarray:
-    """The line between two distances along it, with vertices about ``step`` apart: [n, 2] -> [m, 2]."""
+    """The line between two distances along it, with a vertex about every ``step``: [n, 2] -> [m, 2]."""
     return at_lengths(line, np.linspace(start, end, max(2, int(round((end - start) / step)) + 1)))
 
 

@@ -56,11 +56,9 @@ def test_the_same_run_again_changes_nothing_and_another_one_is_refused(tmp_path,
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("--scenes", "-1"),
         ("--scenes", "401"),
         ("--samples-per-scene", "0"),
         ("--seed", "-1"),
-        ("--map-scale", "0.5"),
         ("--map-scale", "nan"),
         ("--workers", "-2"),
     ],

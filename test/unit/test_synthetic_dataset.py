@@ -73,11 +73,9 @@ def test_the_ways_of_a_map_are_linked_both_ways(root, location):
 
 
 def test_the_devkit_loads_tables_and_maps(root):
-    nuscenes = pytest.importorskip("nuscenes")
-    from nuscenes.map_expansion.map_api import NuScenesMap
-
-    loaded = nuscenes.NuScenes("v1.0-trainval", str(root), verbose=False)
-    maps = {location: NuScenesMap(str(root), location) for location in LOCATIONS}
+    loaded = pytest.importorskip("nuscenes").NuScenes("v1.0-trainval", str(root), verbose=False)
+    map_api = pytest.importorskip("nuscenes.map_expansion.map_api")
+    maps = {location: map_api.NuScenesMap(str(root), location) for location in LOCATIONS}
     roads = []
     for sample in loaded.sample:
         assert len(sample["data"]) == 7

@@ -10,10 +10,8 @@ from shapely.geometry import LineString, Point, Polygon
 from pivotnet.synthetic.plan import SCENE_LENGTH, Options, is_val, make_plan
 from pivotnet.synthetic.town import LOCATIONS, build_town
 
-SEEDS = range(6)
 
-
-@pytest.fixture(scope="module", params=SEEDS)
+@pytest.fixture(scope="module", params=range(6))
 def town(request):
     return build_town(LOCATIONS[request.param % 4], 4, np.random.default_rng(request.param))
 

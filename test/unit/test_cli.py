@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import pivotnet
 from pivotnet import cli
 from pivotnet.errors import PivotNetError
 
@@ -69,3 +70,9 @@ def test_python_dash_m_is_the_command():
         [sys.executable, "-m", "pivotnet", "--version"], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0 and done.stdout.startswith("pivotnet ")
+
+
+def test_the_version_is_the_change_log_s():
+    newest = next(line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## "))
+    assert newest.split()[1] == pivotnet.__version__
+    assert f'version = "{pivotnet.__version__}"' in (ROOT / "pyproject.toml").read_text()

@@ -2,46 +2,45 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from math import comb
 
 import numpy as np
 
 from pivotnet.annotation.format import Line
+from pivotnet.config import MapConfig
 
 DEGREES = (2, 1, 3)  # of the curves, by class
 _SAMPLES = 100  # points at which curve and line are compared
 _MARGIN = 0.05  # metres: smaller distances count as none
 _TOLERANCE = 0.1  # metres of mean distance that a piece may have
+_LARGEST_BATCH = 32  # pieces fitted at once
 
 
-def bernstein(degree: int) -> np.ndarray:
-    """Bernstein polynomials at _SAMPLES even parameters, float64 [_SAMPLES, degree + 1]."""
+@functools.lru_cache
+def bernstein(degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bernstein polynomials at _SAMPLES even parameters, float64 [_SAMPLES, degree + 1], and their pseudo-inverse."""
     t = np.linspace(0, 1, _SAMPLES)[:, None]
     k = np.arange(degree + 1)
-    return t**k * (1 - t) ** (degree - k) * np.array([comb(degree, i) for i in k], np.float64)
+    basis = t**k * (1 - t) ** (degree - k) * np.array([comb(degree, i) for i in k], np.float64)
+    return basis, np.linalg.pinv(basis)
 
 
-class PieceFitter:
-    """Least-squares bezier curves of one degree."""
+def _fit(points: np.ndarray, start: int, ends: np.ndarray, degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """Least-squares curves through the pieces of a line ``points`` [m, 2] from vertex ``start`` to ``ends`` [n].
 
-    def __init__(self, degree: int) -> None:
-        self.basis = bernstein(degree)  # [_SAMPLES, degree + 1]
-        self.inverse = np.linalg.pinv(self.basis)
-
-    def fit(self, points: np.ndarray, start: int, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Curves through the pieces of a line ``points`` [m, 2] from vertex ``start`` to each of ``ends`` [n].
-
-        Returns their control points [n, degree + 1, 2], which keep the piece's ends, and mean distances float32 [n].
-        """
-        steps = np.sqrt(np.square(np.diff(points[start:], axis=0)).sum(1))
-        along = np.concatenate([[0.0], np.cumsum(steps)])  # metres from the start to each vertex
-        distances = np.linspace(0, along[ends - start], _SAMPLES, axis=1)  # [n, _SAMPLES]
-        sampled = np.stack([np.interp(distances, along, points[start:, axis]) for axis in range(2)], axis=-1)
-        control = self.inverse @ sampled
-        control[:, 0] = points[start]
-        control[:, -1] = points[ends]
-        return control, _chamfer(sampled, self.basis @ control)
+    Returns their control points [n, degree + 1, 2], which keep the piece's ends, and mean distances float32 [n].
+    """
+    basis, inverse = bernstein(degree)
+    steps = np.sqrt(np.square(np.diff(points[start:], axis=0)).sum(1))
+    along = np.concatenate([[0.0], np.cumsum(steps)])  # metres from the start to each vertex
+    distances = np.linspace(0, along[ends - start], _SAMPLES, axis=1)  # [n, _SAMPLES]
+    sampled = np.stack([np.interp(distances, along, points[start:, axis]) for axis in range(2)], axis=-1)
+    control = inverse @ sampled
+    control[:, 0] = points[start]
+    control[:, -1] = points[ends]
+    return control, _chamfer(sampled, basis @ control)
 
 
 def _chamfer(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -59,35 +58,30 @@ def _chamfer(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.where(nearest > _MARGIN, nearest, np.float32(0)).mean(-1).sum(0) / 2
 
 
-def control_points(points: np.ndarray, fitter: PieceFitter) -> np.ndarray:
+def control_points(points: np.ndarray, degree: int) -> np.ndarray:
     """Control points [pieces * degree + 1, 2] of the curves through a line [m, 2]; neighbours share an end.
 
     From the line's start on, each piece is the longest that stays within _TOLERANCE (a single segment always does).
     The result runs towards growing rows.
     """
-    start, last = 0, len(points) - 1
     control = [points[:1]]
+    start, last = 0, len(points) - 1
     while start < last:
-        fit = _longest_fit(points, start, fitter)
-        control.append(fit[0][1:])
-        start = fit[1]
+        end, batch = last, 1
+        while True:  # the longest pieces first, in growing batches
+            ends = np.arange(end, max(start, end - batch), -1)
+            curves, distances = _fit(points, start, ends, degree)
+            good = np.flatnonzero(distances < _TOLERANCE)
+            if len(good):
+                break
+            end, batch = end - len(ends), min(2 * batch, _LARGEST_BATCH)
+        control.append(curves[good[0]][1:])
+        start = int(ends[good[0]])
     joined = np.concatenate(control)
     return joined[::-1] if joined[0, 1] > joined[-1, 1] else joined
 
 
-def _longest_fit(points: np.ndarray, start: int, fitter: PieceFitter) -> tuple[np.ndarray, int]:
-    """Control points [degree + 1, 2] of the longest piece from ``start`` that a curve fits, and the piece's end."""
-    end, batch = len(points) - 1, 1
-    while True:  # the longest pieces first, in growing batches
-        ends = np.arange(end, max(start, end - batch), -1)
-        control, losses = fitter.fit(points, start, ends)
-        good = np.flatnonzero(losses < _TOLERANCE)
-        if len(good):
-            return control[good[0]], int(ends[good[0]])
-        end, batch = end - len(ends), min(2 * batch, 32)
-
-
-def control_lines(metric_vectors: Sequence[Line]) -> list[Line]:
-    """Control points of every line ((column, row) in metres)."""
-    fitters = [PieceFitter(degree) for degree in DEGREES]
-    return [Line(control_points(line.points, fitters[line.kind]), line.kind) for line in metric_vectors]
+def control_lines(map_vectors: Sequence[Line], config: MapConfig) -> list[Line]:
+    """Control points ((column, row) in metres) of each map vector ((column, row) in pixels)."""
+    metres = [line.points * config.resolution for line in map_vectors]
+    return [Line(control_points(m, DEGREES[line.label]), line.label) for m, line in zip(metres, map_vectors)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import shapely
 
 from pivotnet.annotation.bezier import control_lines
@@ -33,23 +34,23 @@ def convert_sample(sample: Sample, location: LocationMap, options: Options, conf
     """
     try:
         lines = ego_vectors(location, *sample.translation, sample.yaw, config)
-        raster = rasterize(lines, config, options.distinct_ids)
+        (thin, thick), map_vectors = rasterize(lines, config, options.distinct_ids)
     except shapely.errors.GEOSException as error:
         raise PivotNetError(
             f"the map {sample.location} around sample {sample.token} has broken geometry ({error}): mend the map"
         ) from error
-    points, lengths = pad_pivots(pivot_lines(raster.map_vectors, config))
+    points, lengths = pad_pivots(pivot_lines(map_vectors, config))
     return Annotation(
         image_paths=sample.image_paths,
         trans=sample.trans,
         rots=sample.rots,
         intrins=sample.intrins,
-        semantic_mask=(raster.masks[0] != 0).view(raster.masks.dtype),
-        instance_mask=raster.masks[0],
-        instance_mask8=raster.masks[1],
+        semantic_mask=(thin != 0).view(np.uint8),
+        instance_mask=thin,
+        instance_mask8=thick,
         ego_vectors=lines,
-        map_vectors=raster.map_vectors,
-        ctr_points=control_lines(raster.metric_vectors) if options.bezier else [],
+        map_vectors=map_vectors,
+        ctr_points=control_lines(map_vectors, config) if options.bezier else [],
         pivot_points=points,
         pivot_lengths=lengths,
     )

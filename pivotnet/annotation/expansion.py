@@ -1,4 +1,4 @@
-"""Reads a location's map (nuScenes map expansion) once, into geometries with a spatial index for each layer."""
+"""Reads a location's map (nuScenes map expansion) once, into geometries with one spatial index."""
 
 from __future__ import annotations
 
@@ -9,46 +9,31 @@ from pathlib import Path
 import numpy as np
 import shapely
 
-from pivotnet.annotation.tables import read_json
 from pivotnet.errors import PivotNetError
-from pivotnet.files import PathLike
+from pivotnet.files import PathLike, read_json
 
-DIVIDER_LAYERS = ("road_divider", "lane_divider")
-AREA_LAYERS = ("road_segment", "lane")
-CROSSING_LAYER = "ped_crossing"
+LAYERS = ("road_divider", "lane_divider", "ped_crossing", "road_segment", "lane")  # lines of three, then areas of two
 _OLDEST_VERSION = (1, 3)
 
 
 class LocationMap:
-    """What annotation draws of one location, all layers in one spatial index.
-
-    Each layer's geometries are in the order of its records, which is the order of the instances.
+    """What annotation draws of one location.
 
     Args:
-        dividers: lines of road dividers, of lane dividers.
-        crossings: two lines for each pedestrian crossing: its second longest edge, its longest.
-        areas: valid polygons of road segments, of lanes.
+        layers: geometries of each of LAYERS in the order of its records, which is that of the instances: lines of the
+            dividers, two lines for each crossing (its second longest edge, its longest), valid polygons of the areas.
     """
 
-    def __init__(
-        self,
-        dividers: tuple[np.ndarray, np.ndarray],
-        crossings: np.ndarray,
-        areas: tuple[np.ndarray, np.ndarray],
-    ) -> None:
-        self.dividers, self.crossings, self.areas = dividers, crossings, areas
-        layers = (*dividers, crossings, *areas)
+    def __init__(self, layers: Sequence[np.ndarray]) -> None:
+        self.layers = layers
         self._geometries = np.concatenate(layers)
         self._ends = np.cumsum([len(layer) for layer in layers])
-        self._index = shapely.STRtree(self._geometries)
+        self._tree = shapely.STRtree(self._geometries)
 
     def near(self, window: shapely.Polygon) -> tuple[np.ndarray, np.ndarray]:
-        """Geometries [n] whose bounds meet those of ``window``, layer by layer, each layer in record order.
-
-        With the layer of each, int64 [n]: 0 and 1 road and lane dividers, 2 crossings, 3 and 4 road segments and lanes.
-        """
-        rows = np.sort(self._index.query(window))
-        return self._geometries[rows], np.searchsorted(self._ends, rows, side="right")
+        """Geometries [n] whose bounds meet those of ``window``, in order, and the index in LAYERS of each [n]."""
+        indices = np.sort(self._tree.query(window))
+        return self._geometries[indices], np.searchsorted(self._ends, indices, side="right")
 
 
 def expansion_path(root: PathLike, location: str) -> Path:
@@ -87,55 +72,54 @@ class _Geometry:
     """Nodes, lines and polygons of one map file, by token."""
 
     def __init__(self, content: dict) -> None:
+        self.content = content
         self.xy = np.array([(node["x"], node["y"]) for node in content["node"]], np.float64).reshape(-1, 2)
         if not np.isfinite(self.xy).all():
             raise ValueError("a node has a coordinate that is no number")
-        self.node_row = {node["token"]: row for row, node in enumerate(content["node"])}
-        self.line_nodes = {line["token"]: line["node_tokens"] for line in content["line"]}
-        self.polygon_rings = {
-            polygon["token"]: [polygon["exterior_node_tokens"], *(hole["node_tokens"] for hole in polygon["holes"])]
-            for polygon in content["polygon"]
-        }
+        self.index_of_node = {node["token"]: index for index, node in enumerate(content["node"])}
+        self.nodes_of_line = {line["token"]: line["node_tokens"] for line in content["line"]}
+        self.polygon_records = {polygon["token"]: polygon for polygon in content["polygon"]}
 
     def _coordinates(self, paths: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
         """Nodes of all paths one after the other [sum, 2], and the path of each [sum]."""
-        rows = [self.node_row[token] for path in paths for token in path]
-        return self.xy[rows], np.repeat(np.arange(len(paths)), [len(path) for path in paths])
+        nodes = [self.index_of_node[token] for path in paths for token in path]
+        return self.xy[nodes], np.repeat(np.arange(len(paths)), [len(path) for path in paths])
 
-    def lines(self, tokens: Sequence[str]) -> np.ndarray:
-        """LineStrings [n]; lines without nodes (there are some in Queenstown) or with a single one are left out."""
-        paths = [path for path in map(self.line_nodes.__getitem__, tokens) if len(path) >= 2]
-        coordinates, owner = self._coordinates(paths)
-        return shapely.linestrings(coordinates, indices=owner) if paths else np.empty(0, object)
+    def lines(self, layer: str) -> np.ndarray:
+        """LineStrings [n] of a layer but for those with less than two nodes (there are some in Queenstown)."""
+        paths = [self.nodes_of_line[row["line_token"]] for row in self.content[layer]]
+        paths = [path for path in paths if len(path) >= 2]
+        coordinates, owners = self._coordinates(paths)
+        return shapely.linestrings(coordinates, indices=owners) if paths else np.empty(0, object)
 
-    def polygons(self, tokens: Sequence[str]) -> np.ndarray:
-        """Polygons [n], not checked; those with fewer than three corners, and such holes, are left out."""
+    def polygons(self, layer: str) -> np.ndarray:
+        """Polygons [n] of a layer, not checked, but for those with less than three corners, and such holes."""
         paths: list[Sequence[str]] = []
-        owner = []
+        owners: list[int] = []
         count = 0
-        for outline, *holes in map(self.polygon_rings.__getitem__, tokens):
-            if len(outline) < 3:
-                continue
-            rings = [outline, *(hole for hole in holes if len(hole) >= 3)]
-            paths += rings
-            owner += [count] * len(rings)
-            count += 1
+        for row in self.content[layer]:
+            polygon = self.polygon_records[row["polygon_token"]]
+            rings = [polygon["exterior_node_tokens"], *(hole["node_tokens"] for hole in polygon["holes"])]
+            if len(rings[0]) >= 3:
+                rings = [ring for ring in rings if len(ring) >= 3]
+                paths += rings
+                owners += [count] * len(rings)
+                count += 1
         if not paths:
             return np.empty(0, object)
         coordinates, ring_of_node = self._coordinates(paths)
-        rings = shapely.linearrings(coordinates, indices=ring_of_node)
-        return shapely.polygons(rings, indices=np.array(owner))
+        return shapely.polygons(shapely.linearrings(coordinates, indices=ring_of_node), indices=np.array(owners))
 
 
 def crossing_edges(polygons: np.ndarray) -> np.ndarray:
     """The second longest and the longest edge of each polygon's outline, LineStrings [2 n]."""
     edges = np.empty((len(polygons), 2, 2, 2))  # polygon, edge, end, (x, y)
-    for row, ring in enumerate(shapely.get_exterior_ring(polygons)):
+    for own, ring in zip(edges, shapely.get_exterior_ring(polygons)):
         corners = shapely.get_coordinates(ring)
         lengths = np.square(corners[1:] - corners[:-1]).sum(1)
         # A stable sort, so that equal edges do not depend on the machine.
-        for column, start in enumerate(np.argsort(lengths, kind="stable")[-2:]):
-            edges[row, column] = corners[start : start + 2]
+        starts = np.argsort(lengths, kind="stable")[-2:]
+        own[:] = np.stack([corners[starts], corners[starts + 1]], axis=1)
     return shapely.linestrings(edges.reshape(-1, 2, 2))
 
 
@@ -146,20 +130,16 @@ def read_map(root: PathLike, location: str) -> LocationMap:
         PivotNetError: the file is missing, truncated, too old or inconsistent.
     """
     path = expansion_path(root, location)
-    content = read_json(path)
+    content = read_json(path, "unpack the map expansion again")
     _check_version(content, path)
     try:
         geometry = _Geometry(content)
-        dividers = [geometry.lines([row["line_token"] for row in content[name]]) for name in DIVIDER_LAYERS]
-        areas = [geometry.polygons([row["polygon_token"] for row in content[name]]) for name in AREA_LAYERS]
-        crossings = geometry.polygons([row["polygon_token"] for row in content[CROSSING_LAYER]])
+        dividers = [geometry.lines(layer) for layer in LAYERS[:2]]
+        crossings, *areas = (geometry.polygons(layer) for layer in LAYERS[2:])
+        # Invalid areas are skipped, as the devkit does; crossings are taken as they are.
+        valid = [polygons[shapely.is_valid(polygons)] for polygons in areas]
+        return LocationMap([*dividers, crossing_edges(crossings), *valid])
     except (KeyError, TypeError, ValueError, shapely.errors.ShapelyError) as error:
         raise PivotNetError(
             f"{path} is no consistent map expansion ({type(error).__name__}: {error}): unpack it again"
         ) from error
-    return LocationMap(
-        dividers=(dividers[0], dividers[1]),
-        crossings=crossing_edges(crossings),
-        # Invalid areas are skipped, as the devkit does; crossings are taken as they are.
-        areas=(areas[0][shapely.is_valid(areas[0])], areas[1][shapely.is_valid(areas[1])]),
-    )

@@ -10,10 +10,9 @@ from typing import Any
 
 from pivotnet.annotation.convert import Options
 from pivotnet.annotation.format import FOLDER
-from pivotnet.annotation.tables import read_json
 from pivotnet.config import MapConfig
 from pivotnet.errors import PivotNetError
-from pivotnet.files import PathLike, atomic_write
+from pivotnet.files import PathLike, atomic_write, make_folder, read_json, write_json
 
 OPTIONS_FILE = "annotation.json"
 _FORMAT = 1  # raised when files of an older program may not be mixed with new ones
@@ -36,12 +35,6 @@ def _recipe(options: Options, config: MapConfig) -> dict[str, Any]:
     return json.loads(json.dumps({"format": _FORMAT, **dataclasses.asdict(options), **drawing}))
 
 
-def _write_options(folder: Path, content: Mapping[str, Any]) -> None:
-    with atomic_write(folder / OPTIONS_FILE, "w") as stream:
-        json.dump(content, stream, indent=1)
-        stream.write("\n")
-
-
 def _read_options(folder: Path) -> dict[str, Any]:
     path = folder / OPTIONS_FILE
     if not path.is_file():
@@ -49,20 +42,20 @@ def _read_options(folder: Path) -> dict[str, Any]:
             f"{folder} holds samples but no {OPTIONS_FILE} (upstream's converter made them?): "
             "train on them as they are, move them away, or use --overwrite to annotate everything again"
         )
-    content = read_json(path)
+    remedy = "use --overwrite to annotate everything again"
+    content = read_json(path, remedy)
     if not isinstance(content, dict) or not isinstance(content.get("maps"), dict):
-        raise PivotNetError(f"{path} is no options file: use --overwrite to annotate everything again")
+        raise PivotNetError(f"{path} is no options file: {remedy}")
     return content
 
 
-def _refuse_other(kind: str, folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _refuse_other(what: str, folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raise if ``old`` and ``new`` differ in a key that both have."""
     changed = [name for name in new if name in old and old[name] != new[name]]
     if changed:
-        was = ", ".join(f"{name}={str(old[name])[:12]}" for name in changed)
-        now = ", ".join(f"{name}={str(new[name])[:12]}" for name in changed)
+        was, now = (", ".join(f"{name}={str(side[name])[:12]}" for name in changed) for side in (old, new))
         raise PivotNetError(
-            f"{folder} was made with {kind} {was}, this run has {now}: samples of both may not be mixed; "
+            f"{folder} was made with {what} {was}, this run has {now}: samples of both may not be mixed; "
             "use the old ones, or --overwrite to annotate everything again"
         )
 
@@ -79,24 +72,20 @@ def open_folder(
     Raises:
         PivotNetError: the folder holds samples of other options, other maps or unknown origin, or cannot be written.
     """
-    folder = annotation_folder(root)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if overwrite:
+    folder = make_folder(annotation_folder(root))
+    recipe, known_maps = _recipe(options, config), dict(maps)
+    if overwrite:
+        try:
             for path in (*folder.glob("*.npz"), *folder.glob(".*.npz.*.tmp")):  # the latter if one was killed
                 path.unlink()
-            (folder / OPTIONS_FILE).unlink(missing_ok=True)
-    except OSError as error:
-        raise PivotNetError(
-            f"cannot write {folder}: {error.strerror or error}; make it writable or link it to another disk"
-        ) from error
-    recipe, known_maps = _recipe(options, config), dict(maps)
-    if any(folder.glob("*.npz")):
+        except OSError as error:
+            raise PivotNetError(f"cannot write {folder}: {error.strerror or error}; make it writable") from error
+    elif any(folder.glob("*.npz")):
         content = _read_options(folder)
         _refuse_other("the map(s) of SHA-256", folder, content["maps"], known_maps)
         _refuse_other("the option(s)", folder, content, recipe)
         known_maps = {**content["maps"], **known_maps}
-    _write_options(folder, {**recipe, "maps": known_maps})
+    write_json(folder / OPTIONS_FILE, {**recipe, "maps": known_maps})
     return folder
 
 
@@ -112,9 +101,6 @@ def write_split(root: PathLike, split: str, tokens: Iterable[str]) -> None:
         PivotNetError: the folder is not writable or its disk is full.
     """
     path = split_path(root, split)
-    try:
-        path.parent.mkdir(exist_ok=True)
-    except OSError as error:
-        raise PivotNetError(f"cannot write {path.parent}: {error.strerror or error}; make it writable") from error
+    make_folder(path.parent)
     with atomic_write(path, "w") as stream:
         stream.writelines(f"{token}\n" for token in tokens)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pivotnet.annotation.npz import read_npz, write_npz
-from pivotnet.config import CLASSES, MapConfig
+from pivotnet.config import MapConfig
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike, atomic_write
 
@@ -33,7 +33,7 @@ class Line:
     """A polyline of one class."""
 
     points: np.ndarray  # float64 [n, 2]
-    kind: int  # index into config.CLASSES
+    label: int  # index into config.CLASSES
 
 
 @dataclass
@@ -54,50 +54,40 @@ class Annotation:
     pivot_lengths: dict[int, np.ndarray]  # int64 [n] by class: points of each instance before padding
 
 
-def _lines_from_objects(value: np.ndarray) -> list[Line]:
-    """Lines out of upstream's array of dicts (an empty list became a float array of shape (0,))."""
-    return [Line(np.asarray(entry["pts"], np.float64).reshape(-1, 2), int(entry["type"])) for entry in value.tolist()]
+def lines_to_arrays(key: str, lines: Sequence[Line]) -> dict[str, np.ndarray]:
+    """The three arrays under which ``lines`` are stored."""
+    return {
+        f"{key}.points": np.concatenate([np.zeros((0, 2)), *(line.points for line in lines)]),
+        f"{key}.offsets": np.cumsum([0, *(len(line.points) for line in lines)], dtype=np.int64),
+        f"{key}.types": np.array([line.label for line in lines], np.int64),
+    }
 
 
 def _lines_from_arrays(data: Mapping[str, Any], key: str) -> list[Line]:
-    points, offsets, types = (data[f"{key}.{part}"] for part in ("points", "offsets", "types"))
-    if points.ndim != 2 or points.shape[1] != 2 or len(offsets) != len(types) + 1:
-        raise ValueError(f"{key} has points {points.shape}, {len(offsets)} offsets and {len(types)} types")
+    points, offsets, labels = (data[f"{key}.{part}"] for part in ("points", "offsets", "types"))
+    if points.ndim != 2 or points.shape[1] != 2 or len(offsets) != len(labels) + 1:
+        raise ValueError(f"{key} has points {points.shape}, {len(offsets)} offsets and {len(labels)} types")
     if offsets[0] != 0 or offsets[-1] != len(points) or (np.diff(offsets) < 0).any():
         raise ValueError(f"the offsets of {key} do not cover its points")
-    return [Line(points[a:b], int(kind)) for a, b, kind in zip(offsets[:-1], offsets[1:], types)]
+    return [Line(points[a:b], int(label)) for a, b, label in zip(offsets[:-1], offsets[1:], labels)]
 
 
-def lines_to_arrays(key: str, lines: Sequence[Line]) -> dict[str, np.ndarray]:
-    """The three arrays under which ``lines`` are stored."""
-    counts = [len(line.points) for line in lines]
-    return {
-        f"{key}.points": np.concatenate([line.points for line in lines] or [np.zeros((0, 2))]).astype(np.float64),
-        f"{key}.offsets": np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64),
-        f"{key}.types": np.array([line.kind for line in lines], np.int64),
-    }
+def _lines_from_upstream(value: np.ndarray) -> list[Line]:
+    """Lines of upstream's array of dicts (an empty list became a float array of shape (0,))."""
+    return [Line(np.asarray(entry["pts"], np.float64).reshape(-1, 2), int(entry["type"])) for entry in value.tolist()]
 
 
 def pad_pivots(lines: Sequence[Line]) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
     """Pivot points by class, zero-padded to MAX_POINTS ([n, P, 2]), and their lengths ([n])."""
     points: dict[int, np.ndarray] = {}
     lengths: dict[int, np.ndarray] = {}
-    for kind, limit in enumerate(MAX_POINTS):
-        chosen = [line.points for line in lines if line.kind == kind]
-        points[kind] = np.zeros((len(chosen), limit, 2))
-        lengths[kind] = np.array([len(line) for line in chosen], np.int64)
-        for row, line in zip(points[kind], chosen):
+    for label, limit in enumerate(MAX_POINTS):
+        chosen = [line.points for line in lines if line.label == label]
+        points[label] = np.zeros((len(chosen), limit, 2))
+        lengths[label] = np.array([len(line) for line in chosen], np.int64)
+        for row, line in zip(points[label], chosen):
             row[: len(line)] = line
     return points, lengths
-
-
-def pivot_lines_of(annotation: Annotation) -> list[Line]:
-    """Pivot points of all instances without their padding, class by class."""
-    return [
-        Line(row[:length], kind)
-        for kind in range(len(CLASSES))
-        for row, length in zip(annotation.pivot_points[kind], annotation.pivot_lengths[kind])
-    ]
 
 
 def load_annotation(path: PathLike) -> Annotation:
@@ -109,10 +99,10 @@ def load_annotation(path: PathLike) -> Annotation:
     data = read_npz(path)
     try:
         if "pivot_pts" in data:  # upstream's pickled form
-            lines: dict[str, Any] = {key: _lines_from_objects(data[key]) for key in LINE_KEYS[:3]}
+            lines: dict[str, Any] = {key: _lines_from_upstream(data[key]) for key in LINE_KEYS[:3]}
             pivots, counts = data["pivot_pts"].item(), data["pivot_length"].item()
-            points = {k: np.asarray(pivots[k], np.float64).reshape(-1, p, 2) for k, p in enumerate(MAX_POINTS)}
-            lengths = {k: np.asarray(counts[k], np.int64) for k in range(len(MAX_POINTS))}
+            points = {k: np.array(pivots[k], np.float64).reshape(-1, p, 2) for k, p in enumerate(MAX_POINTS)}
+            lengths = {k: np.array(counts[k], np.int64) for k in points}
         else:
             lines = {key: _lines_from_arrays(data, key) for key in LINE_KEYS}
             points, lengths = pad_pivots(lines.pop("pivot_pts"))
@@ -130,6 +120,19 @@ def load_annotation(path: PathLike) -> Annotation:
         ) from error
 
 
+def to_arrays(annotation: Annotation) -> dict[str, np.ndarray]:
+    """All arrays of a sample file."""
+    arrays = {key: np.asarray(getattr(annotation, key)) for key in PLAIN_KEYS}
+    for key in LINE_KEYS[:3]:
+        arrays |= lines_to_arrays(key, getattr(annotation, key))
+    pivots = [
+        Line(row[:length], label)
+        for label, rows in annotation.pivot_points.items()
+        for row, length in zip(rows, annotation.pivot_lengths[label])
+    ]
+    return arrays | lines_to_arrays("pivot_pts", pivots)
+
+
 def save_annotation(path: PathLike, annotation: Annotation) -> None:
     """Write an annotated sample file; it appears whole or not at all, and equal content gives equal bytes.
 
@@ -138,12 +141,8 @@ def save_annotation(path: PathLike, annotation: Annotation) -> None:
     Raises:
         PivotNetError: the folder is missing, not writable, or its disk is full.
     """
-    arrays: dict[str, np.ndarray] = {key: np.asarray(getattr(annotation, key)) for key in PLAIN_KEYS}
-    for key in LINE_KEYS[:3]:
-        arrays.update(lines_to_arrays(key, getattr(annotation, key)))
-    arrays.update(lines_to_arrays("pivot_pts", pivot_lines_of(annotation)))
     with atomic_write(path, durable=False) as stream:
-        write_npz(stream, arrays)
+        write_npz(stream, to_arrays(annotation))
 
 
 def to_upstream(annotation: Annotation) -> dict[str, Any]:
@@ -154,7 +153,7 @@ def to_upstream(annotation: Annotation) -> dict[str, Any]:
     """
 
     def entries(lines: Sequence[Line]) -> list[dict[str, Any]]:
-        return [{"pts": line.points, "pts_num": len(line.points), "type": line.kind} for line in lines]
+        return [{"pts": line.points, "pts_num": len(line.points), "type": line.label} for line in lines]
 
     item: dict[str, Any] = {key: np.asarray(getattr(annotation, key)) for key in PLAIN_KEYS}
     item.update({key: entries(getattr(annotation, key)) for key in LINE_KEYS[:3]})

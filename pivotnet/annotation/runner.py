@@ -9,7 +9,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,15 +18,15 @@ from pivotnet.annotation.convert import Options, convert_sample
 from pivotnet.annotation.expansion import LocationMap, expansion_path, fingerprint, read_map
 from pivotnet.annotation.folder import annotation_folder, open_folder, sample_path, write_split
 from pivotnet.annotation.format import save_annotation
-from pivotnet.annotation.splits import split_of_scene, splits_of
+from pivotnet.annotation.splits import splits_of
 from pivotnet.annotation.tables import Sample, read_samples
 from pivotnet.config import CLASSES, MapConfig
+from pivotnet.console import long_run
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike
 
 _CHUNK = 8  # samples handed to a worker at once: short enough to stop soon
 _MERGING_INSTANCES = 128  # from here on ids no longer fit into a byte
-Progress = Callable[[int, int], None]  # called with (samples done, samples to do)
 
 
 @dataclass
@@ -41,6 +41,24 @@ class Summary:
     seconds: float = 0.0  # from the first sample to the last, without reading tables and maps
     splits: dict[str, int] = field(default_factory=dict)  # samples by split
 
+    def __str__(self) -> str:
+        instances = ", ".join(f"{name} {count}" for name, count in zip(CLASSES, self.instances))
+        rate = self.written / self.seconds if self.written else 0.0
+        splits = ", ".join(f"{name} {count}" for name, count in self.splits.items())
+        lines = [
+            f"folder     {self.folder}",
+            f"samples    {self.written} written, {self.kept} kept from before",
+            f"instances  {instances} (in the written samples)",
+            f"splits     {splits}",
+            f"time       {self.seconds:.1f} s, {rate:.1f} samples/s",
+        ]
+        if self.merging:
+            lines.append(
+                f"note       {self.merging} samples have more than 127 instances; the last ones share the id 255 in "
+                "the masks unless --distinct-ids is given"
+            )
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -51,8 +69,17 @@ class _Job:
     options: Options
     config: MapConfig
 
+    def annotate(self, samples: Sequence[Sample]) -> list[list[int]]:
+        """Annotate and write some samples; instances by class of each."""
+        counts = []
+        for sample in samples:
+            annotation = convert_sample(sample, self.maps[sample.location], self.options, self.config)
+            save_annotation(sample_path(self.folder, sample.token), annotation)
+            counts.append([len(lengths) for lengths in annotation.pivot_lengths.values()])
+        return counts
 
-_job: _Job | None = None  # of this worker process
+
+_job: _Job  # of this worker process
 
 
 def _start_worker(job: _Job) -> None:
@@ -64,41 +91,23 @@ def _start_worker(job: _Job) -> None:
 
 
 def _work(samples: Sequence[Sample]) -> list[list[int]]:
-    assert _job is not None
-    return _annotate_chunk(_job, samples)
+    return _job.annotate(samples)
 
 
-def _annotate_chunk(job: _Job, samples: Sequence[Sample]) -> list[list[int]]:
-    """Annotate and write some samples; instances by class of each."""
-    counts = []
-    for sample in samples:
-        annotation = convert_sample(sample, job.maps[sample.location], job.options, job.config)
-        save_annotation(sample_path(job.folder, sample.token), annotation)
-        counts.append([len(annotation.pivot_lengths[kind]) for kind in range(len(CLASSES))])
-    return counts
-
-
-def _chunks(samples: Sequence[Sample]) -> list[Sequence[Sample]]:
-    """Pieces of at most _CHUNK samples; those of one location lie together."""
+def _run(job: _Job, samples: Sequence[Sample], workers: int | None) -> Iterator[list[list[int]]]:
+    """Results of all samples in chunks of one location, as they are finished."""
     by_location = sorted(samples, key=lambda sample: sample.location)
-    return [by_location[start : start + _CHUNK] for start in range(0, len(by_location), _CHUNK)]
-
-
-def _run_chunks(job: _Job, chunks: Sequence[Sequence[Sample]], workers: int) -> Iterator[list[list[int]]]:
-    """Results of all chunks, as they are finished."""
-    if workers == 1:
-        for chunk in chunks:
-            yield _annotate_chunk(job, chunk)
+    chunks = [by_location[start : start + _CHUNK] for start in range(0, len(by_location), _CHUNK)]
+    workers = min(workers or available_cores(), len(chunks))
+    if workers <= 1:
+        yield from map(job.annotate, chunks)
         return
     # Forked workers share the maps' memory; elsewhere, where forking is unsafe or unknown, each gets a pickled copy.
     method = "fork" if sys.platform == "linux" else "spawn"
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (job,))
     try:
-        waiting: set[Future] = {pool.submit(_work, chunk) for chunk in chunks}
-        while waiting:
-            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield future.result()
+        for future in as_completed([pool.submit(_work, chunk) for chunk in chunks]):
+            yield future.result()
     except BrokenProcessPool as error:
         raise PivotNetError(
             f"one of {workers} annotation workers was killed (out of memory?): run again with fewer --workers"
@@ -112,18 +121,13 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _is_finished(root: PathLike, sample: Sample) -> bool:
-    """Whether a sample has a file; one that something has cut short is no longer a zip file, and does not count."""
-    return zipfile.is_zipfile(sample_path(annotation_folder(root), sample.token))
-
-
 def annotate(
     root: PathLike,
     version: str = "v1.0-trainval",
     options: Options | None = None,
     workers: int | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Annotate the samples of a nuScenes version under ROOT/customer/pivot-bezier and write its split lists.
 
@@ -135,34 +139,41 @@ def annotate(
         options: what to annotate; the defaults are upstream's.
         workers: processes; one a core if None.
         overwrite: annotate everything again instead of keeping finished samples.
-        progress: called after every few samples.
+        progress: called with (samples done, samples to do) after every few samples.
 
     Raises:
         PivotNetError: anything that the user can mend; see the message.
     """
     options, config = options or Options(), MapConfig()
     samples = read_samples(root, version)
-    tokens: dict[str, list[str]] = {split: [] for split in splits_of(version)}
-    for sample in samples:
-        tokens[split_of_scene(sample.scene, version)].append(sample.token)
     locations = sorted({sample.location for sample in samples})
     fingerprints = {location: fingerprint(expansion_path(root, location)) for location in locations}
-    todo = samples if overwrite else [sample for sample in samples if not _is_finished(root, sample)]
+    folder = annotation_folder(root)
+    # A file that something has cut short is no longer a zip file.
+    todo = [sample for sample in samples if overwrite or not zipfile.is_zipfile(sample_path(folder, sample.token))]
     maps = {location: read_map(root, location) for location in sorted({sample.location for sample in todo})}
     # Only now is anything written: all input is there and readable.
-    folder = open_folder(root, options, config, fingerprints, overwrite)
-    job = _Job(folder, maps, options, config)
-    chunks = _chunks(todo)
+    open_folder(root, options, config, fingerprints, overwrite)
     summary = Summary(folder, kept=len(samples) - len(todo))
     start = time.perf_counter()
-    for counts in _run_chunks(job, chunks, max(1, min(workers or available_cores(), len(chunks)))):
+    for counts in _run(_Job(folder, maps, options, config), todo, workers):
         summary.written += len(counts)
         summary.merging += sum(sum(count) >= _MERGING_INSTANCES for count in counts)
         summary.instances = [sum(column) for column in zip(summary.instances, *counts)]
         if progress:
             progress(summary.written, len(todo))
     summary.seconds = time.perf_counter() - start
-    for split, members in tokens.items():
-        write_split(root, split, members)
-        summary.splits[split] = len(members)
+    for split in splits_of(version):
+        tokens = [sample.token for sample in samples if sample.split == split]
+        write_split(root, split, tokens)
+        summary.splits[split] = len(tokens)
     return summary
+
+
+def annotate_on_terminal(
+    root: PathLike, version: str, options: Options, workers: int | None = None, overwrite: bool = False
+) -> None:
+    """``annotate`` with a progress bar, and its summary printed."""
+    with long_run("annotate") as progress:
+        summary = annotate(root, version, options, workers, overwrite, progress)
+    print(summary)

@@ -16,8 +16,6 @@ _VAL_RUNS = (
 VAL_SCENES = frozenset(number for first, last in _VAL_RUNS for number in range(first, last + 1))
 MINI_VAL_SCENES = frozenset((103, 916))  # the other 8 scenes of v1.0-mini are for training
 
-_SCENE_NAME = re.compile(r"scene-(\d+)")
-
 
 def splits_of(version: str) -> tuple[str, ...]:
     """Names of the splits that a version of the tables has."""
@@ -30,7 +28,7 @@ def split_of_scene(scene_name: str, version: str) -> str:
     Raises:
         PivotNetError: the name is not of the form scene-0001.
     """
-    match = _SCENE_NAME.fullmatch(scene_name)
+    match = re.fullmatch(r"scene-(\d+)", scene_name)
     if match is None:
         raise PivotNetError(f"scene {scene_name!r} has no number: name scenes like scene-0001, splits go by number")
     if version.endswith("test"):

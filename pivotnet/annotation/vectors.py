@@ -8,17 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 import shapely
 
-from pivotnet.annotation.expansion import LocationMap
+from pivotnet.annotation.expansion import LAYERS, LocationMap
 from pivotnet.annotation.format import Line
 from pivotnet.config import CLASSES, MapConfig
 
 SAMPLE_DISTANCE = 1.0  # metres along a line
 CONTOUR_MARGIN = 0.2  # metres by which the window is shrunk where it cuts contours
 _DIVIDER, _CROSSING, _BOUNDARY = range(len(CLASSES))
-_KIND_OF_LAYER = np.array([_DIVIDER, _DIVIDER, _CROSSING])  # of a LocationMap's layers of lines
-_ROADS = len(_KIND_OF_LAYER)  # the first of its layers of areas
+_LABEL_OF_LAYER = np.array([_DIVIDER, _DIVIDER, _CROSSING])  # of LAYERS of lines
+_ROADS, _LANES = LAYERS.index("road_segment"), LAYERS.index("lane")
 _LINE_STRING, _POLYGON = 1, 3  # shapely's geometry type ids
-_NO_GEOMETRY = np.empty(0, object)
 
 
 class Window:
@@ -31,18 +30,14 @@ class Window:
     """
 
     def __init__(self, x: float, y: float, yaw: float, size: tuple[float, float]) -> None:
-        self.centre = (x, y)
-        self.yaw = yaw
-        half_x, half_y = size[0] / 2, size[1] / 2
-        right, left, top, bottom = x + half_x, x - half_x, y + half_y, y - half_y
-        corners = np.array([(right, bottom), (right, top), (left, top), (left, bottom), (right, bottom)])
-        self.polygon = shapely.polygons(_rotate(corners, yaw, self.centre))
+        self.centre, self.yaw = (x, y), yaw
+        upright = shapely.box(x - size[0] / 2, y - size[1] / 2, x + size[0] / 2, y + size[1] / 2)
+        self.polygon = shapely.transform(upright, lambda xy: _rotate(xy, yaw, self.centre))
 
     def clip(self, geometries: np.ndarray) -> np.ndarray:
         """What of each geometry lies in the window, in the ego frame; empty results stay."""
         pieces = shapely.intersection(geometries, self.polygon)
-        turned = _rotate(shapely.get_coordinates(pieces), -self.yaw, self.centre) - np.array(self.centre)
-        return shapely.set_coordinates(pieces, turned)
+        return shapely.transform(pieces, lambda xy: _rotate(xy, -self.yaw, self.centre) - np.array(self.centre))
 
 
 def _rotate(xy: np.ndarray, degrees: float, origin: tuple[float, float]) -> np.ndarray:
@@ -56,69 +51,44 @@ def _rotate(xy: np.ndarray, degrees: float, origin: tuple[float, float]) -> np.n
     return np.stack([turned_x, turned_y], axis=1)
 
 
-def parts_of_type(geometries: np.ndarray, type_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """All parts of that type in order [n], and the row in ``geometries`` of each, int64 [n].
+def _parts(geometries: np.ndarray, type_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """All parts of a type in order [n], and the index in ``geometries`` of each, int64 [n].
 
     Empty parts and others (points where a line only touches) are dropped.
     """
-    parts, owners = geometries, np.arange(len(geometries))
-    types = shapely.get_type_id(parts)
-    if (types > _POLYGON).any():  # collections; taking them apart costs as much as clipping a few lines
-        parts, owners = shapely.get_parts(geometries, return_index=True)
-        types = shapely.get_type_id(parts)
-    kept = (types == type_id) & ~shapely.is_empty(parts)
+    parts, owners = shapely.get_parts(geometries, return_index=True)
+    kept = (shapely.get_type_id(parts) == type_id) & ~shapely.is_empty(parts)
     return parts[kept], owners[kept]
 
 
 def line_parts(geometries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The LineStrings in ``geometries``, in order, and the row of each."""
-    return parts_of_type(geometries, _LINE_STRING)
+    """The LineStrings in ``geometries``, in order, and the index of the geometry of each."""
+    return _parts(geometries, _LINE_STRING)
 
 
 def contours(areas: Sequence[np.ndarray], size: tuple[float, float]) -> np.ndarray:
     """Outlines of the joined areas inside the window shrunk by CONTOUR_MARGIN, LineStrings [n].
 
     All exteriors (clockwise) in the order of the union, then all interiors (counter-clockwise), so that the road is on
-    the right hand of each.
+    the right hand of each. What is left of a ring on both sides of its first point is joined.
     """
-    joined = shapely.union_all([shapely.union_all(parts_of_type(area, _POLYGON)[0]) for area in areas])
-    polygons, _ = parts_of_type(np.array([joined]), _POLYGON)
-    if not len(polygons):
-        return _NO_GEOMETRY
-    rings, owners = shapely.get_exterior_ring(polygons), np.arange(len(polygons))
-    if shapely.get_num_interior_rings(polygons).any():
-        rings, owners = shapely.get_rings(polygons, return_index=True)  # of each polygon the exterior first
-    interior = np.diff(owners, prepend=-1) == 0
+    joined = shapely.union_all([shapely.union_all(_parts(area, _POLYGON)[0]) for area in areas])
+    rings, owners = shapely.get_rings(_parts(np.array([joined]), _POLYGON)[0], return_index=True)
+    interior = np.diff(owners, prepend=-1) == 0  # of each polygon the exterior comes first
     rings = np.where(shapely.is_ccw(rings) == interior, rings, shapely.reverse(rings))
     half_x, half_y = size[0] / 2 - CONTOUR_MARGIN, size[1] / 2 - CONTOUR_MARGIN
     inner = shapely.box(-half_x, -half_y, half_x, half_y)
-    return _joined_ends(shapely.intersection(np.concatenate([rings[~interior], rings[interior]]), inner))
-
-
-def _joined_ends(cuts: np.ndarray) -> np.ndarray:
-    """The lines of each geometry in ``cuts`` (what is left of a ring), those on both sides of its first point joined.
-
-    LineStrings [n] in the order of ``cuts``.
-    """
-    lines, owners = line_parts(cuts)
-    several = np.bincount(owners, minlength=len(cuts))[owners] > 1
-    if not several.any():
-        return lines
-    split, rows = np.unique(owners[several], return_inverse=True)
-    merged, places = line_parts(shapely.line_merge(shapely.multilinestrings(lines[several], indices=rows)))
-    order = np.argsort(np.concatenate([owners[~several], split[places]]), kind="stable")
-    return np.concatenate([lines[~several], merged])[order]
+    cuts = shapely.intersection(np.concatenate([rings[~interior], rings[interior]]), inner)
+    return line_parts(shapely.line_merge(cuts))[0]
 
 
 def resample(lines: np.ndarray) -> list[np.ndarray]:
     """Points every SAMPLE_DISTANCE from the start of each LineString, its end left out: float64 [n_i, 2] each."""
-    lengths = shapely.length(lines)
-    counts = np.ceil(lengths / SAMPLE_DISTANCE).astype(np.int64)
-    starts = np.cumsum(counts) - counts
-    distances = (np.arange(counts.sum()) - np.repeat(starts, counts)) * SAMPLE_DISTANCE
+    counts = np.ceil(shapely.length(lines) / SAMPLE_DISTANCE).astype(np.int64)
+    ends = np.cumsum(counts)
+    distances = (np.arange(counts.sum()) - np.repeat(ends - counts, counts)) * SAMPLE_DISTANCE
     points = shapely.line_interpolate_point(np.repeat(lines, counts), distances)
-    coordinates = shapely.get_coordinates(points)
-    return [coordinates[start : start + count] for start, count in zip(starts.tolist(), counts.tolist())]
+    return np.split(shapely.get_coordinates(points), ends[:-1]) if len(lines) else []
 
 
 def ego_vectors(location: LocationMap, x: float, y: float, yaw: float, config: MapConfig) -> list[Line]:
@@ -129,8 +99,7 @@ def ego_vectors(location: LocationMap, x: float, y: float, yaw: float, config: M
     window = Window(x, y, yaw, config.ego_size)
     geometries, layers = location.near(window.polygon)
     clipped = window.clip(geometries)
-    first_area, last_area = np.searchsorted(layers, [_ROADS, _ROADS + 1])
-    lines, owners = line_parts(clipped[:first_area])
-    boundaries = contours((clipped[first_area:last_area], clipped[last_area:]), config.ego_size)
-    kinds = [*_KIND_OF_LAYER[layers[owners]].tolist(), *[_BOUNDARY] * len(boundaries)]
-    return [Line(line, kind) for line, kind in zip(resample(np.concatenate([lines, boundaries])), kinds)]
+    lines, owners = line_parts(clipped[layers < _ROADS])
+    boundaries = contours([clipped[layers == _ROADS], clipped[layers == _LANES]], config.ego_size)
+    labels = [*_LABEL_OF_LAYER[layers[owners]].tolist(), *[_BOUNDARY] * len(boundaries)]
+    return [Line(line, label) for line, label in zip(resample(np.concatenate([lines, boundaries])), labels)]

@@ -57,7 +57,7 @@ def predicted_lines(instances: MapInstances, map_config: MapConfig) -> list[MapL
 
 def annotated_lines(annotation: Annotation) -> list[MapLine]:
     """The annotated lines in metres, a point a metre."""
-    return [MapLine(line.points, line.kind) for line in annotation.ego_vectors if len(line.points) > 1]
+    return [MapLine(line.points, line.label) for line in annotation.ego_vectors if len(line.points) > 1]
 
 
 def annotated_pivots(annotation: Annotation, map_config: MapConfig) -> list[MapLine]:

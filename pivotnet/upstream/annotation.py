@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from pivotnet.annotation.convert import Options
-from pivotnet.commands.annotate import annotate_with_progress, print_summary
+from pivotnet.annotation.runner import annotate_on_terminal
 from pivotnet.errors import PivotNetError
 from pivotnet.upstream.settings import require
 
@@ -37,7 +37,7 @@ def convert_annotations(arguments: Optional[Sequence[str]] = None) -> None:
     try:
         require("the converter", vars(args), FIXED)
         for version in args.version:
-            print_summary(annotate_with_progress(args.data_root, version, Options(bezier=args.bezier)))
+            annotate_on_terminal(args.data_root, version, Options(bezier=args.bezier))
     except PivotNetError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

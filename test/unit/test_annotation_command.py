@@ -191,7 +191,7 @@ def test_bad_tables(root, capsys):
 
 def test_a_folder_that_cannot_be_written(root, capsys):
     (root / "customer").write_text("in the way")
-    assert "cannot write" in refused(capsys, root)
+    assert "cannot make" in refused(capsys, root)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -262,7 +262,7 @@ def test_devkit_reads_the_same(root):
     devkit = map_api.NuScenesMap(dataroot=str(root), map_name=location)
     ours = read_map(root, location)
     lines = [devkit.extract_line(row["line_token"]) for row in devkit.lane_divider]
-    assert [line for line in lines if not line.is_empty] == list(ours.dividers[1])
+    assert [line for line in lines if not line.is_empty] == list(ours.layers[1])
     areas = [devkit.extract_polygon(row["polygon_token"]) for row in devkit.lane]
-    assert [area for area in areas if area.is_valid] == list(ours.areas[1])
-    assert len(ours.crossings) == 2 * len(devkit.ped_crossing) > 0
+    assert [area for area in areas if area.is_valid] == list(ours.layers[4])
+    assert len(ours.layers[2]) == 2 * len(devkit.ped_crossing) > 0

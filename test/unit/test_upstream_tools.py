@@ -54,8 +54,7 @@ def test_another_map_is_refused(scored: Path) -> None:
 
 def test_the_converter_takes_upstreams_options(monkeypatch, capsys) -> None:
     seen = []
-    monkeypatch.setattr("pivotnet.upstream.annotation.annotate_with_progress", lambda *words: seen.append(words))
-    monkeypatch.setattr("pivotnet.upstream.annotation.print_summary", lambda summary: None)
+    monkeypatch.setattr("pivotnet.upstream.annotation.annotate_on_terminal", lambda *words: seen.append(words))
     convert_annotations(["-d", "root", "-v", "v1.0-mini", "v1.0-test", "--bezier"])
     assert [(root, version, options.bezier) for root, version, options in seen] == [
         ("root", "v1.0-mini", True),

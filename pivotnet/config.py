@@ -7,6 +7,8 @@ network made small enough to learn on two CPU cores.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pivotnet.errors import PivotNetError
@@ -89,6 +91,21 @@ class MapConfig:
     def total_points(self) -> int:
         """T: points of all instances of all classes (700)."""
         return sum(q * p for q, p in zip(self.num_queries, self.max_points))
+
+    @property
+    def query_slices(self) -> list[slice]:
+        """Where the queries of each class lie among the Q of all."""
+        return _side_by_side(self.num_queries)
+
+    @property
+    def point_slices(self) -> list[slice]:
+        """Where the points of each class lie among the T of all."""
+        return _side_by_side([q * p for q, p in zip(self.num_queries, self.max_points)])
+
+
+def _side_by_side(sizes: Sequence[int]) -> list[slice]:
+    ends = itertools.accumulate(sizes)
+    return [slice(end - size, end) for size, end in zip(sizes, ends)]
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pivotnet.config import Config
-from pivotnet.criterion.losses import binary_cross_entropy, instance_scale
-from pivotnet.criterion.masks import compare_masks, pair_losses
+from pivotnet.criterion.masks import all_mask_losses, mask_losses
 from pivotnet.criterion.matching import ClassMatches, device_costs, match
 from pivotnet.criterion.supervision import Supervision, supervise
 from pivotnet.criterion.transfer import to_device, to_host
-from pivotnet.criterion.upsampling import Upsampling
 from pivotnet.errors import PivotNetError
 from pivotnet.structures import Predictions, Targets
 
@@ -34,11 +33,11 @@ class CriterionResult:
     total: Tensor  # float32 scalar, the sum of the terms
     terms: dict[str, Tensor]  # float32 scalars, weighted, by upstream's names (TERMS); without gradient
     matches: list[ClassMatches]  # one of each class
-    carried: np.ndarray | None  # float32, the values of ``carry``
+    piggybacked: np.ndarray | None  # float32, the values of ``piggyback``
 
 
 class Criterion(nn.Module):
-    """Matches predictions with targets and measures how far they are apart.
+    """Matches predictions with targets and measures their distance.
 
     Args:
         config: class sizes, mask size, and the weights of costs, terms and decoders.
@@ -47,72 +46,75 @@ class Criterion(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self._upsampling: Upsampling | None = None
 
-    def forward(self, predictions: Predictions, targets: Targets, carry: Tensor | None = None) -> CriterionResult:
+    def forward(self, predictions: Predictions, targets: Targets, piggyback: Tensor | None = None) -> CriterionResult:
         """Total loss and its terms.
 
         Args:
             predictions: of all decoders; any floating type, the loss is computed in float32 outside autocast, at the
                 size of the target masks.
             targets: on the device of the predictions, with ``host`` unless that is the CPU.
-            carry: a small tensor that the caller wants on the host; it rides along in the one copy.
+            piggyback: a small tensor that the caller wants on the host; it is part of the one copy.
 
         Raises:
             PivotNetError: predictions without masks, masks on two grids, or another number of decoders than the
                 weights are for.
         """
         device = predictions.points.device
-        masks, semantic = self._checked(predictions)
-        num_queries = self.config.map.num_queries
+        masks, semantic_masks = self._checked(predictions)
         with torch.autocast(device.type, enabled=False):
-            scale = instance_scale(targets.counts)
-            # [B, C, G + 1, H, W], the semantic mask last
-            target_masks = torch.cat([targets.masks, targets.semantic[:, :, None]], 2).float()
-            masks, semantic = masks.float(), semantic.float()
-            upsampling = self._upsampled(masks, target_masks)
-            comparison = compare_masks(masks, semantic, target_masks, num_queries, upsampling)
-            mask_losses = comparison.instance_losses(len(masks), num_queries)
-            costs = device_costs(predictions.object_logits, mask_losses, self.config.criterion)
-            down = [costs, predictions.points] + ([] if carry is None else [carry])
-            host_costs, host_points, *carried = to_host(down)
+            masks, target_masks = masks.float(), targets.masks.float()
+            losses = all_mask_losses(masks, target_masks, self.config.map.num_queries)
+            costs = device_costs(predictions.object_logits, losses, self.config.criterion)
+            host_costs, host_points, *piggybacked = to_host(
+                [costs, predictions.points, *([] if piggyback is None else [piggyback])]
+            )
             host = targets.host or targets
             matches = match(host_costs, host_points, host, self.config.criterion, self.config.map)
             supervision = supervise(matches, host, self.config)
             names = [field.name for field in dataclasses.fields(Supervision)]
-            goal: Supervision[Tensor] = Supervision(*to_device([getattr(supervision, name) for name in names], device))
+            moved: Supervision[Tensor] = Supervision(*to_device([getattr(supervision, name) for name in names], device))
 
-            rows = torch.cat([masks.flatten(0, 2), semantic.flatten(0, 2)])
-            pairs = pair_losses(rows, target_masks, comparison, goal.pair_places.int(), upsampling)
-            terms = self._terms(predictions, goal, scale, pairs)
-            total = terms.sum()
+            normaliser = class_normaliser(targets.counts)
+            terms = torch.cat(
+                [
+                    self._mask_terms(masks, semantic_masks.float(), target_masks, targets.semantic, moved, normaliser),
+                    self._point_terms(predictions, moved, normaliser),
+                ]
+            )
+        named = dict(zip(("ins_msk_loss", "sem_msk_loss", *TERMS[1:5]), terms.detach().unbind()))
         return CriterionResult(
-            total, dict(zip(TERMS, terms.detach().unbind())), matches, carried[0] if carried else None
+            terms.sum(), {name: named[name] for name in TERMS}, matches, piggybacked[0] if piggybacked else None
         )
 
-    def _terms(
+    def _mask_terms(
         self,
-        predictions: Predictions,
-        goal: Supervision[Tensor],
-        scale: Tensor,  # [C]
-        pairs: Tensor,  # [K] mask losses
+        masks: Tensor,  # [D, B, Q, h, w]
+        semantic_masks: Tensor,  # [E, B, C, h, w]
+        targets: Tensor,  # [B, C, G, H, W]
+        semantic_targets: Tensor,  # [B, C, H, W]
+        supervision: Supervision[Tensor],
+        normaliser: Tensor,  # [C]
     ) -> Tensor:
-        """The weighted terms [6], in the order of TERMS."""
-        sizes = [n * p for n, p in zip(self.config.map.num_queries, self.config.map.max_points)]
-        point_scale = torch.cat([one.expand(n) for one, n in zip(scale.split(1), sizes)])  # [T]
-        apart = (predictions.points.float() - goal.points).abs().sum(-1)  # [D, B, T]
-        apart = (apart * point_scale * goal.point_weights).flatten(1).sum(1)  # [2]
-        object_logits, point_logits = predictions.object_logits.float(), predictions.point_logits.float()
-        objects = binary_cross_entropy(object_logits[..., 0] - object_logits[..., 1], goal.object_sides)
-        pivots = binary_cross_entropy(point_logits[..., 1] - point_logits[..., 0], goal.point_sides)
-        masks = (pairs * goal.pair_weights).sum(-1)  # [C + 1]
-        rest = [
-            (masks[:-1] * scale).sum(),
-            (objects * goal.object_weights).sum(),
-            (pivots * point_scale * goal.point_logit_weights).sum(),
-            masks[-1],
-        ]
-        return torch.cat([torch.stack(rest[:2]), apart, torch.stack(rest[2:])])
+        """The terms of the instance masks and of the semantic masks, [2]."""
+        s = supervision
+        logits = torch.cat([masks[s.decoder, s.sample, s.query], semantic_masks.flatten(0, 2)])
+        semantic_targets = semantic_targets.float().expand(len(semantic_masks), -1, -1, -1, -1).flatten(0, 2)
+        losses = mask_losses(logits, torch.cat([targets[s.sample, s.label, s.instance], semantic_targets]))
+        pairs, semantic = losses.split([len(s.pair_weights), len(semantic_targets)])
+        return torch.stack(
+            [(pairs * s.pair_weights / normaliser[s.label]).sum(), (semantic * s.semantic_weights.flatten()).sum()]
+        )
+
+    def _point_terms(self, predictions: Predictions, supervision: Supervision[Tensor], normaliser: Tensor) -> Tensor:
+        """The terms of the objects, the pivots, the points between them and the validity of points, [4]."""
+        s = supervision
+        objects = _cross_entropy(predictions.object_logits, s.object_labels) * s.object_weights
+        sizes = [own.stop - own.start for own in self.config.map.point_slices]
+        normaliser = torch.cat([one.expand(size) for one, size in zip(normaliser.split(1), sizes)])  # [T]
+        distances = (predictions.points.float() - s.points).abs().sum(-1) / normaliser  # [D, B, T]
+        validity = _cross_entropy(predictions.point_logits, s.point_labels) / normaliser * s.point_label_weights
+        return torch.cat([objects.sum()[None], (distances * s.point_weights).flatten(1).sum(1), validity.sum()[None]])
 
     def _checked(self, predictions: Predictions) -> tuple[Tensor, Tensor]:
         """Instance mask logits [D, B, Q, h, w] and those of the semantic masks that are supervised, [E, B, C, h, w]."""
@@ -134,10 +136,23 @@ class Criterion(nn.Module):
             )
         return masks, semantic_logits[:, :, :, 1]
 
-    def _upsampled(self, logits: Tensor, targets: Tensor) -> Upsampling:
-        """The way from the logits' size to the targets'; its constants are kept from step to step."""
-        source, size = ((tensor.shape[-2], tensor.shape[-1]) for tensor in (logits, targets))
-        kept = self._upsampling
-        if kept is None or (kept.source, kept.size, kept.device) != (source, size, logits.device):
-            kept = self._upsampling = Upsampling(source, size, logits.device)
-        return kept
+
+def class_normaliser(counts: Tensor) -> Tensor:
+    """max(1, mean number of instances a sample) of each class, over the samples of all ranks.
+
+    Args:
+        counts: int [B, C].
+
+    Returns:
+        float32 [C] on the device of ``counts``; one all-reduce, and nothing is read on the host.
+    """
+    mean = counts.float().mean(0)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(mean)
+        mean = mean / torch.distributed.get_world_size()
+    return mean.clamp(min=1)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Elementwise, in float32: logits [..., 2], labels int64 [...]."""
+    return F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)

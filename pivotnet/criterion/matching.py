@@ -2,7 +2,8 @@
 
 Upstream's HungarianMatcher for all decoders, samples and classes at once.
 
-Letters in shapes: see pivotnet.structures; Qc and P are queries and points of one class, K matched pairs.
+Letters in shapes: see pivotnet.structures; of one class, Qc queries of P points, N target instances of all samples of
+at most n points, K matched pairs.
 """
 
 from __future__ import annotations
@@ -37,16 +38,15 @@ class ClassMatches:
 
 @torch.no_grad()
 def device_costs(object_logits: Tensor, mask_losses: Tensor, config: CriterionConfig) -> Tensor:
-    """The costs that the device knows, [D, B, Q, G]: object probability and masks.
+    """The costs that are computed on the device, float32 [D, B, Q, G]: object probability and masks.
 
     Args:
         object_logits: [D, B, Q, 2].
         mask_losses: float32 [D, B, Q, G], of every query with every instance.
         config: the weights.
     """
-    logits = object_logits.float()
-    probability = (logits[..., 0] - logits[..., 1]).sigmoid()[..., None]
-    return config.cost_mask * mask_losses - config.cost_object * probability
+    probabilities = object_logits.float().softmax(-1)[..., :1]
+    return config.cost_mask * mask_losses - config.cost_object * probabilities
 
 
 def match(
@@ -62,50 +62,31 @@ def match(
     Returns:
         The matches of each class. Where a sample has more instances than the class has queries, some stay without one.
     """
-    target_points, lengths, counts = (t.numpy() for t in (targets.points, targets.lengths, targets.counts))
+    decoders, batch = points.shape[:2]
+    target_points, lengths, counts = (tensor.numpy() for tensor in (targets.points, targets.lengths, targets.counts))
     matches = []
-    first_query = first_point = 0
-    for c, (queries, size) in enumerate(zip(map_config.num_queries, map_config.max_points)):
-        own_costs = costs[:, :, first_query : first_query + queries]
-        own_points = points[:, :, first_point : first_point + queries * size]
-        own_points = own_points.reshape(*points.shape[:2], queries, size, 2)
-        sample, instance = np.nonzero(np.arange(lengths.shape[2]) < counts[:, c, None])
-        own_targets = target_points[sample, c, instance, :size]  # [N, P, 2] of all samples
-        matches.append(
-            _match_class(own_costs, own_points, own_targets, lengths[sample, c, instance], sample, instance, criterion)
-        )
-        first_query += queries
-        first_point += queries * size
+    for label, (queries, size) in enumerate(zip(map_config.num_queries, map_config.max_points)):
+        sample, instance = np.nonzero(np.arange(lengths.shape[2]) < counts[:, label, None])  # [N], sample by sample
+        length = lengths[sample, label, instance]
+        longest = int(length.max(initial=2))
+        lines = target_points[sample, label, instance, :longest].transpose(1, 2, 0)  # [n, 2, N]
+        predicted = points[:, :, map_config.point_slices[label]].reshape(decoders, batch, queries, size, 2)
+        predicted = np.ascontiguousarray(predicted.transpose(3, 4, 1, 0, 2)[:, :, sample])  # [P, 2, N, D, Qc]
+        distance = distances(lines[..., None, None], predicted)  # [n, P, N, D, Qc]
+
+        pair_length = np.repeat(length, decoders * queries)
+        sequence = sequence_costs(distance.reshape(longest, size, -1), pair_length, criterion.end_point_weight)
+        cost = costs[:, :, map_config.query_slices[label]][:, sample, :, instance]  # [N, D, Qc]
+        cost = cost + criterion.cost_points * sequence.reshape(cost.shape)
+        cost = np.nan_to_num(cost, nan=_WORST_COST, posinf=_WORST_COST, neginf=-_WORST_COST)
+
+        pairs = [np.zeros((3, 0), int)]  # rows: index in N, decoder, query
+        for b in range(batch):
+            own = np.flatnonzero(sample == b)
+            for d in range(decoders):
+                query, column = linear_sum_assignment(cost[own, d].T)
+                pairs.append(np.stack([own[column], np.full(len(query), d), query]))
+        index, decoder, query = np.concatenate(pairs, axis=1)
+        path = match_points(distance[:, :, index, decoder, query], length[index])[1]
+        matches.append(ClassMatches(decoder, sample[index], instance[index], query, path, length[index]))
     return matches
-
-
-def _match_class(
-    costs: np.ndarray,  # [D, B, Qc, G]
-    points: np.ndarray,  # [D, B, Qc, P, 2]
-    targets: np.ndarray,  # [N, P, 2]
-    lengths: np.ndarray,  # [N]
-    sample: np.ndarray,  # [N]
-    instance: np.ndarray,  # [N]
-    config: CriterionConfig,
-) -> ClassMatches:
-    decoders, samples, _, size = points.shape[:4]
-    longest = int(lengths.max(initial=2))
-    target_first = targets[:, :longest].transpose(1, 2, 0)  # [n, 2, N]
-    # pairs are (instance, decoder, query), so that expressions run over all queries of an instance at a time
-    points_first = np.ascontiguousarray(points.transpose(3, 4, 1, 0, 2)[:, :, sample])  # [P, 2, N, D, Qc]
-    apart = distances(target_first[..., None, None], points_first)  # [n, P, N, D, Qc]
-    pair_lengths = np.broadcast_to(lengths[:, None, None], apart.shape[2:])
-    sequence = sequence_costs(apart.reshape(longest, size, -1), pair_lengths.ravel(), config.end_point_weight)
-    total = costs[:, sample, :, instance]  # [N, D, Qc]
-    total = total + config.cost_points * sequence.reshape(total.shape)
-    total = np.nan_to_num(total, nan=_WORST_COST, posinf=_WORST_COST, neginf=-_WORST_COST)
-
-    bounds = np.searchsorted(sample, np.arange(samples + 1))
-    found = [(np.zeros(0, int),) * 3]  # (instance among all N, decoder, query)
-    for d in range(decoders):
-        for start, end in zip(bounds[:-1], bounds[1:]):
-            query, column = linear_sum_assignment(total[start:end, d].T)
-            found.append((start + column, np.full(len(query), d), query))
-    which, decoder, query = (np.concatenate(parts) for parts in zip(*found))
-    _, path = match_points(apart[:, :, which, decoder, query], lengths[which])
-    return ClassMatches(decoder, sample[which], instance[which], query, path, lengths[which])

@@ -24,11 +24,8 @@ def distances(targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     Returns:
         float32 [n, P, ...], computed in float32 as upstream computes them.
     """
-    apart = np.subtract(targets[:, None, 0], predictions[None, :, 0])
-    np.abs(apart, out=apart)
-    columns = np.subtract(targets[:, None, 1], predictions[None, :, 1])
-    apart += np.abs(columns, out=columns)
-    return apart
+    rows, columns = (np.abs(targets[:, None, i] - predictions[None, :, i]) for i in range(2))
+    return rows + columns
 
 
 def sequence_costs(cost: np.ndarray, lengths: np.ndarray, end_weight: float) -> np.ndarray:

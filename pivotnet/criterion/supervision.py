@@ -1,9 +1,9 @@
-"""Matches -> what every prediction is to become, and with which weight, as dense arrays on the host.
+"""Matches -> labels, targets and weights of all predictions, as dense arrays on the host.
 
 Every predicted point of a matched query has a target: its pivot, or, between two pivots, the point that divides the
-target's segment as evenly as the predicted points between them are many. So no loss needs to gather points: it is
-a weighted sum over all predictions, and everything that upstream divides by is part of the weights, except for the
-number of instances, which only the device knows (it is reduced over the ranks).
+target's segment as evenly as the predicted points between them do. So no loss has to gather points: it is a weighted
+sum over all predictions, and everything that upstream divides by is part of the weights, except for the number of
+instances, which only the device knows (it is reduced over the ranks).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from pivotnet.config import CLASSES, Config
+from pivotnet.config import Config
 from pivotnet.criterion.matching import ClassMatches
 from pivotnet.structures import Targets
 
@@ -23,16 +23,22 @@ Array = TypeVar("Array")  # np.ndarray on the host, torch.Tensor on the device
 
 @dataclass
 class Supervision(Generic[Array]):
-    """Targets and weights, float32; weights are 0 where there is nothing to learn."""
+    """Points and weights are float32, labels and indices int64. A weight is 0 where there is nothing to learn."""
 
     points: Array  # [D, B, T, 2] target of each predicted point
-    point_weights: Array  # [2, D, B, T] of the pivots; of the points between them
-    point_sides: Array  # [D, B, T] -1 for a pivot, +1 for a point between pivots
-    point_logit_weights: Array  # [D, B, T]
-    object_sides: Array  # [D, B, Q] -1 for a matched query, +1 for any other
+    point_weights: Array  # [2, D, B, T] of the distance of pivots; of points between pivots
+    point_labels: Array  # [D, B, T] 1 for a pivot, 0 for a point between pivots
+    point_label_weights: Array  # [D, B, T]
+    object_labels: Array  # [D, B, Q] 0 for a matched query, 1 for any other
     object_weights: Array  # [D, B, Q]
-    pair_weights: Array  # [C + 1, K] of the mask losses, for the terms of the classes' instances and the semantic term
-    pair_places: Array  # [3, K] whole numbers: see pivotnet.criterion.masks.pair_losses
+    semantic_weights: Array  # [E, B, C] of the semantic masks
+    # the K matched pairs of predicted and target masks
+    decoder: Array  # [K] index in D
+    sample: Array  # [K] index in B
+    query: Array  # [K] index in Q
+    label: Array  # [K] index in C
+    instance: Array  # [K] index in G
+    pair_weights: Array  # [K]
 
 
 def supervise(matches: Sequence[ClassMatches], targets: Targets, config: Config) -> Supervision[np.ndarray]:
@@ -45,89 +51,69 @@ def supervise(matches: Sequence[ClassMatches], targets: Targets, config: Config)
         targets: in host memory.
         config: the preset.
     """
-    criterion = config.criterion
-    batch, _, most = targets.lengths.shape
-    decoders = len(criterion.decoder_weights)
-    head = (decoders, batch)
-    queries, total_points = config.map.total_queries, config.map.total_points
-    decoder_weights = np.asarray(criterion.decoder_weights) / (decoders * len(CLASSES) * batch)
-    pair_weights, pair_places = _mask_pairs(matches, decoder_weights, batch, most, config)
-    dense = Supervision(
-        points=np.zeros((*head, total_points, 2), np.float32),
-        point_weights=np.zeros((2, *head, total_points), np.float32),
-        point_sides=np.ones((*head, total_points), np.float32),
-        point_logit_weights=np.zeros((*head, total_points), np.float32),
-        object_sides=np.ones((*head, queries), np.float32),
-        object_weights=np.zeros((*head, queries), np.float32),
-        pair_weights=pair_weights,
-        pair_places=pair_places,
-    )
-    target_points = targets.points.numpy()
-    first_query = first_point = 0
-    for c, (own, size) in enumerate(zip(config.map.num_queries, config.map.max_points)):
-        found = matches[c]
-        d, b, lengths = found.decoder, found.sample, found.lengths[:, None]
-        weight = decoder_weights[d]  # [K]
-
-        dense.object_sides[d, b, first_query + found.query] = -1
-        here = slice(first_query, first_query + own)
-        balance = np.where(dense.object_sides[:, :, here] < 0, 1, criterion.no_object_weight)
-        balance = balance / balance.sum(-1, keepdims=True) * decoder_weights[:, None, None]
-        dense.object_weights[:, :, here] = balance * criterion.weight_object
-
-        lines = target_points[b, c, found.instance].astype(np.float64)
-        pivot, segment, goal = _follow(found.path, lengths, lines, size)
-        ends = criterion.end_point_weight * ((segment == 0) * 1.0 + (segment == lengths - 1))
-        pivot_weight = pivot * (1 + ends) / (lengths + 2 * criterion.end_point_weight)
-        between_weight = ~pivot / np.maximum(size - lengths, 1)
-        logit_weight = np.where(pivot, 1, criterion.collinear_weight)
-        sums = np.zeros(head)
-        np.add.at(sums, (d, b), logit_weight.sum(1))
-        logit_weight = logit_weight / sums[d, b][:, None]
-
-        weight = weight[:, None]
-        point = (d[:, None], b[:, None], first_point + found.query[:, None] * size + np.arange(size))  # [K, P]
-        dense.points[point] = goal
-        dense.point_sides[point] = np.where(pivot, -1, 1)
-        dense.point_weights[(0, *point)] = pivot_weight * weight * criterion.weight_points
-        dense.point_weights[(1, *point)] = between_weight * weight * criterion.weight_collinear
-        dense.point_logit_weights[point] = logit_weight * weight * criterion.weight_point_logits
-        first_query += own
-        first_point += own * size
-    return dense
-
-
-def _mask_pairs(
-    matches: Sequence[ClassMatches], decoder_weights: np.ndarray, batch: int, most: int, config: Config
-) -> tuple[np.ndarray, np.ndarray]:
-    """``pair_weights`` and ``pair_places``: the matched queries class by class, then all semantic masks."""
-    criterion, num_queries, classes = config.criterion, config.map.num_queries, len(CLASSES)
+    criterion, sizes = config.criterion, config.map
+    batch, classes = targets.counts.shape
     decoders, bev_decoders = len(criterion.decoder_weights), len(criterion.bev_weights)
-    queries, columns = config.map.total_queries, most + 1
-    height = decoders * queries + bev_decoders * classes  # R
-    bev_weights = np.asarray(criterion.bev_weights) * criterion.weight_semantic / (bev_decoders * classes * batch)
-    e, sample = (index.ravel() for index in np.indices((bev_decoders, batch)))
-    weights, places = [], []
-    semantic_weights, semantic_places = [], []
-    first_query = first_row = 0
-    for c, (own, found) in enumerate(zip(num_queries, matches)):
-        d, b = found.decoder, found.sample
-        row = b * height + first_row + d * own + found.query
-        prediction = (d * batch + b) * queries + first_query + found.query
-        places.append([prediction, row * columns + found.instance, (b * classes + c) * columns + found.instance])
-        weights.append(np.zeros((classes + 1, len(d))))
-        weights[-1][c] = decoder_weights[d] * criterion.weight_mask
+    decoder_weights = np.float64(criterion.decoder_weights) / (decoders * classes * batch)
+    semantic_weights = np.float32(criterion.bev_weights) * criterion.weight_semantic / (bev_decoders * classes * batch)
+    decoder = np.concatenate([matched.decoder for matched in matches])
+    sample = np.concatenate([matched.sample for matched in matches])
+    query = np.concatenate([own.start + matched.query for own, matched in zip(sizes.query_slices, matches)])
+    supervision = Supervision(
+        points=np.zeros((decoders, batch, sizes.total_points, 2), np.float32),
+        point_weights=np.zeros((2, decoders, batch, sizes.total_points), np.float32),
+        point_labels=np.zeros((decoders, batch, sizes.total_points), np.int64),
+        point_label_weights=np.zeros((decoders, batch, sizes.total_points), np.float32),
+        object_labels=np.ones((decoders, batch, sizes.total_queries), np.int64),
+        object_weights=np.zeros((decoders, batch, sizes.total_queries), np.float32),
+        semantic_weights=np.tile(semantic_weights[:, None, None], (1, batch, classes)),
+        decoder=decoder,
+        sample=sample,
+        query=query,
+        label=np.repeat(np.arange(classes), [len(matched.query) for matched in matches]),
+        instance=np.concatenate([matched.instance for matched in matches]),
+        pair_weights=np.float32(decoder_weights[decoder] * criterion.weight_mask),
+    )
+    supervision.object_labels[decoder, sample, query] = 0
+    for label in range(classes):
+        _supervise_class(supervision, matches[label], targets, config, label, decoder_weights)
+    return supervision
 
-        row = sample * height + first_row + decoders * own + e
-        prediction = decoders * batch * queries + (e * batch + sample) * classes + c
-        semantic_places.append([prediction, row * columns + most, (sample * classes + c) * columns + most])
-        semantic_weights.append(np.zeros((classes + 1, len(e))))
-        semantic_weights[-1][-1] = bev_weights[e]
-        first_query += own
-        first_row += decoders * own + bev_decoders
-    joined = (np.concatenate(part, axis=1) for part in (weights + semantic_weights, places + semantic_places))
-    pair_weights, pair_places = (array.astype(np.float32) for array in joined)
-    return pair_weights, pair_places
+
+def _supervise_class(
+    supervision: Supervision[np.ndarray],
+    matched: ClassMatches,
+    targets: Targets,
+    config: Config,
+    label: int,
+    decoder_weights: np.ndarray,  # [D]
+) -> None:
+    """Fill in the objects and points of one class."""
+    criterion, size = config.criterion, config.map.max_points[label]
+    own = config.map.query_slices[label]
+    weights = np.where(supervision.object_labels[:, :, own] == 0, 1, criterion.no_object_weight)
+    weights = weights / weights.sum(-1, keepdims=True) * decoder_weights[:, None, None]
+    supervision.object_weights[:, :, own] = weights * criterion.weight_object
+
+    d, b, lengths = matched.decoder, matched.sample, matched.lengths[:, None]
+    lines = targets.points.numpy()[b, label, matched.instance].astype(np.float64)
+    is_pivot, segment, points = _follow(matched.path, lengths, lines, size)  # [K, P]
+    is_end = is_pivot * ((segment == 0) * 1.0 + (segment == lengths - 1))
+    pivot_weights = (is_pivot + criterion.end_point_weight * is_end) / (lengths + 2 * criterion.end_point_weight)
+    between_weights = ~is_pivot / np.maximum(size - lengths, 1)
+    label_weights = np.where(is_pivot, 1, criterion.collinear_weight)
+    sums = np.zeros(supervision.object_labels.shape[:2])
+    np.add.at(sums, (d, b), label_weights.sum(1))
+    label_weights = label_weights / sums[d, b][:, None]
+
+    weights = decoder_weights[d, None]
+    first = config.map.point_slices[label].start + matched.query[:, None] * size
+    place = (d[:, None], b[:, None], first + np.arange(size))  # [K, P]
+    supervision.points[place] = points
+    supervision.point_labels[place] = is_pivot
+    supervision.point_weights[(0, *place)] = pivot_weights * weights * criterion.weight_points
+    supervision.point_weights[(1, *place)] = between_weights * weights * criterion.weight_collinear
+    supervision.point_label_weights[place] = label_weights * weights * criterion.weight_point_logits
 
 
 def _follow(
@@ -142,14 +128,14 @@ def _follow(
         size: P.
 
     Returns:
-        pivot bool [K, P]: stands for a target point; segment int [K, P]: the target point at or before it;
-        goal float64 [K, P, 2]: where it should lie.
+        bool [K, P], whether a predicted point stands for a target point; int [K, P], the target point at or before it;
+        float64 [K, P, 2], where it should lie.
     """
     pair = np.arange(len(path))[:, None]
-    pivot = np.zeros((len(path), size), bool)
-    pivot[pair, path] = True  # behind a line's last point, path repeats that point
-    segment = np.cumsum(pivot, 1) - 1
+    is_pivot = np.zeros((len(path), size), bool)
+    is_pivot[pair, path] = True  # behind a line's last point, path repeats that point
+    segment = np.cumsum(is_pivot, 1) - 1
     following = np.minimum(segment + 1, lengths - 1)
     start, end = path[pair, segment], path[pair, following]
-    share = ((np.arange(size) - start) / np.maximum(end - start, 1))[..., None]
-    return pivot, segment, (1 - share) * lines[pair, segment] + share * lines[pair, following]
+    fraction = ((np.arange(size) - start) / np.maximum(end - start, 1))[..., None]
+    return is_pivot, segment, (1 - fraction) * lines[pair, segment] + fraction * lines[pair, following]

@@ -1,4 +1,4 @@
-"""The criterion's only traffic between device and host: one packed copy down and one packed copy up a step.
+"""The criterion's only traffic between device and host.
 
 ``to_host`` is where the host waits for the device. Nothing else in the criterion reads a device tensor's value.
 """
@@ -28,18 +28,20 @@ def to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
 
 
 def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
-    """Copy host arrays to ``device`` in a single copy that the host does not wait for.
-
-    Args:
-        arrays: of any shapes; cast to float32, which holds whole numbers up to 2^24 exactly.
+    """Copy host arrays of a few types to ``device``: one copy a type, for which the host does not wait.
 
     Returns:
-        float32 tensors of the same shapes, views of one buffer.
+        tensors of the same shapes and types, views of one buffer a type.
     """
-    packed = torch.from_numpy(np.concatenate([array.ravel() for array in arrays], dtype=np.float32))
-    if devices.pin_memory(device):
-        packed = packed.pin_memory()  # else the host would wait, or the memory go before it was copied
-    return _split(packed.to(device, non_blocking=True), [array.shape for array in arrays])
+    moved: dict[int, Tensor] = {}
+    for dtype in {array.dtype for array in arrays}:
+        same = [index for index, array in enumerate(arrays) if array.dtype == dtype]
+        packed = torch.from_numpy(np.concatenate([arrays[index].ravel() for index in same]))
+        if devices.pin_memory(device):
+            packed = packed.pin_memory()  # else the host would wait, or the memory go before it was copied
+        packed = packed.to(device, non_blocking=True)
+        moved.update(zip(same, _split(packed, [arrays[index].shape for index in same])))
+    return [moved[index] for index in range(len(arrays))]
 
 
 def _split(packed, shapes: Sequence[tuple[int, ...]]) -> list:

@@ -128,7 +128,7 @@ class Trainer:
         vector = torch.cat([self._flags[stop], torch.stack([value.detach().float() for value in values])])
         self._pending = average_over_ranks(vector, self.ranks)
         self.step += 1
-        return result.carried
+        return result.piggybacked
 
     def settle(self, batch: Batch) -> None:
         """Let DistributedDataParallel order its buckets, before a resumed state is loaded.

@@ -7,67 +7,25 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from support.ranks import network_share, observe_network, run_ranks
+from support.small_network import MAP, MODEL, network_inputs, small_network
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pivotnet.config import MapConfig, preset
-from pivotnet.data.projection import project_bev_grid
-from pivotnet.model import pivotnet as network_module
+from pivotnet.audit.operators import waits
 from pivotnet.model.pivotnet import IMAGE_MEAN, IMAGE_STD, PivotNet
 from pivotnet.model.point_head import PointHead
 
-MAP = MapConfig(max_points=(3, 2, 4), num_queries=(4, 2, 3))
-MODEL = dataclasses.replace(
-    preset("smoke").model,
-    backbone_channels=(12, 20),
-    image_size=(64, 96),
-    hidden=32,
-    heads=4,
-    bev_size=(8, 4),
-    bev_feedforward=32,
-    line_feedforward=32,
-    point_features=8,
-    head_hidden=16,
-    mask_stride=10,
-)
-D, E, Q, T = MODEL.line_decoder_layers, MODEL.bev_decoder_layers, 9, 28
-
-
-class Backbone(nn.Module):
-    """Stands in for the real ones, which have tests of their own: features of strides 16 and 32."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.levels = nn.ModuleList(
-            nn.Conv2d(3, width, stride, stride) for width, stride in zip(MODEL.backbone_channels, (16, 32))
-        )
-
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        return [level(images) for level in self.levels]
+D, E, Q, T = MODEL.line_decoder_layers, MODEL.bev_decoder_layers, MAP.total_queries, MAP.total_points
 
 
 @pytest.fixture(scope="module")
 def network() -> PivotNet:
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network_module, "build_backbone", lambda model: Backbone())
-        built = PivotNet(MODEL, MAP)
-    with torch.no_grad():  # weights away from their start, where all queries look at the same places
-        for parameter in built.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    return built.eval()
-
-
-def inputs(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn(batch, 6, 3, *MODEL.image_size, generator=generator)
-    points = torch.rand(batch, 32, 2, generator=generator)
-    return images, points, torch.rand(batch, 32, generator=generator) < 0.7
+    return small_network().eval()
 
 
 @torch.no_grad()
 def test_shapes(network):
-    predictions = network(*inputs(2))
+    predictions = network(*network_inputs(2))
     assert predictions.object_logits.shape == (D, 2, Q, 2)
     assert predictions.points.shape == predictions.point_logits.shape == (D, 2, T, 2)
     assert predictions.masks.shape == (D, 2, Q, *MODEL.bev_size)
@@ -111,7 +69,7 @@ def test_checkpointing_keeps_no_features_of_pixels(recompute):
 
 @torch.no_grad()
 def test_final_only_is_the_last_decoder(network):
-    everything, final = network(*inputs(1)), network(*inputs(1), final_only=True)
+    everything, final = network(*network_inputs(1)), network(*network_inputs(1), final_only=True)
     for name in ("object_logits", "points", "point_logits"):
         torch.testing.assert_close(getattr(final, name), getattr(everything, name)[-1:])
     assert final.masks is None and final.semantic_logits is None
@@ -119,7 +77,7 @@ def test_final_only_is_the_last_decoder(network):
 
 @torch.no_grad()
 def test_batch_equals_singles(network):
-    batch = inputs(3)
+    batch = network_inputs(3)
     together = network(*batch)
     for b in range(3):
         alone = network(*(tensor[b : b + 1] for tensor in batch))
@@ -139,7 +97,7 @@ def test_uint8_images_are_normalised_as_upstream_does(network):
 
 @torch.no_grad()
 def test_uint8_images_equal_normalised_ones(network):
-    _, points, valid = inputs(1)
+    _, points, valid = network_inputs(1)
     images = torch.randint(0, 256, (1, 6, *MODEL.image_size, 3), dtype=torch.uint8)
     first = network(images, points, valid)
     second = network(network.normalise(images), points, valid)
@@ -152,7 +110,7 @@ def test_every_parameter_gets_a_gradient_under_bfloat16_too(network):
     try:
         for enabled in (False, True):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-                predictions = network(*inputs(2))
+                predictions = network(*network_inputs(2))
             for field in dataclasses.fields(predictions):
                 tensor = getattr(predictions, field.name)
                 assert tensor is None or tensor.dtype == torch.float32, field.name
@@ -167,44 +125,29 @@ def test_every_parameter_gets_a_gradient_under_bfloat16_too(network):
 
 @torch.no_grad()
 def test_bfloat16_stays_near_float32(network):
-    exact = network(*inputs(1))
+    exact = network(*network_inputs(1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = network(*inputs(1))
+        rounded = network(*network_inputs(1))
     assert (exact.points - rounded.points).abs().max() < 0.05
     assert (exact.object_logits - rounded.object_logits).abs().max() < 0.3
 
 
 class Watch(TorchDispatchMode):
-    """Collects operators whose output shape depends on values or that hand a value to the host, and wide types."""
-
-    WAITS = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "item", "is_nonzero", "equal")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits: list[str] = []
-        self.wide: list[str] = []
+    """Forbids operators that make the host wait, and wide types."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        indexed = name.startswith("index") and any(
-            isinstance(i, torch.Tensor) and i.dtype in (torch.bool, torch.uint8)
-            for i in (args[1] if len(args) > 1 and isinstance(args[1], (list, tuple)) else ())
-        )
-        if name in self.WAITS or indexed:
-            self.waits.append(name)
+        assert not waits(func, args), func
         output = func(*args, **(kwargs or {}))
-        if isinstance(output, torch.Tensor) and output.dtype == torch.float64:
-            self.wide.append(name)
+        assert not (isinstance(output, torch.Tensor) and output.dtype == torch.float64), func
         return output
 
 
 def test_nothing_waits_for_the_device_and_nothing_is_float64(network):
     network.train()
     try:
-        with Watch() as watch:
-            predictions = network(*inputs(2))
+        with Watch():
+            predictions = network(*network_inputs(2))
             (predictions.masks.mean() + predictions.points.mean() + predictions.semantic_logits.mean()).backward()
-        assert not watch.waits and not watch.wide
     finally:
         network.eval()
 
@@ -217,18 +160,18 @@ def test_constants_are_not_saved_and_move_with_the_network(network):
     assert all(buffers[key].dtype in (torch.float32, torch.int32) for key in constants)
 
 
-def test_presets_take_real_cameras():
-    """Reference points of the projection fit the network of a preset."""
-    config = preset("smoke")
-    camera = np.eye(4)
-    camera[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
-    intrinsic = np.array([[1000.0, 0, 800], [0, 1000, 450], [0, 0, 1]])
-    points, valid = project_bev_grid(
-        np.stack([camera] * 6), np.stack([intrinsic] * 6), config.model.bev_size, config.map
-    )
-    smoke = PivotNet(config.model, config.map).eval()
-    images = torch.zeros(1, 6, *config.model.image_size, 3, dtype=torch.uint8)
-    with torch.no_grad():
-        predictions = smoke(images, points[None], valid[None])
-    assert predictions.masks.shape == (3, 1, config.map.total_queries, *config.model.bev_size)
-    assert predictions.points.shape == (3, 1, config.map.total_points, 2)
+def test_two_ranks_equal_a_batch_of_two(tmp_path):
+    """In training mode, with synchronised batch norms."""
+    ranks = run_ranks(network_share, tmp_path)
+    joined = observe_network(network_inputs(len(ranks)))
+    total = torch.stack([t.norm() for key, t in joined.items() if key.startswith("gradient")]).norm()
+    for key, wanted in joined.items():
+        scale = wanted.abs().max()
+        if key.startswith("output"):
+            ours = torch.cat([rank[key] for rank in ranks], dim=1)
+        elif key.startswith("gradient"):
+            ours, scale = sum(rank[key] for rank in ranks) / len(ranks), scale + 0.01 * total
+        else:
+            ours = ranks[0][key]
+            torch.testing.assert_close(ours, ranks[1][key], rtol=0, atol=0)
+        assert float((ours - wanted).abs().max() / scale) < 1e-4, key

@@ -6,8 +6,7 @@ import copy
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
-from sync_batch_norm_rank import CASES, RANKS, data, network, observe, work
+from support.ranks import NORM_CASES, batch_norm, norm_data, norm_share, observe_norm, run_ranks
 from torch import nn
 
 from pivotnet.model.ops.sync_batch_norm import SyncBatchNorm, convert_sync_batch_norm
@@ -15,19 +14,17 @@ from pivotnet.model.ops.sync_batch_norm import SyncBatchNorm, convert_sync_batch
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """Folder with what each rank saw in each case."""
-    folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(work, args=(str(folder),), nprocs=RANKS)
-    return folder
+    """What each rank saw in each case."""
+    return run_ranks(norm_share, tmp_path_factory.mktemp("ranks"))
 
 
-@pytest.mark.parametrize("case", range(len(CASES)))
+@pytest.mark.parametrize("case", range(len(NORM_CASES)))
 def test_two_processes_equal_the_joined_batch(recorded, case):
     """Recomputed in the backward pass, running statistics move twice, as those of BatchNorm2d."""
-    offset, recompute = CASES[case]
-    ranks = [torch.load(recorded / f"{case}.{rank}.pt", weights_only=True) for rank in range(RANKS)]
-    images, weights = data(offset)
-    joined = observe(network().double(), images.double(), weights.double(), recompute)
+    offset, recompute = NORM_CASES[case]
+    ranks = [rank[case] for rank in recorded]
+    images, weights = norm_data(offset)
+    joined = observe_norm(batch_norm().double(), images.double(), weights.double(), recompute)
     for key, wanted in joined.items():
         if key.startswith(("output", "image")):
             ours = torch.cat([rank[key] for rank in ranks])
@@ -42,10 +39,9 @@ def test_two_processes_equal_the_joined_batch(recorded, case):
 
 
 def test_one_process_is_batch_norm():
-    plain = network()
+    plain = batch_norm()
     converted = convert_sync_batch_norm(copy.deepcopy(plain))
-    images, weights = data(0.0)
-    first, second = observe(plain, images, weights), observe(converted, images, weights)
+    first, second = (observe_norm(layers, *norm_data(0.0)) for layers in (plain, converted))
     for key, tensor in first.items():
         torch.testing.assert_close(second[key], tensor, rtol=0, atol=0)
 

@@ -1,0 +1,116 @@
+"""What a rank of a test with several processes does. Here, because a started process has to import it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pivotnet.criterion.criterion import Criterion
+from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
+from support.random_targets import CONFIG, FIELDS, gradients, prediction_part, predictions, target_part, targets
+from support.small_network import network_inputs, small_network
+
+RANKS = 2
+
+
+def run_ranks(work: Callable[[int], Any], folder: Path) -> list[Any]:
+    """What ``work(rank)`` returned in each of RANKS processes, which form a group; ``folder`` is empty."""
+    multiprocessing.spawn(_run_rank, args=(work, str(folder)), nprocs=RANKS)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+
+
+def _run_rank(rank: int, work: Callable[[int], Any], folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
+    torch.save(work(rank), f"{folder}/{rank}.pt")
+    time.sleep(0.5)  # torch 2.1 may hang when the group closes right after its last collective
+    dist.destroy_process_group()
+
+
+# ---- criterion: one sample a rank ----
+
+CRITERION_COUNTS = ((6, 3, 4), (1, 0, 2), (0, 0, 0), (3, 5, 17))
+
+
+def criterion_share(rank: int) -> dict[str, Any]:
+    """Terms and gradients of one sample of a batch."""
+    own = slice(rank, rank + 1)
+    predicted = prediction_part(predictions(RANKS), own)
+    result = Criterion(CONFIG)(predicted, target_part(targets(*CRITERION_COUNTS[:RANKS]), own))
+    result.total.backward()
+    return {"terms": result.terms, "gradients": gradients(predicted)}
+
+
+# ---- network: one sample a rank ----
+
+
+def observe_network(inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """Outputs, gradients of the mean over the samples of a function of them, running statistics."""
+    network = convert_sync_batch_norm(small_network()).train()
+    predictions = network(*inputs)
+    outputs = {f"output {name}": getattr(predictions, name) for name in FIELDS}
+    sum(output.square().mean() for output in outputs.values()).backward()
+    seen = {name: output.detach() for name, output in outputs.items()}
+    seen.update({f"gradient {key}": parameter.grad for key, parameter in network.named_parameters()})
+    seen.update({f"buffer {key}": buffer.clone() for key, buffer in network.named_buffers() if "running" in key})
+    return seen
+
+
+def network_share(rank: int) -> dict[str, Tensor]:
+    """``observe_network`` with one sample of a batch."""
+    return observe_network(tuple(tensor[rank : rank + 1] for tensor in network_inputs(RANKS)))
+
+
+# ---- batch norm: another number of samples on each rank ----
+
+SAMPLES = (2, 3)  # of each rank
+NORM_CASES = ((0.0, False), (300.0, False), (1.0, True))  # mean of the data, whether the forward is recomputed
+
+
+def batch_norm() -> nn.Module:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.BatchNorm2d(5, momentum=0.3))
+    nn.init.normal_(layers[0].weight)
+    nn.init.normal_(layers[0].bias)
+    return layers
+
+
+def norm_data(offset: float) -> tuple[Tensor, Tensor]:
+    """Images and the gradient of the output."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (sum(SAMPLES), 5, 6, 7)
+    return torch.randn(shape, generator=generator) + offset, torch.randn(shape, generator=generator)
+
+
+def observe_norm(layers: nn.Module, images: Tensor, weights: Tensor, recompute: bool = False) -> dict[str, Tensor]:
+    """Two steps, so that the second starts from moved running statistics."""
+    seen = {}
+    for step in range(2):
+        leaf = images.clone().requires_grad_()
+        output = checkpoint(layers, leaf, use_reentrant=False) if recompute else layers(leaf)
+        layers.zero_grad()
+        (output * weights).sum().backward()
+        seen[f"output{step}"], seen[f"image gradient{step}"] = output.detach(), leaf.grad
+        for key, parameter in layers.named_parameters():
+            seen[f"{key} gradient{step}"] = parameter.grad.clone()
+        for key, buffer in layers.named_buffers():
+            seen[f"{key}{step}"] = buffer.clone()
+    return seen
+
+
+def norm_share(rank: int) -> list[dict[str, Tensor]]:
+    """``observe_norm`` with this rank's samples, of each case."""
+    first = sum(SAMPLES[:rank])
+    own = slice(first, first + SAMPLES[rank])
+    return [
+        observe_norm(convert_sync_batch_norm(batch_norm()), *(tensor[own] for tensor in norm_data(offset)), recompute)
+        for offset, recompute in NORM_CASES
+    ]

@@ -8,7 +8,6 @@ The NPU is looked for before CUDA, because torch_npu's transfer_to_npu (which mx
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import importlib.metadata
 import importlib.util
@@ -27,7 +26,6 @@ from torch import Tensor
 from pivotnet.errors import PivotNetError
 
 DEVICE_TYPES = ("npu", "cuda", "cpu")
-CPU_CACHE_BYTES = 6 << 20  # a core's, with its share of the last level
 # Distributions whose versions a report names.
 REPORTED_PACKAGES = (
     "torch",
@@ -218,24 +216,6 @@ def synchronize(device: torch.device) -> None:
         _module(device.type).synchronize(device)
 
 
-def keep_freed_memory(device: torch.device) -> bool:
-    """Let this process keep the host memory that tensors leave for the next ones, as a card's allocator does.
-
-    glibc's malloc by itself maps each large tensor anew, and the kernel clears its pages: over a third of a training
-    step on a CPU. The price is fragmentation (a few GiB at full size). Cards' own tensors are not concerned.
-
-    Returns:
-        whether anything was changed: not for a card, with another C library, or where MALLOC_... variables rule.
-    """
-    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
-        return False
-    if any(name.startswith("MALLOC_") for name in os.environ):
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    # malloc.h's M_ARENA_MAX (one for all threads), M_TRIM_THRESHOLD (give nothing back), M_MMAP_MAX (no mappings)
-    return all(mallopt(option, value) for option, value in ((-8, 1), (-1, -1), (-4, 0)))
-
-
 def reset_peak_memory(device: torch.device) -> None:
     """Start a new measurement of ``peak_memory``."""
     if device.type != "cpu":
@@ -255,27 +235,6 @@ def peak_memory(device: torch.device) -> int:
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def rows_at_once(device: torch.device, row_bytes: int) -> int | None:
-    """How many rows to work on at a time: on a CPU so many that they stay in its cache, on a card all (None)."""
-    if device.type != "cpu" or not _cpu_works_in_parts:
-        return None
-    return max(1, CPU_CACHE_BYTES * torch.get_num_threads() // row_bytes)
-
-
-_cpu_works_in_parts = True
-
-
-@contextlib.contextmanager
-def all_rows_at_once() -> Iterator[None]:
-    """Within the block, a CPU works on all rows at once too, so that operators count as on a card."""
-    global _cpu_works_in_parts
-    before, _cpu_works_in_parts = _cpu_works_in_parts, False
-    try:
-        yield
-    finally:
-        _cpu_works_in_parts = before
 
 
 def pin_memory(device: torch.device) -> bool:

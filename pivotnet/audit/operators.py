@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from pivotnet import device as devices
 from pivotnet.audit.counts import Audit, Counts
 
 # Operators that only make or describe memory.
@@ -122,8 +121,8 @@ class OperatorCounter(TorchDispatchMode):
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Count the operators of the block. What a CPU does part by part for its cache is done at once."""
-        with devices.all_rows_at_once(), self:
+        """Count the operators of the block."""
+        with self:
             yield
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pivotnet.commands.options import add_network_arguments, add_sample_arguments, load_predictor, sample_tokens
-from pivotnet.device import keep_freed_memory, select_device
+from pivotnet.device import select_device
 from pivotnet.distributed import ranks_from_environment
 from pivotnet.evaluation import vector_map
 from pivotnet.files import make_folder
@@ -28,7 +28,6 @@ def run(args: argparse.Namespace) -> int:
     tokens = sample_tokens(args)
     ranks = ranks_from_environment()  # no process group: none waits for another
     device = select_device(args.device, ranks.local_rank)
-    keep_freed_memory(device)
     predictor = load_predictor(args, ranks, device)
     folder = make_folder(args.output, "--output")
     written = 0

@@ -79,7 +79,6 @@ def run(args: argparse.Namespace) -> int:
     ranks = ranks_from_environment()
     try:
         device = devices.select_device(args.device, ranks.local_rank)
-        devices.keep_freed_memory(device)
         with process_group(ranks, device):
             return _train(args, ranks, device, started)
     except CollectiveError:

@@ -54,8 +54,10 @@ def supervise(matches: Sequence[ClassMatches], targets: Targets, config: Config)
     criterion, sizes = config.criterion, config.map
     batch, classes = targets.counts.shape
     decoders, bev_decoders = len(criterion.decoder_weights), len(criterion.bev_weights)
-    decoder_weights = np.float64(criterion.decoder_weights) / (decoders * classes * batch)
-    semantic_weights = np.float32(criterion.bev_weights) * criterion.weight_semantic / (bev_decoders * classes * batch)
+    decoder_weights = np.array(criterion.decoder_weights) / (decoders * classes * batch)
+    semantic_weights = (
+        np.array(criterion.bev_weights, np.float32) * criterion.weight_semantic / (bev_decoders * classes * batch)
+    )
     decoder = np.concatenate([matched.decoder for matched in matches])
     sample = np.concatenate([matched.sample for matched in matches])
     query = np.concatenate([own.start + matched.query for own, matched in zip(sizes.query_slices, matches)])

@@ -166,13 +166,13 @@ def test_the_whole_criterion_equals_the_cpu(samples: int):
 
     def run(device: torch.device) -> tuple[Any, dict[str, Tensor]]:
         leaves = {name: tensor.detach().to(device).requires_grad_() for name, tensor in made.items()}
-        result = criterion(Predictions(**leaves), given.to(device), carry=torch.arange(3.0, device=device))
+        result = criterion(Predictions(**leaves), given.to(device), piggyback=torch.arange(3.0, device=device))
         result.total.backward()
         return result, {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
 
     expected, expected_gradients = run(torch.device("cpu"))
     actual, gradients = run(NPU)
-    assert actual.carried.tolist() == [0.0, 1.0, 2.0]
+    assert actual.piggybacked.tolist() == [0.0, 1.0, 2.0]
     assert_near(actual.total, expected.total, what="total")
     for name, term in expected.terms.items():
         assert_near(actual.terms[name], term, what=name)

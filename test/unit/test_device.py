@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -55,33 +54,6 @@ def test_cpu_is_always_there():
     assert devices.select_device("cpu", local_rank=5) == CPU
     assert devices.distributed_backend(CPU) == "gloo"
     assert not devices.pin_memory(CPU)
-
-
-PAGE_FAULTS = """
-import resource, torch
-from pivotnet import device as devices
-print(devices.keep_freed_memory(torch.device("cpu")))
-before = 0
-for number in range(16):
-    torch.zeros(64 << 18)  # 64 MiB
-    if number == 11:  # by then the heap has grown to its size
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's malloc")
-def test_freed_memory_is_kept_unless_malloc_is_set_up(monkeypatch, tmp_path):
-    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
-        monkeypatch.delenv(name)
-    changed, faults = run_python(PAGE_FAULTS, tmp_path).stdout.split()
-    assert changed == "True"
-    monkeypatch.setenv("MALLOC_MMAP_MAX_", "65536")
-    unchanged, more_faults = run_python(PAGE_FAULTS, tmp_path).stdout.split()
-    assert unchanged == "False"
-    # four times 64 MiB: clearing them takes some fault for every page, small or huge
-    assert int(faults) < 50 < 4 * 64 // 2 <= int(more_faults)
-    assert not devices.keep_freed_memory(torch.device("cuda"))
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:x", "cpu:one"])

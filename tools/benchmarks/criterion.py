@@ -47,7 +47,6 @@ class OurCriterion(Task):
 
     def __init__(self, seed: int, case: str, batch_size: int, device: str) -> None:
         self.device = devices.select_device(device)
-        devices.keep_freed_memory(self.device)
         self.phases = Phases(self.device)
         self.config = preset("swint")
         self.criterion = Criterion(self.config).to(self.device)

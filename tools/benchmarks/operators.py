@@ -16,23 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from pivotnet.audit.operators import launches, operator_name
-from pivotnet.device import all_rows_at_once
 
 
 class OperatorCounter(TorchDispatchMode):
-    """Counts aten calls below autograd, views left out, by the phases that ``close`` ends.
-
-    What a CPU does in pieces that fit its cache is done, and counted, at once, as on a device.
-    """
-
-    def __enter__(self) -> OperatorCounter:
-        self._whole_rows = all_rows_at_once()
-        self._whole_rows.__enter__()
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._whole_rows.__exit__(*error)
+    """Counts aten calls below autograd, views left out, by the phases that ``close`` ends."""
 
     def __init__(self) -> None:
         super().__init__()

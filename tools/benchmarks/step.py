@@ -74,7 +74,6 @@ class OurStep(Task):
         single: str,
     ) -> None:
         self.device = devices.select_device(device)
-        devices.keep_freed_memory(self.device)
         self.phases = Phases(self.device)
         self.config = config = configuration(preset_name, checkpointing)
         self.batch = sample.batch(config, seed, case, batch_size)

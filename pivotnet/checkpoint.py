@@ -8,7 +8,6 @@ seconds and the random state of every rank.
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 import re
 import warnings
@@ -75,20 +74,29 @@ def remove_old(folder: PathLike, keep: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def host_state(module: nn.Module) -> dict[str, Tensor]:
-    """state_dict in host memory.
+def upstream_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, step: int, callback: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What upstream's loader takes, in host memory: after the whole epoch of index ``epoch``, and ``step`` steps.
 
     Raises:
         PivotNetError: a weight is not finite, so the state is of no use to anybody.
     """
-    state = {name: devices.to_host(tensor) for name, tensor in module.state_dict().items()}
-    for name, tensor in state.items():
+    weights = {name: devices.to_host(tensor) for name, tensor in model.state_dict().items()}
+    for name, tensor in weights.items():
         if not bool(torch.isfinite(tensor).all()):
             raise PivotNetError(f"weight {name} is not finite, no checkpoint is written: lower --lr and --resume")
-    return state
+    return {
+        "epoch": epoch,
+        "it": step,
+        "global_step": step,
+        "model_state": weights,
+        "optimizer_state": _optimizer_state(optimizer),
+        "callback": callback or {},
+    }
 
 
-def host_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The optimiser's state in host memory and in torch.optim.AdamW's form, whichever kernel runs.
 
     A third, empty group follows the two of the network and the backbone, as in upstream's files.
@@ -106,7 +114,7 @@ def host_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """The reverse of ``host_optimizer_state``; also takes the optimiser state of upstream's files."""
+    """Give an optimiser the ``optimizer_state`` of a checkpoint, ours or upstream's."""
     groups = [group for group in state["param_groups"] if group["params"]]
     devices.load_optimizer_state(optimizer, {"state": state["state"], "param_groups": groups})
 
@@ -174,34 +182,15 @@ def load_weights(model: nn.Module, state: dict[str, Any], path: PathLike, config
             "choose the other preset or checkpoint"
         )
     own = model.state_dict()
-    missing = [name for name in own if name not in weights]
-    unknown = [name for name in weights if name not in own]
-    other = [name for name in own if name in weights and own[name].shape != weights[name].shape]
-    for kind, names in (("lacks", missing), ("has unknown", unknown), ("has other shapes of", other)):
+    problems = {
+        "lacks": [name for name in own if name not in weights],
+        "has unknown": [name for name in weights if name not in own],
+        "has other shapes of": [name for name in own if name in weights and own[name].shape != weights[name].shape],
+    }
+    for problem, names in problems.items():
         if names:
             raise PivotNetError(
-                f"checkpoint {path} does not fit preset {config.name}: it {kind} {len(names)} of {len(own)} tensors, "
-                f"the first is {names[0]}"
+                f"checkpoint {path} does not fit preset {config.name}: "
+                f"it {problem} {len(names)} of {len(own)} tensors, the first is {names[0]}"
             )
     model.load_state_dict(weights)
-
-
-def pack_checkpoint(
-    *,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    config: Config,
-    step: int,
-    steps_per_epoch: int,
-    run: dict[str, Any],
-) -> dict[str, Any]:
-    """The dict of a checkpoint after ``step`` steps; ``run`` holds what else a resumed run needs."""
-    return {
-        "epoch": step // steps_per_epoch - 1,
-        "it": step,
-        "global_step": step,
-        "model_state": host_state(model),
-        "optimizer_state": host_optimizer_state(optimizer),
-        "callback": {},
-        "pivotnet": {"format": FORMAT, "config": dataclasses.asdict(config), "step": step, **run},
-    }

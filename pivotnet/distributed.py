@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -58,7 +59,8 @@ def ranks_from_environment() -> Ranks:
 def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     """The default process group for the block, on the device's backend; nothing for a single process.
 
-    When the block fails the group is left as it is: closing it would wait for ranks that may be gone.
+    When the block fails the group is left as it is: closing it would wait for ranks that may be gone. Of an error that
+    all ranks share, rank 0 alone is left to report it; the others exit with status 2.
 
     Raises:
         PivotNetError: the group cannot be formed.
@@ -80,6 +82,8 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
         yield
     except CollectiveError:
         _close(backend)
+        if not ranks.main:
+            sys.exit(2)
         raise
     except RuntimeError as error:
         if not _is_lost_connection(error):

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pivotnet.comparison import comparison_table, draw_curves, published_table, read_run
 from pivotnet.errors import PivotNetError
-from pivotnet.files import atomic_write
-from pivotnet.report.final import KINDS, TITLE, case_name, final_lines
-from pivotnet.report.run import earlier_seconds, read_run, read_summary
-from pivotnet.report.table import comparison_table, published_table
+from pivotnet.files import atomic_write, make_folder
+from pivotnet.training.summary import KINDS, TITLE, case_name, earlier_seconds, final_lines, read_summary
 
 FILE_WIDTH = 160  # characters a line, where the output is no terminal
 
@@ -35,7 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the Final result of a run, or compare runs; returns the exit status."""
     if args.final:
-        return _final(args)
+        _print_final(args)
+        return 0
     runs = [read_run(folder) for folder in args.runs]
     console = Console()
     if not console.is_terminal:
@@ -44,29 +44,20 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_published:
         console.print(published_table())
     if not args.no_curves:
-        # matplotlib takes a second that a Final result need not wait for
-        from pivotnet.report.curves import draw_curves
-
         path = args.curves or args.runs[0] / "curves.png"
         draw_curves(runs, path)
         print(f"curves: {path}")
     return 0
 
 
-def _final(args: argparse.Namespace) -> int:
+def _print_final(args: argparse.Namespace) -> None:
     if len(args.runs) != 1:
         raise PivotNetError(f"--final takes one OUTPUT, not {len(args.runs)}; without it runs are compared")
     folder = args.runs[0]
     summary = read_summary(folder)
     lines = final_lines(summary, args.final, earlier_seconds(summary, folder))
-    for place in (folder, args.log_folder):
-        if place is None:
-            continue
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PivotNetError(f"cannot make {place}: {error.strerror}; choose another --log-folder") from error
+    places = [folder] if args.log_folder is None else [folder, make_folder(args.log_folder, "--log-folder")]
+    for place in places:
         with atomic_write(place / f"{case_name(summary, args.final)}.log", "w") as stream:
             stream.write("\n".join(lines) + "\n")
     print("\n".join([TITLE, *lines]))
-    return 0

@@ -5,8 +5,8 @@ Matching needs the host in between, so the criterion and the optimiser stay as t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
-from typing import Callable
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ class GraphedNetwork:
         random = devices.rng_state(device)
         with devices.autocast(device, amp, cache=False):
             self.replay: Callable[..., tuple[Tensor, ...]] = devices.capture(
-                _Flat(model), tuple(tensor.clone() for tensor in inputs)
+                _TupleOutput(model), tuple(tensor.clone() for tensor in inputs)
             )
         # Trial runs before the capture have drawn random numbers and moved the batch norms' statistics.
         devices.set_rng_state(device, random)
@@ -46,9 +46,7 @@ class GraphedNetwork:
         return Predictions(**dict(zip(FIELDS, self.replay(*inputs))))
 
 
-class _Flat(nn.Module):
-    """The network with a plain tuple as output."""
-
+class _TupleOutput(nn.Module):
     def __init__(self, model: PivotNet) -> None:
         super().__init__()
         self.model = model

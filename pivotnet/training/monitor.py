@@ -1,4 +1,4 @@
-"""What rank 0 tells while it trains: a progress line, a log file, TensorBoard curves. Other ranks tell nothing."""
+"""What rank 0 shows while it trains: a progress line, a log file, TensorBoard curves. Other ranks show nothing."""
 
 from __future__ import annotations
 
@@ -12,19 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LOG_NAME = "train.log"
-_SMOOTHING = 0.9  # of the step time on the progress line
-
-
-def describe_step(step: int, total: int, loss: float | None, lr: float, seconds: float | None, wait: float) -> str:
-    """One line of progress; ``wait`` is the share of a step spent waiting for data."""
-    parts = [f"step {step}/{total}", f"loss {loss:.4f}", f"lr {lr:.3g}"]
-    if seconds is not None:
-        parts += [f"{seconds:.3f} s/step", f"wait {100 * wait:.0f}%"]
-    return "  ".join(parts)
+SMOOTHING = 0.9  # of the step time and the share of waiting on the progress line
+GIB = 1 << 30
 
 
 class Monitor:
-    """Console, train.log and TensorBoard of one run.
+    """Console, train.log and TensorBoard of one run; a context manager.
 
     Args:
         folder: output folder.
@@ -39,7 +32,7 @@ class Monitor:
         self.log_every = log_every
         self.enabled = enabled
         self.seconds: float | None = None
-        self.wait = 0.0
+        self.wait = 0.0  # share of a step spent waiting for data
         if not enabled:
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -58,42 +51,51 @@ class Monitor:
         self.task = self.progress.add_task("training", total=total_steps, completed=start_step, note="")
         self.progress.start()
 
-    def say(self, text: str) -> None:
-        """A line on the console and, with the time, in the log file."""
-        if self.enabled:
-            self.progress.console.print(text, markup=False)
-            self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+    def __enter__(self) -> Monitor:
+        return self
 
-    def step(self, record: Mapping[str, Any], memory: int) -> None:
-        """Take note of a finished step, given as its record (see timing.py) and the peak memory in bytes."""
-        if not self.enabled:
-            return
-        seconds = record["seconds"]
-        if seconds is not None:
-            keep = 0.0 if self.seconds is None else _SMOOTHING
-            self.seconds = keep * (self.seconds or 0.0) + (1 - keep) * seconds
-            self.wait = keep * self.wait + (1 - keep) * record["data_wait"] / seconds
-        done = record["step"] + 1
-        line = describe_step(done, self.total_steps, record["loss"], record["lr"], self.seconds, self.wait)
-        line += f"  {memory / 2**30:.2f} GiB"
-        self.progress.update(self.task, completed=done, note=line.split("  ", 1)[1])
-        if done % self.log_every and done != self.total_steps:
-            return
-        self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-        if not self.console.is_terminal:
-            self.console.print(line, markup=False)
-        self.curves.add_scalar("train/loss", record["loss"], done)
-        for name, value in record["terms"].items():
-            self.curves.add_scalar(f"train/{name}", value, done)
-        self.curves.add_scalar("meta/learning_rate", record["lr"], done)
-        if seconds is not None:
-            self.curves.add_scalar("meta/step_seconds", seconds, done)
-            self.curves.add_scalar("meta/data_wait_seconds", record["data_wait"], done)
-
-    def close(self) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Leave the terminal in order and the files complete."""
         if self.enabled:
             self.progress.stop()
             for stream in (self.curves, self.log):
-                with contextlib.suppress(OSError):  # a full disk has been told already
+                with contextlib.suppress(OSError):  # a full disk has been reported already
                     stream.close()
+
+    def say(self, text: str) -> None:
+        """A line on the console and, with the time, in the log file."""
+        if self.enabled:
+            self.console.print(text, markup=False)
+            self._write(text)
+
+    def _write(self, text: str) -> None:
+        self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def step(self, record: Mapping[str, Any], memory: int) -> None:
+        """Take note of a finished step, given as its record (see records.py) and the peak memory in bytes."""
+        if not self.enabled:
+            return
+        done = record["step"] + 1
+        note = self._describe(record, memory)
+        self.progress.update(self.task, completed=done, note=note)
+        if done % self.log_every and done != self.total_steps:
+            return
+        line = f"step {done}/{self.total_steps}  {note}"
+        self._write(line)
+        if not self.console.is_terminal:
+            self.console.print(line, markup=False)
+        values = {"train/loss": record["loss"], "meta/learning_rate": record["lr"]}
+        values.update({f"train/{name}": value for name, value in record["terms"].items()})
+        if record["seconds"] is not None:
+            values.update({"meta/step_seconds": record["seconds"], "meta/data_wait_seconds": record["data_wait"]})
+        for name, value in values.items():
+            self.curves.add_scalar(name, value, done)
+
+    def _describe(self, record: Mapping[str, Any], memory: int) -> str:
+        seconds = record["seconds"]
+        if seconds is not None:
+            keep = 0.0 if self.seconds is None else SMOOTHING
+            self.seconds = keep * (self.seconds or 0.0) + (1 - keep) * seconds
+            self.wait = keep * self.wait + (1 - keep) * record["data_wait"] / seconds
+        pace = "" if self.seconds is None else f"  {self.seconds:.3f} s/step  wait {100 * self.wait:.0f}%"
+        return f"loss {record['loss']:.4f}  lr {record['lr']:.3g}{pace}  {memory / GIB:.2f} GiB"

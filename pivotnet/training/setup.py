@@ -1,10 +1,9 @@
-"""From options to everything that a run needs before its first step."""
+"""What a training run is told, and what is made of it before the first step."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,7 @@ import torch
 from pivotnet import checkpoint as checkpoints
 from pivotnet import device as devices
 from pivotnet.config import Config, preset
-from pivotnet.data.dataset import Loader, build_loader
-from pivotnet.data.sampler import TrainingSampler, steps_per_epoch
-from pivotnet.data.tokens import DEFAULT_DATA_ROOT, read_split
+from pivotnet.data.sampler import steps_per_epoch
 from pivotnet.distributed import Ranks, agreed
 from pivotnet.errors import PivotNetError
 from pivotnet.model.backbone.pretrained import load_pretrained
@@ -28,17 +25,44 @@ AMP = {"none": None, "bf16": torch.bfloat16}
 SAVE_AT_LEAST = 200  # steps between checkpoints, where an epoch is shorter
 
 
-def configuration(args: argparse.Namespace) -> Config:
+@dataclass(frozen=True)
+class Options:
+    """What a run is told; ``pivotnet train --help`` describes each."""
+
+    preset: str
+    data_root: str
+    split: str = "train"
+    output: Path | None = None  # outputs/PRESET
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    backbone_lr: float | None = None
+    amp: str = "none"
+    allow_tf32: bool = False
+    seed: int = 0
+    deterministic: bool = False
+    resume: str | None = None  # a checkpoint, or "" for the newest one in the output folder
+    pretrained: Path | None = None
+    backbone_weights: Path | None = None
+    checkpointing: bool | None = None
+    graph: bool = False
+    workers: int | None = None
+    save_every: int | None = None
+    keep: int = 3
+    log_every: int = 10
+    evaluate: str = ""  # splits, separated by commas
+    profile: int | None = None  # steps
+
+    @property
+    def precision(self) -> str:
+        return "float32" if self.amp == "none" else self.amp
+
+
+def configuration(options: Options) -> Config:
     """The preset with the options' changes."""
-    config = preset(args.preset)
-    optim: dict[str, Any] = {}
-    if args.epochs is not None:
-        optim["epochs"] = args.epochs
-    if args.batch_size is not None:
-        optim["batch_size"] = args.batch_size
-    model: dict[str, Any] = {}
-    if args.checkpointing is not None:
-        model["checkpointing"] = args.checkpointing
+    config = preset(options.preset)
+    model, optim = _given(options, "checkpointing"), _given(options, "epochs", "batch_size")
     return dataclasses.replace(
         config,
         optim=dataclasses.replace(config.optim, **optim),
@@ -46,37 +70,22 @@ def configuration(args: argparse.Namespace) -> Config:
     )
 
 
-def resume_path(args: argparse.Namespace, output: Path) -> Path | None:
-    """The checkpoint to go on from; None to start anew.
-
-    Raises:
-        PivotNetError: the output folder holds another run.
-    """
-    if args.resume:
-        return Path(args.resume)
-    found = checkpoints.list_checkpoints(output / "checkpoints")
-    if args.resume is None and found:
-        raise PivotNetError(f"{output} holds a run already ({found[-1].name}): give --resume, or another --output")
-    return found[-1] if found else None
+def _given(options: Options, *names: str) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
-def check_resumed(state: dict[str, Any], path: Path, config: Config, run: Run, ranks: Ranks) -> None:
-    """Raise PivotNetError unless the checkpoint can go on under these options."""
-    if "pivotnet" not in state:
-        raise PivotNetError(f"checkpoint {path} is of upstream, its run cannot be resumed here: use --pretrained")
-    saved = checkpoints.config_from_dict(state["pivotnet"]["config"])
-    if saved.name != config.name:
-        raise PivotNetError(
-            f"checkpoint {path} is of preset {saved.name} ({saved.model.backbone} backbone), "
-            f"not {config.name} ({config.model.backbone}): choose that preset, or another --output"
-        )
-    before = state["pivotnet"]
-    for what, old, new in (
-        ("samples a step", before["world_size"] * before["batch_size"], ranks.world_size * config.optim.batch_size),
-        ("seed", before["seed"], run.seed),
-    ):
-        if old != new:
-            raise PivotNetError(f"checkpoint {path} was trained with {what} = {old}, now it is {new}: keep it")
+def plan_run(options: Options, config: Config, samples: int, ranks: Ranks) -> Run:
+    """Lengths and folders of a run over a split of so many samples."""
+    epoch = steps_per_epoch(samples, config.optim.batch_size, ranks.world_size)
+    same = ("seed", "keep", "lr", "backbone_lr", "allow_tf32", "graph", "backbone_weights", "pretrained")
+    return Run(
+        output=options.output or Path("outputs") / config.name,
+        steps=options.steps or config.optim.epochs * epoch,
+        steps_per_epoch=epoch,
+        save_every=options.save_every or max(epoch, SAVE_AT_LEAST),
+        amp=AMP[options.amp],
+        **{name: getattr(options, name) for name in same},
+    )
 
 
 def build_trainer(config: Config, device: torch.device, ranks: Ranks, run: Run) -> Trainer:
@@ -112,63 +121,40 @@ def _check_graph(config: Config, device: torch.device, ranks: Ranks) -> None:
         raise PivotNetError("--graph cannot take recomputed activations: give --no-checkpointing")
 
 
-class Setup:
-    """Everything that is made before the first step; may fail in one rank alone.
+def find_resumed(options: Options, output: Path) -> Path | None:
+    """The checkpoint to go on from; None to start anew.
 
     Raises:
-        PivotNetError: an option, the data set, a checkpoint or a weight file is not right.
+        PivotNetError: the output folder holds another run.
     """
+    if options.resume:
+        return Path(options.resume)
+    found = checkpoints.list_checkpoints(output / "checkpoints")
+    if options.resume is None and found:
+        raise PivotNetError(f"{output} holds a run already ({found[-1].name}): give --resume, or another --output")
+    return found[-1] if found else None
 
-    def __init__(self, args: argparse.Namespace, ranks: Ranks, device: torch.device) -> None:
-        self.config = config = configuration(args)
-        if args.deterministic:
-            devices.set_deterministic()
-        self.data_root = root = args.data_root or os.environ.get("DATA_ROOT") or DEFAULT_DATA_ROOT
-        self.tokens = read_split(root, args.split)
-        self.evaluate = {name: read_split(root, name) for name in args.evaluate.split(",") if name}
-        self.output: Path = args.output or Path("outputs") / config.name
-        self.resume = resume_path(args, self.output)
-        self.state = checkpoints.read_checkpoint(self.resume) if self.resume else None
 
-        batch_size = config.optim.batch_size
-        epoch = steps_per_epoch(len(self.tokens), batch_size, ranks.world_size)
-        self.run = Run(
-            output=self.output,
-            steps=args.steps or config.optim.epochs * epoch,
-            steps_per_epoch=epoch,
-            seed=args.seed,
-            save_every=args.save_every or max(epoch, SAVE_AT_LEAST),
-            keep=args.keep,
-            lr=args.lr,
-            backbone_lr=args.backbone_lr,
-            amp=AMP[args.amp],
-            allow_tf32=args.allow_tf32,
-            graph=args.graph,
-            backbone_weights=args.backbone_weights,
-            pretrained=args.pretrained,
+def read_resumed(path: Path, config: Config, run: Run, ranks: Ranks) -> dict[str, Any]:
+    """The state of a checkpoint that can go on as this run.
+
+    Raises:
+        PivotNetError: it is of upstream, or of another preset, seed or number of samples a step.
+    """
+    state = checkpoints.read_checkpoint(path)
+    if "pivotnet" not in state:
+        raise PivotNetError(f"checkpoint {path} is of upstream, its run cannot be resumed here: use --pretrained")
+    before = state["pivotnet"]
+    saved = checkpoints.config_from_dict(before["config"])
+    if saved.name != config.name:
+        raise PivotNetError(
+            f"checkpoint {path} is of preset {saved.name} ({saved.model.backbone} backbone), "
+            f"not {config.name} ({config.model.backbone}): choose that preset, or another --output"
         )
-        self.start_step = 0
-        if self.resume and self.state:
-            check_resumed(self.state, self.resume, config, self.run, ranks)
-            self.start_step = self.state["pivotnet"]["step"]
-            if self.start_step > self.run.steps or (self.start_step == self.run.steps and not self.evaluate):
-                raise PivotNetError(f"{self.resume} has all of the {self.run.steps} steps asked for: give more --steps")
-
-        self.loader: Loader = build_loader(
-            config,
-            root,
-            self.tokens,
-            sampler=TrainingSampler(
-                len(self.tokens),
-                batch_size,
-                seed=args.seed,
-                rank=ranks.rank,
-                world_size=ranks.world_size,
-                start_step=self.start_step,
-                stop_step=self.run.steps,
-            ),
-            with_targets=True,
-            workers=args.workers,
-            device=device,
-            local_ranks=ranks.local_world_size,
-        )
+    for what, old, new in (
+        ("samples a step", before["world_size"] * before["batch_size"], ranks.world_size * config.optim.batch_size),
+        ("seed", before["seed"], run.seed),
+    ):
+        if old != new:
+            raise PivotNetError(f"checkpoint {path} was trained with {what} = {old}, now it is {new}: keep it")
+    return state

@@ -8,14 +8,13 @@ import socket
 import sys
 import threading
 import time
-from typing import Any
 
 EXIT_STATUS = 128 + signal.SIGTERM  # 143, as if the signal had ended the process
 GRACE_SECONDS = 5.0  # without a finished step after the signal; long steps get three of their own lengths
 
 
 class Shutdown:
-    """Whether this process was asked to stop.
+    """Whether this process was asked to stop; a context manager that catches SIGTERM (main thread only).
 
     torchrun sends SIGTERM to the ranks that are left when one has died. Those wait in a collective that may never
     end, where Python's own signal handlers do not run; so a thread that hears of the signal at once ends the process
@@ -28,19 +27,17 @@ class Shutdown:
         self.progress = time.monotonic()
         self.started = False
         self.longest_step = 0.0
-        self.previous: Any = None
 
-    def install(self) -> None:
-        """Catch SIGTERM from now on (main thread only)."""
+    def __enter__(self) -> Shutdown:
         self.receiver, self.sender = socket.socketpair()
         self.sender.setblocking(False)
         signal.set_wakeup_fd(self.sender.fileno(), warn_on_full_buffer=False)
         self.previous = signal.signal(signal.SIGTERM, lambda _number, _frame: None)
         self.progress = time.monotonic()
         threading.Thread(target=self._watch, daemon=True).start()
+        return self
 
-    def remove(self) -> None:
-        """Give the signal back."""
+    def __exit__(self, *exception: object) -> None:
         signal.signal(signal.SIGTERM, self.previous)
         signal.set_wakeup_fd(-1)
         self.sender.close()

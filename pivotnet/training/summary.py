@@ -1,92 +1,212 @@
-"""What a run is, told at its start, and what it was, summed up at its end."""
+"""What a run was: OUTPUT/summary.json, which rank 0 writes when the run ends, and the "Final result" made from it.
+
+    preset, device, device_name, ranks, batch_size, global_batch, precision, seed
+    steps, start_step, epochs, steps_per_epoch, samples
+    step_seconds     {"median", "p90", "count", "warmup"} over the counted steps of all ranks (null without any)
+    fps              global_batch / median
+    data_wait_share  share of the counted time spent waiting for data
+    train_seconds    seconds inside the loop, of this process and those it resumed; wall_seconds adds start-up
+    peak_memory_bytes  largest of all ranks (device allocator; on a CPU resident memory)
+    final_loss, final_terms  of the last step
+    finished         false when SIGTERM ended the run early
+    checkpoint       path of the last checkpoint, relative to OUTPUT
+    evaluation       {split: result of pivotnet evaluate}, where asked for
+    versions         of Python and the packages
+
+Training here and in the patched tree of upstream writes the same summary.
+"""
 
 from __future__ import annotations
 
-import argparse
-import json
+import dataclasses
+import os
+import platform
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pivotnet import device as devices
 from pivotnet.distributed import Ranks, gather_objects
-from pivotnet.files import atomic_write
-from pivotnet.training.loop import Trainer
-from pivotnet.training.setup import Setup
-from pivotnet.training.timing import counted_times, read_records, records_path, summarise, warmup_steps
+from pivotnet.errors import PivotNetError
+from pivotnet.files import read_json, write_json
+from pivotnet.training.records import counted_times, read_records, records_path
+
+SUMMARY = "summary.json"
+REQUIRED = ("preset", "ranks", "batch_size", "global_batch", "step_seconds", "wall_seconds", "finished")
+TITLE = "------------------ Final result ------------------"
+NETWORK = "PivotNet"
+KINDS = {"performance": "performance", "full": "acc"}  # run script -> ending of its case name
+GIB = 1 << 30
 
 
-def write_config(setup: Setup, args: argparse.Namespace) -> None:
-    """OUTPUT/config.json: the preset in full, and the options."""
-    options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    with atomic_write(setup.output / "config.json", "w") as stream:
-        json.dump({"preset": setup.config.to_dict(), "options": options}, stream, indent=2)
-        stream.write("\n")
+@dataclass(frozen=True)
+class Description:
+    """What is known of a run before it starts; the fields are keys of the summary."""
+
+    preset: str
+    batch_size: int  # samples a rank
+    precision: str
+    seed: int
+    epochs: int
+    steps_per_epoch: int
+    samples: int
+    start_step: int
 
 
-def describe_run(
-    setup: Setup, args: argparse.Namespace, rates: tuple[float, ...], ranks: Ranks, device: torch.device
-) -> list[str]:
-    """Lines for the console and the log: versions, device, precision, rates, data, where it starts."""
-    config, run = setup.config, setup.run
-    where = "in memory" if setup.loader.dataset.cached is not None else "from disk"
-    lines = [
-        " ".join(f"{name} {version}" for name, version in devices.versions().items()),
-        f"{config.name} on {ranks.world_size} x {device.type} ({devices.device_name(device)}), "
-        f"batch {config.optim.batch_size} a rank, {_precision(args)}, TF32/HF32 {'on' if run.allow_tf32 else 'off'}, "
-        f"lr {rates[0]:g}, backbone {rates[1]:g}",
-        f"{len(setup.tokens)} samples ({where}, {setup.loader.loader.num_workers} workers a rank), "
-        f"{run.steps_per_epoch} steps an epoch, until step {run.steps}",
-    ]
-    if setup.resume:
-        lines.append(f"resumed from {setup.resume} at step {setup.start_step}")
-    elif args.resume is not None:
-        lines.append(f"nothing to resume in {setup.output}: starting at step 0")
-    if not (args.backbone_weights or args.pretrained or setup.resume):
-        lines.append("the backbone starts untrained: give --backbone-weights for upstream's accuracy")
-    return lines
+def step_statistics(counted: list[tuple[float, float]], warmup: int | None = None) -> dict[str, Any]:
+    """``step_seconds`` and ``data_wait_share`` of counted steps (see ``counted_times``)."""
+    if not counted:
+        return {"step_seconds": None, "data_wait_share": None}
+    seconds, waits = np.array(counted).T
+    times = {
+        "median": float(np.median(seconds)),
+        "p90": float(np.percentile(seconds, 90)),
+        "count": len(seconds),
+        "warmup": warmup,
+    }
+    return {"step_seconds": times, "data_wait_share": float(waits.sum() / seconds.sum())}
 
 
-def _precision(args: argparse.Namespace) -> str:
-    return "float32" if args.amp == "none" else args.amp
-
-
-def summarise_run(
-    setup: Setup, trainer: Trainer, args: argparse.Namespace, ranks: Ranks, device: torch.device, finished: bool
+def summarise(
+    folder: Path,
+    description: Description,
+    ranks: Ranks,
+    device: torch.device,
+    *,
+    warmup: int,
+    started: float,
+    train_seconds: float,
+    finished: bool = True,
+    checkpoint: Path | None = None,
 ) -> dict[str, Any]:
-    """summary.json's content (see timing.py) out of the records of all ranks; every rank calls this."""
-    config, run = setup.config, setup.run
-    path = records_path(setup.output, ranks.rank)
-    gathered = gather_objects((*counted_times(path), devices.peak_memory(device)), ranks)
-    last = list(read_records(path))[-1]
-    global_batch = config.optim.batch_size * ranks.world_size
+    """The summary, out of the records of all ranks; every rank calls this, after one step at the least.
+
+    Args:
+        folder: the run's output.
+        warmup: steps that were not counted.
+        started: ``time.perf_counter()`` when the process started.
+        train_seconds: in the loop.
+        finished: False if the run was stopped.
+        checkpoint: the last one.
+    """
+    records = list(read_records(records_path(folder, ranks.rank)))
+    last = records[-1]
+    gathered = gather_objects((counted_times(records), devices.peak_memory(device)), ranks)
+    statistics = step_statistics([step for counted, _ in gathered for step in counted], warmup)
+    times = statistics["step_seconds"]
+    global_batch = description.batch_size * ranks.world_size
     return {
-        "preset": config.name,
+        **dataclasses.asdict(description),
         "device": device.type,
         "device_name": devices.device_name(device),
         "ranks": ranks.world_size,
-        "batch_size": config.optim.batch_size,
         "global_batch": global_batch,
-        "precision": _precision(args),
-        "seed": run.seed,
-        "steps": trainer.step,
-        "start_step": setup.start_step,
-        "epochs": config.optim.epochs,
-        "steps_per_epoch": run.steps_per_epoch,
-        "samples": len(setup.tokens),
-        **summarise(
-            [seconds for times, _, _ in gathered for seconds in times],
-            [seconds for _, waits, _ in gathered for seconds in waits],
-            global_batch,
-            warmup_steps(run.steps - setup.start_step),
-        ),
-        "train_seconds": trainer.elapsed,
-        "peak_memory_bytes": max(memory for _, _, memory in gathered),
+        "steps": last["step"] + 1,
+        **statistics,
+        "fps": global_batch / times["median"] if times else None,
+        "train_seconds": train_seconds,
+        "wall_seconds": time.perf_counter() - started,
+        "peak_memory_bytes": max(memory for _, memory in gathered),
         "final_loss": last["loss"],
         "final_terms": last["terms"],
         "finished": finished,
-        "checkpoint": str(trainer.checkpoint.relative_to(setup.output)) if trainer.checkpoint else None,
+        "checkpoint": os.path.relpath(checkpoint, folder) if checkpoint else None,
         "evaluation": {},
         "versions": devices.versions(),
     }
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write OUTPUT/summary.json."""
+    write_json(folder / SUMMARY, summary, indent=2)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary of the run in ``folder``.
+
+    Raises:
+        PivotNetError: there is none, because the run did not end, or it is damaged.
+    """
+    path = folder / SUMMARY
+    if not path.exists():
+        raise PivotNetError(f"{folder} has no {SUMMARY}: the run did not end; go on with --resume")
+    summary = read_json(path, "run the training again")
+    missing = [key for key in REQUIRED if not isinstance(summary, dict) or key not in summary]
+    if missing:
+        raise PivotNetError(f"{path} lacks {missing[0]!r}: it was not written by pivotnet train of this version")
+    return summary
+
+
+def earlier_seconds(summary: dict[str, Any], folder: Path) -> float:
+    """Seconds that the processes which this run resumed have trained, up to the checkpoint that it went on from."""
+    if not summary.get("start_step"):
+        return 0.0
+    records = read_records(records_path(folder, 0))
+    own = sum(record["seconds"] or 0.0 for record in records if record["step"] >= summary["start_step"])
+    return max(0.0, summary["train_seconds"] - own)
+
+
+def case_name(summary: dict[str, Any], kind: str) -> str:
+    """Name of the case as the published scripts build it, such as PivotNet_bs1_8p_performance."""
+    return f"{NETWORK}_bs{summary['batch_size']}_{summary['ranks']}p_{KINDS[kind]}"
+
+
+def final_lines(summary: dict[str, Any], kind: str, earlier: float = 0.0) -> list[str]:
+    """The lines "key: value" of the Final result, with the keys that users of the published port parse.
+
+    Args:
+        summary: of a finished run.
+        kind: performance or full; the latter needs the evaluation of the val split, and prints that of the train split
+            where it was made.
+        earlier: ``earlier_seconds``, added to the run's duration.
+
+    Raises:
+        PivotNetError: the run did not finish, or did not measure what the block has to say.
+    """
+    times = summary["step_seconds"]
+    if not summary["finished"]:
+        raise PivotNetError("the run was stopped before its end, so there is no final result; go on with --resume")
+    if times is None:
+        raise PivotNetError("no step was timed: each was warm-up or came behind a checkpoint; run more steps")
+    lines = [
+        f"Network: {NETWORK}",
+        f"RankSize: {summary['ranks']}",
+        f"BatchSize: {summary['batch_size']}",
+        f"DeviceType: {platform.machine()}",
+        f"CaseName: {case_name(summary, kind)}",
+        f"E2E Training Duration sec: {summary['wall_seconds'] + earlier:.0f}",
+        f"Final Performance sec/iter: {times['median']:.4f}",
+        f"ActualFPS: {summary['global_batch'] / times['median']:.4f}",
+    ]
+    if kind == "full":
+        lines += _accuracy(summary)
+    if earlier:
+        step = summary["start_step"]
+        lines.append(f"Resumed at step: {step}, after {earlier:.0f} s of training, counted above")
+    return lines + [
+        f"Preset: {summary['preset']}",
+        f"Device: {summary['device']} ({summary['device_name']})",
+        f"Step p90 sec/iter: {times['p90']:.4f}",
+        f"Steps timed: {times['count']} on {summary['ranks']} ranks, after {times['warmup']} of warm-up",
+        f"Data wait share: {summary['data_wait_share']:.4f}",
+        f"Peak device memory GiB: {summary['peak_memory_bytes'] / GIB:.2f}",
+    ]
+
+
+def _accuracy(summary: dict[str, Any]) -> list[str]:
+    """mAP in percent with one decimal, as evaluation's table prints it."""
+    evaluation = summary.get("evaluation", {})
+    if "val" not in evaluation:
+        raise PivotNetError("the run was not evaluated on the val split; run pivotnet evaluate on its checkpoint")
+    lines = []
+    for split, suffix in (("val", ""), ("train", "_train")):
+        if split in evaluation:
+            percent = evaluation[split]["average"]["percent"]
+            for key in ("mAP_hard", "mAP_easy"):
+                value = percent[key]
+                lines.append(f"{key}{suffix}: {'nan' if value is None else format(value, '.1f')}")
+    return lines

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -19,15 +19,10 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from pivotnet.checkpoint import (
-    host_optimizer_state,
-    host_state,
-    load_optimizer_state,
-    read_checkpoint,
-    save_checkpoint,
-)
+from pivotnet.checkpoint import load_optimizer_state, read_checkpoint, save_checkpoint, upstream_state
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike
+from pivotnet.upstream.performance import stack_values
 
 WINDOW = 50  # steps over which printed losses are averaged
 
@@ -35,7 +30,7 @@ WINDOW = 50  # steps over which printed losses are averaged
 class Callback:
     """Called by upstream's executors where a method of the right name exists; on the ranks of ``enabled_rank``."""
 
-    enabled_rank: Optional[list[int]] = None  # None: all
+    enabled_rank: list[int] | None = None  # None: all
 
 
 class MasterOnlyCallback(Callback):
@@ -51,9 +46,9 @@ class CheckPointSaver(MasterOnlyCallback):
         self,
         local_path: PathLike,
         filename: str = "checkpoint_epoch_{epoch}.pth",
-        remote_path: Optional[str] = None,
+        remote_path: str | None = None,
         save_interval: int = 1,
-        num_keep_latest: Optional[int] = None,
+        num_keep_latest: int | None = None,
     ) -> None:
         self.local_path, self.filename, self.remote_path = local_path, filename, remote_path
         self.save_interval, self.num_keep_latest = save_interval, num_keep_latest
@@ -64,14 +59,8 @@ class CheckPointSaver(MasterOnlyCallback):
         if (epoch + 1) % self.save_interval:
             return
         model = trainer.model.module if isinstance(trainer.model, DistributedDataParallel) else trainer.model
-        state = {
-            "epoch": trainer.epoch,
-            "it": trainer.global_step,
-            "global_step": trainer.global_step,
-            "model_state": host_state(model),
-            "optimizer_state": host_optimizer_state(trainer.optimizer),
-            "callback": {type(cb).__name__: cb.state_dict() for cb in trainer.callbacks if hasattr(cb, "state_dict")},
-        }
+        callback = {type(cb).__name__: cb.state_dict() for cb in trainer.callbacks if hasattr(cb, "state_dict")}
+        state = upstream_state(model, trainer.optimizer, trainer.epoch, trainer.global_step, callback)
         folder = Path(self.local_path)
         save_checkpoint(folder / self.filename.format(epoch=epoch), state)
         if update_best_ckpt:
@@ -127,7 +116,6 @@ class ClearMLCallback(MasterOnlyCallback):
         self._tasks, self.task_id = Task, None
 
     def after_init(self, executor: Any) -> None:
-        """Open a task, or the one of the run that is resumed."""
         if self.task_id is None:
             options = {"reuse_last_task_id": False, "continue_last_task": False}
             self.task = self._tasks.init("det3d", executor.exp.exp_name, auto_connect_frameworks=False, **options)
@@ -137,11 +125,9 @@ class ClearMLCallback(MasterOnlyCallback):
         self.task.connect(executor.exp)
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
         return {"task_id": self.task.task_id}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From the checkpoint."""
         self.task_id = state_dict["task_id"]
 
 
@@ -151,7 +137,7 @@ class ProgressBar(MasterOnlyCallback):
     def __init__(self, logger: Any = None) -> None:
         self.logger = logger
         self.console = Console(stderr=True)
-        self.bar: Optional[Progress] = None
+        self.bar: Progress | None = None
 
     def setup(self, trainer: Any) -> None:
         """Let log lines appear above the bar."""
@@ -165,27 +151,18 @@ class ProgressBar(MasterOnlyCallback):
             self.logger.add(lambda text: self.console.print(text, end="", markup=False, highlight=False))
 
     def before_epoch(self, trainer: Any, epoch: int) -> None:
-        """Start an epoch."""
         if self.bar is not None:
             self.bar.start()
             title = f"epoch {epoch + 1}/{trainer.exp.max_epoch}"
             self.bar.reset(self.steps, total=len(trainer.train_dataloader), description=title)
 
     def after_step(self, trainer: Any, step: int, data_dict: Any, **result: Any) -> None:
-        """One step more."""
         if self.bar is not None:
             self.bar.advance(self.steps)
 
     def after_train(self, trainer: Any) -> None:
-        """Take the bar away."""
         if self.bar is not None:
             self.bar.stop()
-
-
-def _values(loss: Tensor, extra: Optional[dict[str, Any]]) -> Tensor:
-    """Loss and terms [1 + terms], on their device."""
-    numbers = [torch.as_tensor(value, dtype=torch.float32, device=loss.device) for value in (extra or {}).values()]
-    return torch.stack([loss.detach().float(), *numbers])
 
 
 class TextMonitor(MasterOnlyCallback):
@@ -196,14 +173,13 @@ class TextMonitor(MasterOnlyCallback):
         self.window: deque[Tensor] = deque(maxlen=WINDOW)
 
     def before_epoch(self, trainer: Any, epoch: int) -> None:
-        """The learning rate of the epoch."""
         trainer.logger.info(f"e:{epoch} learning rate = {trainer.optimizer.param_groups[0]['lr']:.6f}")
         self.total_step = len(trainer.train_dataloader)
 
     def after_step(self, trainer: Any, step: int, data_dict: Any, **result: Any) -> None:
         """Means over the last steps; raises PivotNetError if one of them is not finite."""
         extra = result["extra"] or {}
-        self.window.append(_values(result["loss"], extra))
+        self.window.append(stack_values(result["loss"], extra))
         if step % self.interval:
             return
         loss, *terms = torch.stack(list(self.window)).mean(dim=0).tolist()
@@ -221,25 +197,22 @@ class TensorBoardMonitor(MasterOnlyCallback):
         self.log_dir, self.interval = str(log_dir), interval
 
     def before_train(self, trainer: Any) -> None:
-        """Open the curves."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and needed by one rank only
 
         self.writer = SummaryWriter(self.log_dir)
 
     def after_step(self, trainer: Any, step: int, data_dict: Any, **result: Any) -> None:
-        """Epoch, learning rate, loss and its terms."""
         at = trainer.global_step
         if at % self.interval:
             return
         extra = result["extra"] or {}
-        values = _values(result["loss"], extra).tolist()
+        values = stack_values(result["loss"], extra).tolist()
         self.writer.add_scalar("epoch", trainer.epoch, at)
         self.writer.add_scalar("meta_data/learning_rate", trainer.optimizer.param_groups[0]["lr"], at)
         for name, value in zip(["loss", *extra], values):
             self.writer.add_scalar(f"train/{name}", value, at)
 
     def after_train(self, trainer: Any) -> None:
-        """Write what is left."""
         self.writer.close()
 
 
@@ -250,5 +223,4 @@ class ClipGrad(Callback):
         self.max_norm = max_norm
 
     def before_optimize(self, trainer: Any) -> None:
-        """Clip."""
         clip_grad_norm_(trainer.model.parameters(), self.max_norm)

@@ -7,11 +7,12 @@ CPU counts as one card unless CARDS says otherwise.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import socket
 import sys
 import warnings
-from typing import Any, Optional
+from typing import Any
 
 import torch.distributed as dist
 from torch import nn
@@ -30,7 +31,7 @@ from pivotnet.upstream.performance import Performance, requested_steps
 DEVICE = "PIVOTNET_DEVICE"  # npu, cuda or cpu; the first of them that works where it is not set
 
 
-def parse_cards(text: Optional[str]) -> list[int]:
+def parse_cards(text: str | None) -> list[int]:
     """ "0-3" -> [0, 1, 2, 3]; "0,2" -> [0, 2]; nothing -> [].
 
     Raises:
@@ -65,17 +66,8 @@ def count_cards(listed: list[int]) -> int:
     return count
 
 
-class ShareFSUUIDNameServer:
-    """Nothing is shared through files any more: torchrun, or the environment, tells ranks where the first one is."""
-
-    def __init__(self, is_master: bool) -> None:
-        self.is_master = is_master
-
-    def __enter__(self) -> ShareFSUUIDNameServer:
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        return None
+class ShareFSUUIDNameServer(contextlib.nullcontext):
+    """Ranks find each other through torchrun's environment, or that of the process which started them."""
 
 
 class RlaunchReplicaEnv:
@@ -89,7 +81,7 @@ class RlaunchReplicaEnv:
 
     enabled_rank = None  # called back on every rank
 
-    def __init__(self, sync_bn: int = 0, devices: Optional[str] = None, find_unused_parameters: bool = False) -> None:
+    def __init__(self, sync_bn: int = 0, devices: str | None = None, find_unused_parameters: bool = False) -> None:
         sys.excepthook = hand_over
         end_with_parent()
         self.sync_bn, self.find_unused_parameters = int(sync_bn), find_unused_parameters
@@ -106,15 +98,12 @@ class RlaunchReplicaEnv:
         self.performance = Performance(requested_steps(), self.device)
 
     def world_size(self) -> int:
-        """Number of ranks."""
         return self._world
 
     def global_rank(self) -> int:
-        """This process among all."""
         return self._rank
 
     def local_rank(self) -> int:
-        """This process among those of the machine."""
         return self._local
 
     def rate_devices(self) -> int:
@@ -153,7 +142,6 @@ class RlaunchReplicaEnv:
 
     @staticmethod
     def cleanup() -> None:
-        """Close the process group."""
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -170,7 +158,7 @@ class RlaunchReplicaEnv:
             convert_sync_batch_norm(executor.model, self._batch_norm_group())
         devices.set_reduced_precision(False)
 
-    def _batch_norm_group(self) -> Optional[dist.ProcessGroup]:
+    def _batch_norm_group(self) -> dist.ProcessGroup | None:
         size = self.sync_bn
         if size == 1 or size >= self._world:
             return None
@@ -191,24 +179,20 @@ class RlaunchReplicaEnv:
         )
 
     def before_train(self, executor: Any) -> None:
-        """Callback."""
         self.performance.begin(executor)
 
     def before_step(self, executor: Any, step: int, data_dict: Any) -> None:
-        """Callback."""
-        self.performance.loaded()
+        self.performance.timer.loaded()
 
     def after_step(self, executor: Any, step: int, data_dict: Any, **result: Any) -> None:
-        """Callback; ``result``: loss and extra (terms) of a training step."""
+        # loss and extra (terms) of a training step; an evaluation has none
         if "loss" in result:
             self.performance.step(executor, result["loss"], result["extra"])
 
     def after_epoch(self, executor: Any, epoch: int, update_best_ckpt: bool = False) -> None:
-        """Callback."""
-        self.performance.epoch_done()
+        self.performance.timer.disturb()  # a checkpoint or an evaluation
 
     def after_train(self, executor: Any) -> None:
-        """Callback."""
         self.performance.finish(executor)
 
 

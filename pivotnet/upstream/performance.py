@@ -1,33 +1,34 @@
 """Step times of upstream's trainer, written as ``pivotnet train`` writes them.
 
-Every run leaves steps.rank<R>.jsonl and summary.json (training/timing.py says what is in them) in PIVOTNET_OUTPUT, or
-the run's own output folder, where ``pivotnet report`` finds them. PIVOTNET_PERFORMANCE_FLAG=1 stops after
-PIVOTNET_PERFORMANCE_STEPS steps (1500) and prints the Final result.
+Every run leaves steps.rank<R>.jsonl (see training/records.py) and summary.json (see training/summary.py) in
+PIVOTNET_OUTPUT, or the run's own output folder, where ``pivotnet report`` finds them. PIVOTNET_PERFORMANCE_FLAG=1 stops
+after PIVOTNET_PERFORMANCE_STEPS steps (1500) and prints the Final result.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from pivotnet import device as devices
-from pivotnet.distributed import Ranks, gather_objects
+from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
-from pivotnet.report.final import TITLE, final_lines
-from pivotnet.training.timing import (
-    StepRecords,
-    StepTimer,
-    counted_times,
+from pivotnet.files import make_folder
+from pivotnet.training.records import StepRecords, StepTimer, warmup_steps
+from pivotnet.training.summary import (
+    SUMMARY,
+    TITLE,
+    Description,
+    final_lines,
+    read_summary,
     summarise,
-    warmup_steps,
     write_summary,
 )
 
@@ -36,7 +37,7 @@ DEFAULT_STEPS = 1500
 READ_EVERY = 10  # steps: losses are read together, since each time the host waits for the device
 
 
-def requested_steps() -> Optional[int]:
+def requested_steps() -> int | None:
     """Steps of a performance run, None for an ordinary run.
 
     Raises:
@@ -53,10 +54,16 @@ def requested_steps() -> Optional[int]:
 def add_evaluation(split: str, table: dict[str, Any]) -> None:
     """Put the table of a split into the summary in PIVOTNET_OUTPUT; nothing where there is none."""
     folder = os.environ.get(OUTPUT)
-    if folder and (Path(folder) / "summary.json").is_file():
-        summary = json.loads((Path(folder) / "summary.json").read_text())
+    if folder and (Path(folder) / SUMMARY).is_file():
+        summary = read_summary(Path(folder))
         summary["evaluation"] = {**summary.get("evaluation", {}), split: table}
-        write_summary(folder, summary)
+        write_summary(Path(folder), summary)
+
+
+def stack_values(loss: Tensor, terms: dict[str, Any] | None) -> Tensor:
+    """Loss and terms [1 + terms], on their device."""
+    numbers = [torch.as_tensor(value, dtype=torch.float32, device=loss.device) for value in (terms or {}).values()]
+    return torch.stack([loss.detach().float(), *numbers])
 
 
 class Performance:
@@ -66,18 +73,15 @@ class Performance:
         steps: end the process after so many; None: measure until training ends.
     """
 
-    def __init__(self, steps: Optional[int], device: torch.device) -> None:
+    def __init__(self, steps: int | None, device: torch.device) -> None:
         self.steps, self.device = steps, device
         self.started = time.perf_counter()
-        self.waiting: list[tuple[dict[str, Any], Tensor]] = []
-        self.names: list[str] = []
-        self.last: dict[str, Any] = {}
+        self.waiting: list[tuple[dict[str, Any], list[str], Tensor]] = []  # record, names of terms, values
 
     def begin(self, executor: Any) -> None:
         """Training starts."""
         saver = next(callback for callback in executor.callbacks if hasattr(callback, "local_path"))
-        self.folder = Path(os.environ.get(OUTPUT) or Path(saver.local_path).parent)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = make_folder(os.environ.get(OUTPUT) or Path(saver.local_path).parent)
         self.ranks = Ranks(rank=dist.get_rank(), world_size=dist.get_world_size())
         self.first = executor.global_step
         left = (executor.exp.max_epoch - executor.epoch) * len(executor.train_dataloader)
@@ -87,73 +91,52 @@ class Performance:
         self.began = time.perf_counter()
         self.timer.request()
 
-    def loaded(self) -> None:
-        """The batch of the next step is there."""
-        self.timer.loaded()
-
-    def epoch_done(self) -> None:
-        """What comes now (a checkpoint, an evaluation) is no step."""
-        self.timer.disturb()
-
-    def step(self, executor: Any, loss: Tensor, terms: Optional[dict[str, Tensor]]) -> None:
+    def step(self, executor: Any, loss: Tensor, terms: dict[str, Tensor] | None) -> None:
         """A step is done; ends the process after the last one of a performance run."""
         number = self.first + self.timer.done
         record = {"step": number, **self.timer.end(), "lr": executor.optimizer.param_groups[0]["lr"]}
-        self.names = list(terms or {})
-        self.waiting.append((record, torch.stack([value.float() for value in (loss, *(terms or {}).values())])))
+        self.waiting.append((record, list(terms or {}), stack_values(loss, terms)))
         if len(self.waiting) == READ_EVERY:
-            self._flush()
+            self._write()
         if self.timer.done == self.steps:
             summary = self.finish(executor)
-            if summary:
+            if self.ranks.main:
                 print("\n".join([TITLE, *final_lines(summary, "performance")]), flush=True)
             sys.exit(0)
         self.timer.request()
 
-    def _flush(self) -> None:
-        if not self.waiting:
-            return
-        rows = torch.stack([values for _, values in self.waiting]).tolist()
-        for (record, _), (loss, *terms) in zip(self.waiting, rows):
-            self.last = {**record, "loss": loss, "terms": dict(zip(self.names, terms))}
-            self.records.add(self.last)
-        self.waiting.clear()
+    def _write(self) -> None:
+        if self.waiting:
+            rows = torch.stack([values for _, _, values in self.waiting]).tolist()
+            for (record, names, _), (loss, *terms) in zip(self.waiting, rows):
+                self.records.add({**record, "loss": loss, "terms": dict(zip(names, terms))})
+            self.waiting.clear()
 
-    def finish(self, executor: Any) -> Optional[dict[str, Any]]:
-        """Write the summary; returns it on rank 0 (None elsewhere, and when no step was made)."""
-        self._flush()
+    def finish(self, executor: Any) -> dict[str, Any]:
+        """Write the summary, if a step was made."""
+        self._write()
         self.records.close()
-        times, waits = counted_times(self.records.path)
-        gathered = gather_objects((times, waits, devices.peak_memory(self.device)), self.ranks)
-        if not self.ranks.main or not self.last:
-            return None
-        exp, now = executor.exp, time.perf_counter()
-        global_batch = exp.batch_size_per_device * self.ranks.world_size
-        all_times, all_waits = ([value for entry in gathered for value in entry[part]] for part in (0, 1))
-        summary = {
-            "preset": exp.exp_name,
-            "device": self.device.type,
-            "device_name": devices.device_name(self.device),
-            "ranks": self.ranks.world_size,
-            "batch_size": exp.batch_size_per_device,
-            "global_batch": global_batch,
-            "precision": "float32",
-            "seed": exp.seed,
-            "steps": self.first + self.timer.done,
-            "start_step": self.first,
-            "epochs": exp.max_epoch,
-            "steps_per_epoch": len(executor.train_dataloader),
-            "samples": exp.train_dataset_size,
-            **summarise(all_times, all_waits, global_batch, self.timer.warmup),
-            "train_seconds": now - self.began,
-            "wall_seconds": now - self.started,
-            "peak_memory_bytes": max(memory for _, _, memory in gathered),
-            "final_loss": self.last["loss"],
-            "final_terms": self.last["terms"],
-            "finished": True,
-            "checkpoint": None,
-            "evaluation": {},
-            "versions": devices.versions(),
-        }
-        write_summary(self.folder, summary)
+        if not self.timer.done:
+            return {}
+        exp = executor.exp
+        summary = summarise(
+            self.folder,
+            Description(
+                preset=exp.exp_name,
+                batch_size=exp.batch_size_per_device,
+                precision="float32",
+                seed=exp.seed,
+                epochs=exp.max_epoch,
+                steps_per_epoch=len(executor.train_dataloader),
+                samples=exp.train_dataset_size,
+                start_step=self.first,
+            ),
+            self.ranks,
+            self.device,
+            warmup=self.timer.warmup,
+            started=self.started,
+            train_seconds=time.perf_counter() - self.began,
+        )
+        if self.ranks.main:
+            write_summary(self.folder, summary)
         return summary

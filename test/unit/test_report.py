@@ -1,58 +1,90 @@
-"""The Final result, the comparison of runs, and the curves."""
+"""The summary, the Final result, the comparison of runs, and the curves."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from support.fake_run import EVALUATION, make_run
 
-from pivotnet import cli
-from pivotnet.report import final, table
-from pivotnet.report.published import ROWS
-from pivotnet.report.run import earlier_seconds, read_run
+from pivotnet import cli, comparison
+from pivotnet.comparison import read_run, run_column
+from pivotnet.distributed import Ranks
+from pivotnet.training import summary as summaries
+from pivotnet.training.summary import TITLE, Description, earlier_seconds, final_lines, read_summary, write_summary
+
+DESCRIPTION = Description("smoke", 1, "float32", seed=0, epochs=4, steps_per_epoch=3, samples=6, start_step=0)
+STEPS, RANKS = 12, 2
 
 
 def lines_of(text: str) -> dict[str, str]:
-    """{key: value} of a Final result."""
-    body = text.split(final.TITLE, 1)[1]
-    return dict(line.split(": ", 1) for line in body.strip().splitlines())
+    return dict(line.split(": ", 1) for line in text.strip().splitlines())
+
+
+def times_of(folder: Path) -> tuple[list[float], list[float]]:
+    records = [json.loads(line) for path in folder.glob("steps.rank*.jsonl") for line in open(path)]
+    counted = [record for record in records if record["counted"]]
+    return [record["seconds"] for record in counted], [record["data_wait"] for record in counted]
+
+
+def test_a_summary_is_made_from_the_records_of_all_ranks(tmp_path, monkeypatch):
+    make_run(tmp_path / "run")
+    ranks = [list(summaries.read_records(tmp_path / "run" / f"steps.rank{rank}.jsonl")) for rank in range(RANKS)]
+    gathered = [(summaries.counted_times(records), memory) for records, memory in zip(ranks, (5, 7))]
+    monkeypatch.setattr(summaries, "gather_objects", lambda value, ranks: gathered)
+    summary = summaries.summarise(
+        tmp_path / "run",
+        DESCRIPTION,
+        Ranks(world_size=RANKS),
+        torch.device("cpu"),
+        **{"warmup": 3, "started": 0.0, "train_seconds": 9.0, "checkpoint": tmp_path / "run" / "checkpoints" / "x.pth"},
+    )
+    seconds, waits = times_of(tmp_path / "run")
+    assert summary["step_seconds"] == {
+        **{"median": pytest.approx(np.median(seconds)), "p90": pytest.approx(np.percentile(seconds, 90))},
+        **{"count": len(seconds), "warmup": 3},
+    }
+    assert summary["fps"] == pytest.approx(RANKS / np.median(seconds))
+    assert summary["data_wait_share"] == pytest.approx(sum(waits) / sum(seconds))
+    assert (summary["steps"], summary["final_loss"], summary["peak_memory_bytes"]) == (STEPS, 19.0, 7)
+    assert (summary["preset"], summary["samples"], summary["checkpoint"]) == ("smoke", 6, "checkpoints/x.pth")
+    write_summary(tmp_path, summary)
+    assert read_summary(tmp_path) == summary
 
 
 def test_every_number_of_the_final_result_comes_from_the_records(tmp_path, capsys):
-    make_run(tmp_path / "run")
-    logs = tmp_path / "all" / "logs"
-    assert cli.main(["report", str(tmp_path / "run"), "--final", "performance", "--log-folder", str(logs)]) == 0
-    values = lines_of(capsys.readouterr().out)
-    seconds, waits = [], []
-    for path in (tmp_path / "run").glob("steps.rank*.jsonl"):
-        for record in map(json.loads, path.read_text().splitlines()):
-            if record["counted"]:
-                seconds.append(record["seconds"])
-                waits.append(record["data_wait"])
-    assert values["Network"] == "PivotNet" and values["CaseName"] == "PivotNet_bs1_2p_performance"
-    assert int(values["RankSize"]) == 2 and int(values["BatchSize"]) == 1
-    assert values["E2E Training Duration sec"] == "15"
-    assert float(values["Final Performance sec/iter"]) == pytest.approx(np.median(seconds), abs=5e-5)
-    assert float(values["ActualFPS"]) == pytest.approx(2 / np.median(seconds), abs=5e-5)
-    assert float(values["Step p90 sec/iter"]) == pytest.approx(np.percentile(seconds, 90), abs=5e-5)
-    assert values["Steps timed"] == f"{len(seconds)} on 2 ranks, after 3 of warm-up"
-    assert float(values["Data wait share"]) == pytest.approx(sum(waits) / sum(seconds), abs=5e-5)
-    assert float(values["Peak device memory GiB"]) == 3.0
-    for folder in (tmp_path / "run", logs):
-        written = (folder / "PivotNet_bs1_2p_performance.log").read_text()
-        assert dict(line.split(": ", 1) for line in written.splitlines()) == values
+    run, logs = tmp_path / "run", tmp_path / "all" / "logs"
+    make_run(run)
+    assert cli.main(["report", str(run), "--final", "performance", "--log-folder", str(logs)]) == 0
+    values = lines_of(capsys.readouterr().out.split(TITLE, 1)[1])
+    seconds, waits = times_of(run)
+    for key, value in {
+        "Network": "PivotNet",
+        "CaseName": "PivotNet_bs1_2p_performance",
+        "RankSize": "2",
+        "BatchSize": "1",
+        "E2E Training Duration sec": "15",
+        "Final Performance sec/iter": f"{np.median(seconds):.4f}",
+        "ActualFPS": f"{2 / np.median(seconds):.4f}",
+        "Step p90 sec/iter": f"{np.percentile(seconds, 90):.4f}",
+        "Steps timed": f"{len(seconds)} on 2 ranks, after 3 of warm-up",
+        "Data wait share": f"{sum(waits) / sum(seconds):.4f}",
+        "Peak device memory GiB": "3.00",
+    }.items():
+        assert values[key] == value, key
+    for folder in (run, logs):
+        assert lines_of((folder / "PivotNet_bs1_2p_performance.log").read_text()) == values
 
 
 def test_the_full_result_has_the_accuracy_of_the_evaluation(tmp_path, capsys):
-    make_run(
-        tmp_path / "run",
-        evaluation={"val": EVALUATION, "train": {"average": {"percent": {"mAP_hard": None, "mAP_easy": 80}}}},
-    )
+    train = {"average": {"percent": {"mAP_hard": None, "mAP_easy": 80}}}
+    make_run(tmp_path / "run", evaluation={"val": EVALUATION, "train": train})
     assert cli.main(["report", str(tmp_path / "run"), "--final", "full"]) == 0
-    values = lines_of(capsys.readouterr().out)
+    values = lines_of(capsys.readouterr().out.split(TITLE, 1)[1])
     assert values["CaseName"] == "PivotNet_bs1_2p_acc"
     assert (values["mAP_hard"], values["mAP_easy"]) == ("43.6", "61.5")
     assert (values["mAP_hard_train"], values["mAP_easy_train"]) == ("nan", "80.0")
@@ -74,20 +106,31 @@ def test_no_final_result_without_the_measurement(tmp_path, capsys, changes, kind
     assert not list((tmp_path / "run").glob("*.log"))
 
 
-@pytest.mark.parametrize("content", [None, "", "{}", "[]", "3", '{"preset"'])
-def test_a_missing_or_damaged_summary_is_one_line(tmp_path, capsys, content):
-    if content is not None:
-        (tmp_path / "summary.json").write_text(content)
-    assert cli.main(["report", str(tmp_path), "--final", "performance"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        ({}, ["--final", "full"], "has no summary.json: the run did not end"),
+        *(({"summary.json": text}, ["--final", "full"], "no JSON") for text in ("", '{"preset"')),
+        *(({"summary.json": text}, ["--final", "full"], "lacks 'preset'") for text in ("{}", "[]", "3")),
+        ({}, [], "holds no training run"),
+        ({"steps.rank0.jsonl": "{}\n"}, [], "holds no records"),
+        ({}, ["elsewhere", "--final", "full"], "takes one OUTPUT"),
+    ],
+)
+def test_what_is_missing_or_damaged_is_one_line(tmp_path, capsys, files, options, message):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert cli.main(["report", str(tmp_path), *options]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
 
 
 def test_a_resumed_run_counts_the_time_before(tmp_path):
-    summary = make_run(tmp_path / "run", steps=12, start_step=5, train_seconds=40.0)
+    summary = make_run(tmp_path / "run", start_step=5, train_seconds=40.0)
     own = sum(record["seconds"] or 0 for record in read_run(tmp_path / "run").records if record["step"] >= 5)
     earlier = earlier_seconds(summary, tmp_path / "run")
     assert earlier == pytest.approx(40.0 - own)
-    lines = final.final_lines(summary, "performance", earlier)
+    lines = final_lines(summary, "performance", earlier)
     assert f"E2E Training Duration sec: {15.4 + earlier:.0f}" in lines
     assert any(line.startswith("Resumed at step: 5") for line in lines)
 
@@ -99,46 +142,25 @@ def test_runs_are_compared_side_by_side_with_published_rows(tmp_path, capsys):
     assert cli.main(["report", str(tmp_path / "before"), str(tmp_path / "after tuning"), "--curves", str(curves)]) == 0
     out = capsys.readouterr().out
     assert "before" in out and "after tuning" in out and "published" in out
-    assert all(row.name in out for row in ROWS)
+    assert all(row[0] in out for row in comparison.PUBLISHED)
     picture = cv2.imread(str(curves))
     assert picture is not None and picture.shape[1] > 1000 and picture.std() > 5
 
 
-def test_columns_hold_the_numbers_of_the_summary(tmp_path):
-    summary = make_run(tmp_path / "run")
-    column = table.run_column(read_run(tmp_path / "run"))
-    assert column["s/step, median"] == f"{summary['step_seconds']['median']:.4f}"
-    assert column["samples/s"] == f"{summary['fps']:.2f}"
-    assert column["mAP_hard (val)"] == "43.6" and column["loss"] == "19.000" and column["  pts_loss"] == "9.000"
-
-
-def test_a_run_that_goes_on_is_shown_by_its_records(tmp_path):
-    make_run(tmp_path / "run")
-    (tmp_path / "run" / "summary.json").unlink()
-    with open(tmp_path / "run" / "steps.rank0.jsonl", "a") as stream:
+def test_columns_hold_the_numbers_of_the_summary_or_of_the_records_so_far(tmp_path):
+    run = tmp_path / "run"
+    summary = make_run(run)
+    column = run_column(read_run(run))
+    assert column["samples/s"] == f"{summary['fps']:.2f}" and column["mAP_hard (val)"] == "43.6"
+    assert column["loss"] == "19.000" and column["  pts_loss"] == "9.000" and "mAP_hard (train)" not in column
+    (run / "summary.json").unlink()
+    with open(run / "steps.rank0.jsonl", "a") as stream:
         stream.write('{"step": 12, "seco')  # being written
-    run = read_run(tmp_path / "run")
-    column = table.run_column(run)
-    assert column["state"] == "not ended" and column["steps"] == "12"
-    assert column["s/step, median"] == f"{np.median(run.step_seconds):.4f}"
-
-
-def test_a_folder_without_a_run_and_damaged_records(tmp_path, capsys):
-    assert cli.main(["report", str(tmp_path)]) == 2
-    assert "holds no training run" in capsys.readouterr().err
-    (tmp_path / "steps.rank0.jsonl").write_text("{}\n")
-    assert cli.main(["report", str(tmp_path)]) == 2
-    err = capsys.readouterr().err
-    assert "holds no records" in err and err.count("\n") == 1
-
-
-def test_final_takes_one_run(tmp_path, capsys):
-    assert cli.main(["report", str(tmp_path), str(tmp_path), "--final", "full"]) == 2
-    assert "takes one OUTPUT" in capsys.readouterr().err
+    so_far = run_column(read_run(run))
+    assert so_far["state"] == "not ended" and so_far["steps"] == "12"
+    assert so_far["s/step, median"] == column["s/step, median"] == f"{summary['step_seconds']['median']:.4f}"
 
 
 def test_a_curve_of_many_steps_is_averaged():
-    from pivotnet.report.curves import averaged
-
-    steps, values = averaged(np.arange(1000.0), np.arange(1000.0) * 2, points=10)
+    steps, values = comparison.averaged(np.arange(1000.0), np.arange(1000.0) * 2, points=10)
     assert len(steps) == 10 and np.allclose(values, 2 * steps) and steps[0] == np.arange(100).mean()

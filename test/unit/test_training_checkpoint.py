@@ -11,81 +11,79 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from pivotnet import checkpoint as checkpoints
-from pivotnet.config import Config, preset
+from pivotnet.config import preset
+from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
 from pivotnet.model.pivotnet import PivotNet, load_model
-from pivotnet.training.optim import build_optimizer
+from pivotnet.training.loop import Run, Trainer
+from pivotnet.training.setup import build_trainer
 
 CPU = torch.device("cpu")
 CONFIG = preset("smoke")
+NAME = "output_head.coords_head.layers.0.weight"
+
+
+def new_trainer(**run) -> Trainer:
+    return build_trainer(CONFIG, CPU, Ranks(), Run(Path(), steps_per_epoch=5, **run))
 
 
 @pytest.fixture(scope="module")
-def trained() -> tuple[PivotNet, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    model = PivotNet(CONFIG.model, CONFIG.map)
-    optimizer = build_optimizer(model, CONFIG.optim, (1e-3, 1e-4), CPU)
-    for parameter in model.parameters():
+def trained() -> Trainer:
+    """After twelve steps, as far as the checkpoint knows."""
+    trainer = new_trainer(lr=1e-3, backbone_lr=1e-4)
+    for parameter in trainer.model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    optimizer.step()
-    return model, optimizer
+    trainer.optimizer.step()
+    trainer.step = 12
+    return trainer
 
 
-def packed(trained, step: int = 12, config: Config = CONFIG) -> dict:
-    model, optimizer = trained
-    return checkpoints.pack_checkpoint(
-        model=model, optimizer=optimizer, config=config, step=step, steps_per_epoch=5, run={"world_size": 1}
-    )
+@pytest.fixture(scope="module")
+def saved(trained, tmp_path_factory) -> Path:
+    """Its checkpoint; not to be changed."""
+    path = tmp_path_factory.mktemp("saved") / "step.pth"
+    checkpoints.save_checkpoint(path, trained._state([{}]))
+    return path
 
 
-def test_layout_is_upstreams(trained):
-    state = packed(trained)
+def test_upstream_takes_the_state(trained):
+    """Upstream builds AdamW over three groups, of which the last is empty, and loads the state into it."""
+    state = trained._state([{}])
     assert {"epoch", "it", "global_step", "model_state", "optimizer_state", "callback"} < state.keys()
     assert (state["epoch"], state["it"], state["global_step"]) == (1, 12, 12)
-    groups = state["optimizer_state"]["param_groups"]
-    assert len(groups) == 3 and groups[2]["params"] == []
     assert all(not name.startswith("module.") for name in state["model_state"])
-
-
-def test_upstreams_optimizer_takes_the_state(trained):
-    """Upstream builds AdamW over three groups, of which the last is empty, and loads the state into it."""
-    model = trained[0]
-    names = dict(model.named_parameters())
+    names = dict(trained.model.named_parameters())
     groups = [
         {"params": [p for name, p in names.items() if "backbone" not in name], "lr": 1.0, "wd": 1e-4},
         {"params": [p for name, p in names.items() if "backbone" in name], "lr": 1.0, "wd": 1e-4},
         {"params": [], "lr": 1.0, "wd": 1e-4},
     ]
     theirs = torch.optim.AdamW(groups)
-    theirs.load_state_dict(copy.deepcopy(packed(trained)["optimizer_state"]))
-    for parameter in model.parameters():
-        assert torch.equal(theirs.state[parameter]["exp_avg"], trained[1].state[parameter]["exp_avg"])
+    theirs.load_state_dict(copy.deepcopy(state["optimizer_state"]))
+    for parameter in names.values():
+        assert torch.equal(theirs.state[parameter]["exp_avg"], trained.optimizer.state[parameter]["exp_avg"])
 
 
-def test_everything_comes_back(trained, tmp_path):
-    path = tmp_path / "step.pth"
-    checkpoints.save_checkpoint(path, packed(trained))
-    state = checkpoints.read_checkpoint(path)
+def test_everything_comes_back(trained, saved):
+    state = checkpoints.read_checkpoint(saved)
     assert checkpoints.config_from_dict(state["pivotnet"]["config"]) == CONFIG
-    torch.manual_seed(1)
-    model = PivotNet(CONFIG.model, CONFIG.map)
-    optimizer = build_optimizer(model, CONFIG.optim, (1.0, 1.0), CPU)
-    checkpoints.load_weights(model, state, path, CONFIG)
-    checkpoints.load_optimizer_state(optimizer, state["optimizer_state"])
-    for name, value in trained[0].state_dict().items():
-        assert torch.equal(model.state_dict()[name], value), name
-    for old, new in zip(trained[0].parameters(), model.parameters()):
-        for key, value in trained[1].state[old].items():
-            assert torch.equal(optimizer.state[new][key], value)
-    assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 1e-4]
+    other = new_trainer(seed=1)
+    checkpoints.load_weights(other.model, state, saved, CONFIG)
+    checkpoints.load_optimizer_state(other.optimizer, state["optimizer_state"])
+    torch.testing.assert_close(other.model.state_dict(), trained.model.state_dict(), rtol=0, atol=0)
+    for old, new in zip(trained.model.parameters(), other.model.parameters()):
+        for key, value in trained.optimizer.state[old].items():
+            assert torch.equal(other.optimizer.state[new][key], value)
+    assert [group["lr"] for group in other.optimizer.param_groups] == [1e-3, 1e-4]
 
 
-def test_a_model_is_loaded_with_its_own_configuration(trained, tmp_path):
+def test_a_model_is_loaded_with_its_own_configuration(saved, tmp_path):
+    state = checkpoints.read_checkpoint(saved)
     config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, epochs=3))
-    checkpoints.save_checkpoint(tmp_path / "own.pth", packed(trained, config=config))
+    state["pivotnet"]["config"] = config.to_dict()
+    checkpoints.save_checkpoint(tmp_path / "own.pth", state)
     model, loaded = load_model(tmp_path / "own.pth", CPU)
     assert loaded == config and not model.training
     with pytest.raises(PivotNetError, match="is of preset smoke .* not res50"):
@@ -94,42 +92,36 @@ def test_a_model_is_loaded_with_its_own_configuration(trained, tmp_path):
 
 def test_upstreams_checkpoint_needs_a_preset(trained, tmp_path):
     path = tmp_path / "checkpoint_epoch_29.pth"
-    weights = {f"module.{name}": value for name, value in trained[0].state_dict().items()}
+    weights = {f"module.{name}": value for name, value in trained.model.state_dict().items()}
     torch.save({"epoch": 29, "it": 9, "global_step": 9, "model_state": weights, "callback": {}}, path)
     with pytest.raises(PivotNetError, match="effb0 backbone.*give --preset"):
         load_model(path, CPU)
     model, _ = load_model(path, CPU, "smoke")
-    assert torch.equal(
-        model.state_dict()["ins_decoder.bev_decoder.query_feat"], weights["module.ins_decoder.bev_decoder.query_feat"]
-    )
+    assert torch.equal(model.state_dict()[NAME], weights[f"module.{NAME}"])
 
 
-def test_another_backbone_is_one_line(trained, tmp_path):
-    path = tmp_path / "step.pth"
-    checkpoints.save_checkpoint(path, packed(trained))
+def test_another_backbone_is_one_line(saved):
     small = dataclasses.replace(
         CONFIG, name="small", model=dataclasses.replace(CONFIG.model, backbone="res50", backbone_channels=(1024, 2048))
     )
     with pytest.raises(PivotNetError, match="holds a effb0 backbone, preset small has res50") as caught:
-        checkpoints.load_weights(PivotNet(small.model, small.map), checkpoints.read_checkpoint(path), path, small)
+        checkpoints.load_weights(PivotNet(small.model, small.map), checkpoints.read_checkpoint(saved), saved, small)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "change, message", [("drop", "lacks 1 of"), ("add", "unknown 1 of"), ("shape", "other shapes of 1")]
+    "change, message",
+    [
+        (lambda weights: weights.pop(NAME), "lacks 1 of"),
+        (lambda weights: weights.update(extra=torch.zeros(1)), "unknown 1 of"),
+        (lambda weights: weights.update({NAME: torch.zeros(1)}), "other shapes of 1"),
+    ],
 )
 def test_weights_that_do_not_fit(trained, change, message):
-    state = packed(trained)
-    weights = dict(state["model_state"])
-    name = "output_head.coords_head.layers.0.weight"
-    if change == "drop":
-        del weights[name]
-    elif change == "add":
-        weights["output_head.extra"] = torch.zeros(1)
-    else:
-        weights[name] = torch.zeros(1)
+    weights = dict(trained.model.state_dict())
+    change(weights)
     with pytest.raises(PivotNetError, match=message):
-        checkpoints.load_weights(trained[0], {"model_state": weights}, "some.pth", CONFIG)
+        checkpoints.load_weights(trained.model, {"model_state": weights}, "some.pth", CONFIG)
 
 
 class _Evil:
@@ -137,35 +129,32 @@ class _Evil:
         return os.system, ("touch evil",)
 
 
-@pytest.mark.parametrize("content", ["truncated", "text", "pickle", "evil", "list", "missing"])
-def test_bad_files_are_one_line(trained, tmp_path, content, monkeypatch):
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path, whole: path.write_bytes(whole[:100_000]),
+        lambda path, whole: path.write_text("no checkpoint"),
+        lambda path, whole: path.write_bytes(pickle.dumps({"model_state": {}})),
+        lambda path, whole: torch.save({"model_state": {"a": _Evil()}}, path),
+        lambda path, whole: torch.save([1, 2], path),
+        lambda path, whole: None,
+    ],
+    ids=["truncated", "text", "pickle", "evil", "list", "missing"],
+)
+def test_bad_files_are_one_line(saved, tmp_path, write, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "bad.pth"
-    checkpoints.save_checkpoint(path, packed(trained))
-    if content == "truncated":
-        path.write_bytes(path.read_bytes()[:100_000])
-    elif content == "text":
-        path.write_text("no checkpoint")
-    elif content == "pickle":
-        path.write_bytes(pickle.dumps({"model_state": {}}))
-    elif content == "evil":
-        torch.save({"model_state": {"a": _Evil()}}, path)
-    elif content == "list":
-        torch.save([1, 2], path)
-    else:
-        path.unlink()
+    write(tmp_path / "bad.pth", saved.read_bytes())
     with pytest.raises(PivotNetError, match="bad.pth") as caught:
-        checkpoints.read_checkpoint(path)
+        checkpoints.read_checkpoint(tmp_path / "bad.pth")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "evil").exists()
 
 
 def test_weights_that_are_not_finite_are_not_saved():
-    layer = nn.Linear(2, 2)
-    with torch.no_grad():
-        layer.bias[1] = float("inf")
-    with pytest.raises(PivotNetError, match="weight bias is not finite"):
-        checkpoints.host_state(layer)
+    trainer = new_trainer()
+    trainer.model.state_dict()[NAME][0] = float("inf")
+    with pytest.raises(PivotNetError, match=f"weight {NAME} is not finite"):
+        trainer._state([{}])
 
 
 def test_the_newest_are_kept(tmp_path):
@@ -183,21 +172,18 @@ def small_disk(tmp_path: Path):
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except OSError as error:
+        subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"cannot mount a small disk: {error}")
-    if done.returncode:
-        pytest.skip(f"cannot mount a small disk: {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(trained, small_disk):
     old = small_disk / checkpoints.NAME.format(1)
-    weights = {"model_state": {"a": torch.ones(3)}}
-    checkpoints.save_checkpoint(old, weights)
+    checkpoints.save_checkpoint(old, {"model_state": {"a": torch.ones(3)}})
     with pytest.raises(PivotNetError, match="cannot write .*No space left on device") as caught:
-        checkpoints.save_checkpoint(small_disk / checkpoints.NAME.format(2), packed(trained))
+        checkpoints.save_checkpoint(small_disk / checkpoints.NAME.format(2), trained._state([{}]))
     assert "\n" not in str(caught.value)
     assert [path.name for path in small_disk.iterdir()] == [old.name]
     assert torch.equal(checkpoints.read_checkpoint(old)["model_state"]["a"], torch.ones(3))
@@ -217,5 +203,5 @@ def test_a_write_that_fails_late_is_the_same(trained, tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoints, "_Stream", Full)
     with pytest.raises(PivotNetError, match="No space left on device"):
-        checkpoints.save_checkpoint(tmp_path / "new.pth", packed(trained))
+        checkpoints.save_checkpoint(tmp_path / "new.pth", trained._state([{}]))
     assert list(tmp_path.iterdir()) == []

@@ -6,95 +6,95 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 import time
 from pathlib import Path
+from typing import Callable
 
 import pytest
 import torch
 from support.fake_data import make_data
 
-from pivotnet import checkpoint as checkpoints
 from pivotnet import cli, config
+from pivotnet.checkpoint import NAME, list_checkpoints, read_checkpoint
 from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
 from pivotnet.training import loop, setup
-from pivotnet.training.timing import read_records
+from pivotnet.training.records import read_records
 
 SMOKE = config.PRESETS["smoke"]
+SMALL = {"image_size": (64, 96), "hidden": 32, "heads": 4, "bev_size": (16, 8), "mask_stride": 8}
+RANDOM = {"dropout": 0.1, "drop_connect": 0.2}
 TINY = dataclasses.replace(
     SMOKE,
     name="tiny",
-    model=dataclasses.replace(
-        SMOKE.model,
-        image_size=(64, 96),
-        hidden=32,
-        heads=4,
-        bev_size=(16, 8),
-        mask_stride=8,
-        dropout=0.1,
-        drop_connect=0.2,
-    ),
+    model=dataclasses.replace(SMOKE.model, **SMALL, **RANDOM),
     map=dataclasses.replace(SMOKE.map, num_queries=(5, 5, 5)),
 )
+Train = Callable[[Path, str], int]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "root", samples=4)
+def train(tmp_path_factory: pytest.TempPathFactory):
+    """``pivotnet train`` of the tiny network on four samples, given the output folder and more options."""
+    data = make_data(tmp_path_factory.mktemp("data") / "root", samples=4)
+    common = ["train", "--preset", "tiny", "--data-root", str(data), "--device", "cpu", "--workers", "0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(config.PRESETS, "tiny", TINY)
+        yield lambda output, options: cli.main([*common, "--output", str(output), *options.split()])
 
 
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    monkeypatch.setitem(config.PRESETS, "tiny", TINY)
+@pytest.fixture(scope="module")
+def whole(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of seven steps; not to be changed."""
+    output = tmp_path_factory.mktemp("whole")
+    assert train(output, "--steps 7 --save-every 2 --keep 2 --log-every 1") == 0
+    return output
 
 
-def train(data: Path, output: Path, *options: str) -> int:
-    arguments = ["train", "--preset", "tiny", "--data-root", str(data), "--output", str(output), "--device", "cpu"]
-    return cli.main([*arguments, "--workers", "0", *options])
-
-
-def losses(output: Path) -> dict[int, tuple]:
-    """{step: (loss, terms)} of a run's records."""
+def losses(output: Path) -> list[tuple]:
+    """Loss and terms of each step in a run's records."""
     records = list(read_records(output / "steps.rank0.jsonl"))
     assert [record["step"] for record in records] == list(range(len(records)))
-    return {record["step"]: (record["loss"], record["terms"]) for record in records}
+    return [(record["loss"], record["terms"]) for record in records]
+
+
+def summary_of(output: Path) -> dict:
+    return json.loads((output / "summary.json").read_text())
+
+
+def saved(output: Path) -> list[str]:
+    return [path.name for path in list_checkpoints(output / "checkpoints")]
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
-    return checkpoints.read_checkpoint(checkpoints.list_checkpoints(output / "checkpoints")[-1])["model_state"]
+    return read_checkpoint(list_checkpoints(output / "checkpoints")[-1])["model_state"]
 
 
-def test_a_run_leaves_what_it_promises(data, tmp_path, capsys):
-    assert train(data, tmp_path, "--steps", "9", "--save-every", "3", "--keep", "2", "--log-every", "1") == 0
-    assert [path.name for path in checkpoints.list_checkpoints(tmp_path / "checkpoints")] == [
-        "step_00000006.pth",
-        "step_00000009.pth",
-    ]
-    records = list(read_records(tmp_path / "steps.rank0.jsonl"))
+def test_a_run_leaves_what_it_promises(whole):
+    assert saved(whole) == [NAME.format(6), NAME.format(7)]
+    records = list(read_records(whole / "steps.rank0.jsonl"))
     assert records[0]["seconds"] is None and all(record["seconds"] > 0 for record in records[1:])
-    # warm-up: 9 // 4 = 2 steps; steps 3 and 6 begin with a checkpoint
-    assert [record["step"] for record in records if record["counted"]] == [2, 4, 5, 7, 8]
+    # warm-up: 7 // 4 = 1 step; steps 2, 4 and 6 begin with a checkpoint
+    assert [record["step"] for record in records if record["counted"]] == [1, 3, 5]
     for record in records:
         assert math.isclose(sum(record["terms"].values()), record["loss"], rel_tol=1e-5)
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary = summary_of(whole)
     times = sorted(record["seconds"] for record in records if record["counted"])
-    assert summary["step_seconds"]["median"] == times[2] and summary["step_seconds"]["count"] == 5
-    assert summary["fps"] == pytest.approx(1 / times[2])
-    assert (summary["steps"], summary["ranks"], summary["global_batch"], summary["finished"]) == (9, 1, 1, True)
-    assert summary["final_loss"] == records[-1]["loss"]
-    assert summary["checkpoint"] == "checkpoints/step_00000009.pth"
-    assert (tmp_path / "train.log").read_text().count("loss") == 9
-    assert list((tmp_path / "tensorboard").glob("events.*"))
-    assert "s/step" in capsys.readouterr().out
+    assert summary["step_seconds"]["median"] == times[1] and summary["step_seconds"]["count"] == 3
+    assert summary["fps"] == pytest.approx(1 / times[1])
+    assert (summary["steps"], summary["ranks"], summary["global_batch"], summary["finished"]) == (7, 1, 1, True)
+    assert summary["final_loss"] == records[-1]["loss"] and summary["checkpoint"] == f"checkpoints/{NAME.format(7)}"
+    assert summary["wall_seconds"] > summary["train_seconds"] > sum(times)
+    assert (whole / "train.log").read_text().count("loss") == 7
+    assert list((whole / "tensorboard").glob("events.*"))
+    assert json.loads((whole / "config.json").read_text())["options"]["keep"] == 2
 
 
-def test_resumed_equals_uninterrupted(data, tmp_path, monkeypatch):
+def test_resumed_equals_uninterrupted(train, whole, tmp_path, monkeypatch):
     """Dropout and drop connect are on: the random state must come back too."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert train(data, whole, "--steps", "7", "--save-every", "2") == 0
-
     original = loop.Trainer.train_step
 
     def killed(self, *arguments):
@@ -104,93 +104,67 @@ def test_resumed_equals_uninterrupted(data, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(loop.Trainer, "train_step", killed)
-        assert train(data, parts, "--steps", "7", "--save-every", "2") == 130
-    assert train(data, parts, "--steps", "7", "--save-every", "2", "--resume") == 0
-    assert losses(parts) == losses(whole)
-    resumed = weights(parts)
-    for name, value in weights(whole).items():
-        assert torch.equal(resumed[name], value), name
+        assert train(tmp_path, "--steps 7 --save-every 2") == 130
+    assert train(tmp_path, "--steps 7 --save-every 2 --resume") == 0
+    assert losses(tmp_path) == losses(whole)
+    torch.testing.assert_close(weights(tmp_path), weights(whole), rtol=0, atol=0)
 
 
-def test_seed_decides_the_run(data, tmp_path):
-    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        assert train(data, tmp_path / name, "--steps", "2", "--seed", seed, "--deterministic") == 0
+def test_seed_decides_the_run(train, whole, tmp_path):
+    for name in ("a", "b"):
+        assert train(tmp_path / name, "--steps 2 --seed 1 --deterministic") == 0
     torch.use_deterministic_algorithms(False)
-    assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(whole)[:2]
 
 
-def test_nan_loss_stops_before_a_checkpoint(data, tmp_path, capsys):
-    assert train(data, tmp_path, "--steps", "9", "--lr", "1e30", "--save-every", "3") == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert (
-        len(lines) == 1 and "error: the loss of step 1 is nan" in lines[0] and "no checkpoint was written" in lines[0]
-    )
-    assert not (tmp_path / "checkpoints").exists()
-    assert list(losses(tmp_path)) == [0]
+def test_nan_loss_stops_before_a_checkpoint(train, tmp_path, capsys):
+    assert train(tmp_path, "--steps 9 --lr 1e30 --save-every 3") == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "error: the loss of step 1 is nan" in line and "no checkpoint was written" in line
+    assert not (tmp_path / "checkpoints").exists() and len(losses(tmp_path)) == 1
 
 
-def test_sigterm_saves_and_leaves(data, tmp_path):
+def test_sigterm_saves_and_leaves(train, tmp_path):
+    records = tmp_path / "steps.rank0.jsonl"
+
     def ask():
-        while (
-            not (tmp_path / "steps.rank0.jsonl").exists() or len(list(read_records(tmp_path / "steps.rank0.jsonl"))) < 2
-        ):
+        while not records.exists() or len(list(read_records(records))) < 2:
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=ask)
     thread.start()
-    assert train(data, tmp_path, "--steps", "1000") == 143
+    assert train(tmp_path, "--steps 1000") == 143
     thread.join()
     assert signal.getsignal(signal.SIGTERM) == before
-    saved = checkpoints.list_checkpoints(tmp_path / "checkpoints")
     steps = len(losses(tmp_path))
-    assert [path.name for path in saved] == [checkpoints.NAME.format(steps)] and steps < 100
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert not summary["finished"] and summary["steps"] == steps
-    assert train(data, tmp_path, "--steps", str(steps + 1), "--resume") == 0
+    assert saved(tmp_path) == [NAME.format(steps)] and steps < 100
+    assert not summary_of(tmp_path)["finished"] and summary_of(tmp_path)["steps"] == steps
+    assert train(tmp_path, f"--steps {steps + 1} --resume") == 0
 
 
-def test_evaluation_at_the_end(data, tmp_path):
-    assert train(data, tmp_path, "--steps", "1", "--evaluate", "val,train") == 0
-    tables = json.loads((tmp_path / "summary.json").read_text())["evaluation"]
-    assert set(tables) == {"val", "train"} and tables["val"]["samples"] == 4
-    assert (tmp_path / "checkpoints" / "results_step_00000001" / "ap_val.json").exists()
-
-
-def test_a_run_killed_in_its_evaluation_goes_on_there(data, tmp_path):
-    assert train(data, tmp_path, "--steps", "3") == 0
-    before = json.loads((tmp_path / "summary.json").read_text())
-    assert train(data, tmp_path, "--steps", "3", "--resume", "--evaluate", "val") == 0
-    summary = json.loads((tmp_path / "summary.json").read_text())
+def test_a_run_killed_in_its_evaluation_goes_on_there(train, whole, tmp_path):
+    output = tmp_path / "run"
+    shutil.copytree(whole, output)
+    assert train(output, "--steps 7 --resume --evaluate val") == 0
+    summary = summary_of(output)
     assert summary["evaluation"]["val"]["samples"] == 4 and summary["finished"]
-    for key in ("final_loss", "step_seconds", "steps", "checkpoint"):
-        assert summary[key] == before[key] or key == "step_seconds"
-    assert list(losses(tmp_path)) == [0, 1, 2]
+    for key in ("final_loss", "steps", "checkpoint"):
+        assert summary[key] == summary_of(whole)[key]
+    assert losses(output) == losses(whole)
 
 
-def test_batch_and_weights_to_start_from(data, tmp_path):
-    assert train(data, tmp_path / "a", "--steps", "1", "--lr", "0", "--amp", "bf16") == 0
-    ckpt = checkpoints.list_checkpoints(tmp_path / "a" / "checkpoints")[0]
-    assert (
-        train(
-            data,
-            tmp_path / "b",
-            "--steps",
-            "1",
-            "--batch-size",
-            "3",
-            "--lr",
-            "0",
-            "--seed",
-            "7",
-            "--pretrained",
-            str(ckpt),
-        )
-        == 0
-    )
-    before = weights(tmp_path / "a")
-    for name, value in weights(tmp_path / "b").items():
+def test_batch_weights_to_start_from_and_evaluation(train, tmp_path, capsys):
+    first, second = tmp_path / "a", tmp_path / "b"
+    assert train(first, "--steps 1 --lr 0 --amp bf16 --resume --evaluate val,train") == 0
+    assert "nothing to resume" in capsys.readouterr().out
+    assert set(summary_of(first)["evaluation"]) == {"val", "train"}
+    assert (first / "checkpoints" / "results_step_00000001" / "ap_val.json").exists()
+    start = first / "checkpoints" / NAME.format(1)
+    assert train(second, f"--steps 1 --batch-size 3 --lr 0 --seed 7 --pretrained {start}") == 0
+    before = weights(first)
+    for name, value in weights(second).items():
         if "running" not in name and "tracked" not in name:
             assert torch.equal(value, before[name]), name
 
@@ -198,19 +172,34 @@ def test_batch_and_weights_to_start_from(data, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (("--resume", "nowhere.pth"), "nowhere.pth does not exist"),
-        (("--pretrained", "nowhere.pth"), "nowhere.pth does not exist"),
-        (("--backbone-weights", "nowhere.pth"), "nowhere.pth"),
-        (("--graph", "--device", "cpu"), "a CPU has no graphs"),
-        (("--split", "night"), "split 'night' is not annotated"),
-        (("--evaluate", "val,night"), "split 'night' is not annotated"),
+        ("--resume nowhere.pth", "nowhere.pth does not exist"),
+        ("--pretrained nowhere.pth", "nowhere.pth does not exist"),
+        ("--backbone-weights nowhere.pth", "nowhere.pth"),
+        ("--graph", "a CPU has no graphs"),
+        ("--split night", "split 'night' is not annotated"),
+        ("--evaluate val,night", "split 'night' is not annotated"),
     ],
 )
-def test_bad_options_are_one_line_before_anything_is_written(data, tmp_path, capsys, options, message):
-    assert train(data, tmp_path / "run", *options) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
+def test_bad_options_are_one_line_before_anything_is_written(train, tmp_path, capsys, options, message):
+    assert train(tmp_path / "run", options) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ") and message in line
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--steps 7", "holds a run already"),
+        ("--steps 7 --resume", "has all of the 7 steps"),
+        ("--steps 8 --resume --seed 1", "was trained with seed = 0"),
+        ("--steps 8 --resume --batch-size 2", "samples a step = 1"),
+        ("--steps 8 --resume --preset smoke", "is of preset tiny"),
+    ],
+)
+def test_a_run_is_not_overwritten_or_mixed(train, whole, capsys, options, message):
+    assert train(whole, options) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -219,25 +208,6 @@ def test_bad_options_are_one_line_before_anything_is_written(data, tmp_path, cap
 )
 def test_graphs_need_one_process_and_kept_activations(monkeypatch, ranks, checkpointing, message):
     monkeypatch.setattr(setup.devices, "check_graphs", lambda device: None)
-    config = dataclasses.replace(SMOKE, model=dataclasses.replace(SMOKE.model, checkpointing=checkpointing))
+    graphed = dataclasses.replace(SMOKE, model=dataclasses.replace(SMOKE.model, checkpointing=checkpointing))
     with pytest.raises(PivotNetError, match=message):
-        setup._check_graph(config, torch.device("cuda"), ranks)
-
-
-def test_a_run_is_not_overwritten_or_mixed(data, tmp_path, capsys):
-    assert train(data, tmp_path, "--steps", "1") == 0
-    assert train(data, tmp_path, "--steps", "1") == 2
-    assert "holds a run already" in capsys.readouterr().err
-    assert train(data, tmp_path, "--steps", "1", "--resume") == 2
-    assert "has all of the 1 steps" in capsys.readouterr().err
-    assert train(data, tmp_path, "--steps", "2", "--resume", "--seed", "1") == 2
-    assert "was trained with seed = 0" in capsys.readouterr().err
-    assert train(data, tmp_path, "--steps", "2", "--resume", "--batch-size", "2") == 2
-    assert "samples a step = 1" in capsys.readouterr().err
-    assert train(data, tmp_path, "--steps", "2", "--resume", "--preset", "smoke") == 2
-    assert "is of preset tiny" in capsys.readouterr().err
-
-
-def test_nothing_to_resume_starts_anew(data, tmp_path, capsys):
-    assert train(data, tmp_path, "--steps", "1", "--resume") == 0
-    assert "nothing to resume" in capsys.readouterr().out
+        setup._check_graph(graphed, torch.device("cuda"), ranks)

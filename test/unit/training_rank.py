@@ -1,4 +1,7 @@
-"""One rank of the tests in test_training_distributed.py: python training_rank.py CASE RANK WORLD PORT FOLDER."""
+"""One rank of test_training_distributed.py: python training_rank.py CASE FOLDER, in torchrun's environment.
+
+Both ranks exchange what ranks exchange; then rank 1 is lost, or stuck: it neither answers nor dies.
+"""
 
 from __future__ import annotations
 
@@ -9,45 +12,17 @@ from pathlib import Path
 
 import torch
 
-from pivotnet import cli, distributed
-from pivotnet.distributed import CollectiveError, agree, average_over_ranks, gather_objects, process_group
+from pivotnet import cli
+from pivotnet.distributed import (
+    CollectiveError,
+    agreed,
+    average_over_ranks,
+    gather_objects,
+    process_group,
+    ranks_from_environment,
+)
 from pivotnet.errors import PivotNetError
 from pivotnet.training.shutdown import Shutdown
-
-case, rank, world, port = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-folder = Path(sys.argv[5])
-os.environ.update(
-    RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
-    MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
-)  # fmt: skip
-ranks = distributed.ranks_from_environment()
-
-
-def body() -> None:
-    with process_group(ranks, torch.device("cpu")):
-        if case == "exchange":
-            assert gather_objects({"rank": rank}, ranks) == [{"rank": r} for r in range(world)]
-            mean = average_over_ranks(torch.tensor([1.0, float(rank)]), ranks)
-            assert torch.equal(mean, torch.tensor([1.0, (world - 1) / 2]))
-            agree(None, ranks)
-            try:
-                agree(PivotNetError("bad disk") if rank == 1 else None, ranks)
-            except CollectiveError as error:
-                print(error)
-        elif case == "lost":
-            gather_objects(None, ranks)
-            if rank == 1:
-                os._exit(9)
-            gather_objects(None, ranks)
-        elif case == "stuck":  # rank 1 neither answers nor dies; rank 0 is told to stop
-            if rank == 1:
-                (folder / "pid").write_text(str(os.getpid()))
-                time.sleep(120)
-            shutdown = Shutdown()
-            shutdown.install()
-            shutdown.step_done()
-            (folder / "ready").write_text(str(os.getpid()))
-            gather_objects(None, ranks)
 
 
 def configure(parser):
@@ -55,10 +30,29 @@ def configure(parser):
 
 
 def run(args):
-    body()
-    return 0
+    case, folder = CASE
+    ranks = ranks_from_environment()
+    with process_group(ranks, torch.device("cpu")), Shutdown() as shutdown:
+        assert gather_objects({"rank": ranks.rank}, ranks) == [{"rank": 0}, {"rank": 1}]
+        mean = average_over_ranks(torch.tensor([1.0, float(ranks.rank)]), ranks)
+        assert torch.equal(mean, torch.tensor([1.0, 0.5]))
+        with agreed(ranks):
+            pass
+        try:
+            with agreed(ranks):
+                if ranks.rank == 1:
+                    raise PivotNetError("bad disk")
+        except CollectiveError as error:
+            print(error)
+        if ranks.rank == 1:
+            if case == "lost":
+                os._exit(9)
+            time.sleep(120)
+        shutdown.step_done()
+        Path(folder, "ready").touch()
+        gather_objects(None, ranks)
 
 
-sys.modules["training_rank"] = sys.modules["__main__"]
-cli.COMMANDS["rank"] = ("training_rank", "a rank of a test")
+CASE = sys.argv[1:]
+cli.COMMANDS["rank"] = ("__main__", "a rank of a test")
 sys.exit(cli.main(["rank"]))

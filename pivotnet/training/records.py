@@ -1,4 +1,4 @@
-"""Step times: measured inside the loop, written step by step, summed up at the end.
+"""Step times: measured inside the loop, written step by step.
 
 Every rank appends one JSON object a step to OUTPUT/steps.rank<R>.jsonl:
 
@@ -12,21 +12,6 @@ Every rank appends one JSON object a step to OUTPUT/steps.rank<R>.jsonl:
 
 A step ends when its optimiser update has been handed to the device. As every step waits for the device once, in the
 middle, times between ends are times of whole steps, with nothing made to wait for the clock's sake.
-
-Rank 0 writes OUTPUT/summary.json when the run ends:
-
-    preset, device, device_name, ranks, batch_size, global_batch, precision, seed
-    steps, start_step, epochs, steps_per_epoch, samples
-    step_seconds     {"median", "p90", "count", "warmup"} over the counted steps of all ranks (null without any)
-    fps              global_batch / median
-    data_wait_share  share of the counted time spent waiting for data
-    train_seconds    seconds inside the loop, of this process and those it resumed; wall_seconds adds start-up
-    peak_memory_bytes  largest of all ranks (device allocator; on a CPU resident memory)
-    final_loss, final_terms  of the last step
-    finished         false when SIGTERM ended the run early
-    checkpoint       path of the last checkpoint, relative to OUTPUT
-    evaluation       {split: result of pivotnet evaluate}, where asked for
-    versions         of Python and the packages
 """
 
 from __future__ import annotations
@@ -34,11 +19,9 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
-
-import numpy as np
 
 from pivotnet.files import PathLike, atomic_write
 
@@ -46,7 +29,7 @@ WARMUP_STEPS = 20  # at most; a quarter of a short run
 
 
 def warmup_steps(steps: int) -> int:
-    """Steps at a process's start that are not counted."""
+    """How many of a loop's steps are not counted."""
     return min(WARMUP_STEPS, steps // 4)
 
 
@@ -63,30 +46,34 @@ def read_records(path: PathLike) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
+def counted_times(records: Iterable[dict[str, Any]]) -> list[tuple[float, float]]:
+    """Seconds, and seconds of waiting for data, of each counted step."""
+    return [(record["seconds"], record["data_wait"]) for record in records if record["counted"]]
+
+
 class StepRecords:
     """The record file of one rank. On resume, records from ``start_step`` on are dropped: they are made anew."""
 
     def __init__(self, folder: PathLike, rank: int, start_step: int) -> None:
-        self.path = records_path(folder, rank)
+        path = records_path(folder, rank)
         kept = []
-        if start_step and self.path.exists():
-            kept = [record for record in read_records(self.path) if record["step"] < start_step]
-        with atomic_write(self.path, "w") as stream:
+        if start_step and path.exists():
+            kept = [record for record in read_records(path) if record["step"] < start_step]
+        with atomic_write(path, "w") as stream:
             stream.writelines(json.dumps(record) + "\n" for record in kept)
-        self.stream: IO[str] = open(self.path, "a", buffering=1)
+        self.stream: IO[str] = open(path, "a", buffering=1)
 
     def add(self, record: dict[str, Any]) -> None:
         """Append one record; it is in the file when this returns."""
         self.stream.write(json.dumps(record) + "\n")
 
     def close(self) -> None:
-        """Close the file."""
         with contextlib.suppress(OSError):  # every record was written when it was added
             self.stream.close()
 
 
 class StepTimer:
-    """The clock of the loop: ``begin``, then per step ``loaded`` and ``end``; ``disturb`` after anything else."""
+    """The clock of a loop: per step ``request``, ``loaded`` and ``end``; ``disturb`` after anything else."""
 
     def __init__(self, warmup: int) -> None:
         self.warmup = warmup
@@ -108,41 +95,9 @@ class StepTimer:
         self.disturbed = True
 
     def end(self) -> dict[str, Any]:
-        """The step is done; returns its part of the record."""
+        """The step is over; returns its ``seconds``, ``data_wait`` and ``counted``."""
         now = time.perf_counter()
         seconds = None if self.previous is None else now - self.previous
         counted = seconds is not None and self.done >= self.warmup and not self.disturbed
         self.previous, self.disturbed, self.done = now, False, self.done + 1
         return {"seconds": seconds, "data_wait": self.data_wait, "counted": counted}
-
-
-def counted_times(path: PathLike) -> tuple[list[float], list[float]]:
-    """Step times and data waits (seconds) of the counted steps in a record file."""
-    counted = [record for record in read_records(path) if record["counted"]]
-    return [record["seconds"] for record in counted], [record["data_wait"] for record in counted]
-
-
-def summarise(times: list[float], waits: list[float], global_batch: int, warmup: int) -> dict[str, Any]:
-    """The summary's figures of step time out of the counted steps of all ranks."""
-    if not times:
-        return {"step_seconds": None, "fps": None, "data_wait_share": None}
-    median = float(np.median(times))
-    return {
-        "step_seconds": {
-            "median": median,
-            "p90": float(np.percentile(times, 90)),
-            "count": len(times),
-            "warmup": warmup,
-        },
-        "fps": global_batch / median,
-        "data_wait_share": sum(waits) / sum(times),
-    }
-
-
-def write_summary(folder: PathLike, summary: dict[str, Any]) -> Path:
-    """Write OUTPUT/summary.json; returns its path."""
-    path = Path(folder) / "summary.json"
-    with atomic_write(path, "w") as stream:
-        json.dump(summary, stream, indent=2)
-        stream.write("\n")
-    return path

@@ -1,0 +1,175 @@
+"""Training runs side by side, and beside what others have published: tables, and curves in one picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from pivotnet.errors import PivotNetError
+from pivotnet.files import atomic_write
+from pivotnet.training.records import counted_times, read_records
+from pivotnet.training.summary import GIB, SUMMARY, read_summary, step_statistics
+
+NOTHING = "-"
+PANELS_A_ROW = 3
+SMOOTHED = 200  # points of a curve; longer ones are means over equally many steps
+
+_PORT = "Ascend DrivingSDK, model_examples/PivotNet"
+_UPSTREAM = "wenjie710/PivotNet, README"
+CARDS = 8
+# Measured by their publishers on their machines, with 8 cards, batch 1 a card, 30 epochs:
+# who, source, preset, seconds a step (where published), mAP_hard and mAP_easy in percent.
+PUBLISHED = (
+    ("competitor A", _PORT, "swint", 0.58, 43.6, 61.6),
+    ("Atlas 800T A2", _PORT, "swint", 0.89, 43.8, 61.9),
+    ("Atlas 800T A2, tcmalloc and LTO Python", _PORT, "swint", 0.82, 43.8, 61.9),
+    ("upstream, Swin-T", _UPSTREAM, "swint", None, 43.6, 61.6),
+    ("upstream, ResNet-50", _UPSTREAM, "res50", None, 39.8, 57.1),
+    ("upstream, EfficientNet-B0", _UPSTREAM, "effb0", None, 39.8, 57.8),
+)
+
+
+@dataclass
+class RunData:
+    """One run as far as it has come."""
+
+    folder: Path
+    summary: dict[str, Any] | None  # None while the run has not ended
+    records: list[dict[str, Any]]  # of rank 0: losses and rates are the same in all ranks
+    counted: list[tuple[float, float]]  # seconds and data waits of the counted steps of all ranks
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+
+def read_run(folder: Path) -> RunData:
+    """Records and, where the run has ended, summary of the run in ``folder``.
+
+    Raises:
+        PivotNetError: ``folder`` holds no run, or a damaged one.
+    """
+    summary = read_summary(folder) if (folder / SUMMARY).exists() else None
+    ranks: list[list[dict[str, Any]]] = []
+    counted: list[tuple[float, float]] = []
+    for path in sorted(folder.glob("steps.rank*.jsonl")):
+        try:
+            ranks.append(list(read_records(path)))
+            counted += counted_times(ranks[-1])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PivotNetError(f"{path} cannot be read ({error!r}): it holds no records of pivotnet train") from error
+    if summary is None and not any(ranks):
+        raise PivotNetError(f"{folder} holds no training run: give the --output folder of one")
+    return RunData(folder, summary, ranks[0] if ranks else [], counted)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return NOTHING if value is None else format(value, f".{digits}f")
+
+
+def run_column(run: RunData) -> dict[str, str]:
+    """{quantity: value as printed} of one run; of one that has not ended: what its records tell so far."""
+    summary = run.summary or {}
+    last = run.records[-1] if run.records else {}
+    measured = summary or step_statistics(run.counted)
+    times, share = measured.get("step_seconds") or {}, measured.get("data_wait_share")
+    memory = summary.get("peak_memory_bytes")
+    state = ("finished" if summary["finished"] else "stopped early") if summary else "not ended"
+    column = {
+        "state": state,
+        "preset": summary.get("preset", NOTHING),
+        "device": f"{summary['device']} ({summary['device_name']})" if "device_name" in summary else NOTHING,
+        "ranks x batch": f"{summary['ranks']} x {summary['batch_size']}" if summary else NOTHING,
+        "steps": str(summary.get("steps", last.get("step", -1) + 1)),
+        "steps timed": str(times.get("count", 0)),
+        "s/step, median": _number(times.get("median"), 4),
+        "s/step, p90": _number(times.get("p90"), 4),
+        "samples/s": _number(summary.get("fps"), 2),
+        "data wait": NOTHING if share is None else f"{share:.1%}",
+        "peak memory GiB": _number(memory / GIB if memory else None, 2),
+        "training s": _number(summary.get("train_seconds"), 0),
+        "loss": _number(last.get("loss"), 3),
+    }
+    for name, value in sorted(last.get("terms", {}).items()):
+        column[f"  {name}"] = _number(value, 3)
+    evaluation = summary.get("evaluation") or {}
+    for split in ("val", "train"):
+        percent = evaluation[split]["average"]["percent"] if split in evaluation else {}
+        for key in ("mAP_hard", "mAP_easy"):
+            if split == "val" or percent.get(key) is not None:
+                column[f"{key} ({split})"] = _number(percent.get(key), 1)
+    return column
+
+
+def comparison_table(runs: list[RunData]) -> Table:
+    """One column for each run."""
+    columns = [run_column(run) for run in runs]
+    table = Table(caption="loss: of the last step")
+    table.add_column("", no_wrap=True)
+    for run in runs:
+        table.add_column(run.name, justify="right", overflow="fold")
+    for name in dict.fromkeys(name for column in columns for name in column):
+        table.add_row(name, *(column.get(name, NOTHING) for column in columns))
+    return table
+
+
+def published_table() -> Table:
+    """What others have published, for reference."""
+    table = Table(title="published, for reference: 8 cards, batch 1 a card, 30 epochs on nuScenes; not measured here")
+    table.add_column("by", no_wrap=True)
+    for name in ("preset", "s/step", "samples/s", "mAP_hard (val)", "mAP_easy (val)"):
+        table.add_column(name, justify="right")
+    for name, _, preset, seconds, hard, easy in PUBLISHED:
+        speed = (_number(seconds, 2), _number(CARDS / seconds if seconds else None, 2))
+        table.add_row(name, preset, *speed, _number(hard, 1), _number(easy, 1))
+    return table
+
+
+def averaged(steps: np.ndarray, values: np.ndarray, points: int = SMOOTHED) -> tuple[np.ndarray, np.ndarray]:
+    """Means over runs of equally many neighbours, so that at most ``points`` are left."""
+    if len(steps) <= points:
+        return steps, values
+    steps, values = (np.array([part.mean() for part in np.array_split(array, points)]) for array in (steps, values))
+    return steps, values
+
+
+def draw_curves(runs: list[RunData], path: Path) -> None:
+    """Write a PNG with one panel for each quantity and one colour for each run.
+
+    Raises:
+        PivotNetError: the picture cannot be written.
+    """
+    # matplotlib takes a second that a table need not wait for
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    terms = sorted({name for run in runs for record in run.records for name in record["terms"]})
+    panels = {"loss": "loss", **{name: name for name in terms}, "lr": "learning rate", "seconds": "s/step"}
+    rows = -(-len(panels) // PANELS_A_ROW)
+    figure = Figure(figsize=(4.2 * PANELS_A_ROW, 2.8 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, PANELS_A_ROW, squeeze=False).ravel()
+    for axis, (key, title) in zip(axes, panels.items()):
+        axis.set_title(title, fontsize=10)
+        axis.grid(alpha=0.3)
+        axis.tick_params(labelsize=8)
+        for number, run in enumerate(runs):
+            values = [(record["step"] + 1, {**record, **record["terms"]}.get(key)) for record in run.records]
+            points = np.array([point for point in values if point[1] is not None], float).reshape(-1, 2)
+            axis.plot(*averaged(*points.T), color=f"C{number % 10}", linewidth=1.2, label=run.name)
+            if key == "seconds" and run.counted:
+                median = step_statistics(run.counted)["step_seconds"]["median"]
+                axis.axhline(median, color=f"C{number % 10}", linestyle="--", linewidth=0.8)
+        counted = [seconds for run in runs for seconds, _ in run.counted]
+        if key == "seconds" and counted:
+            # in view are the counted steps: checkpoints and first steps may take a hundred times as long
+            axis.set_ylim(0, 1.5 * float(np.percentile(counted, 99)))
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    axes[0].legend(fontsize=8)
+    with atomic_write(path) as stream:
+        figure.savefig(stream, format="png", dpi=110)

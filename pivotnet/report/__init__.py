@@ -1,1 +1,0 @@
-"""What training runs have measured: the "Final result" block, tables and curves."""

@@ -1,0 +1,183 @@
+"""A training run from its options to its summary."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pivotnet import device as devices
+from pivotnet.data.dataset import Loader, build_loader
+from pivotnet.data.sampler import TrainingSampler
+from pivotnet.data.tokens import read_split
+from pivotnet.distributed import Ranks, agreed
+from pivotnet.errors import PivotNetError
+from pivotnet.evaluation.inference import Predictor, evaluate_splits
+from pivotnet.files import make_folder, write_json
+from pivotnet.training.loop import Trainer
+from pivotnet.training.monitor import Monitor
+from pivotnet.training.records import StepRecords, warmup_steps
+from pivotnet.training.setup import Options, build_trainer, configuration, find_resumed, plan_run, read_resumed
+from pivotnet.training.shutdown import Shutdown
+from pivotnet.training.summary import Description, summarise, write_summary
+
+PROFILE_AFTER = 10  # steps before a profile begins
+
+
+def train(options: Options, ranks: Ranks, device: torch.device, started: float) -> bool:
+    """Train, evaluate what is asked for, and write everything into the output folder. Every rank calls this.
+
+    Args:
+        options: of the run.
+        ranks: this process among the others, whose process group is formed.
+        device: of this rank.
+        started: ``time.perf_counter()`` when the process started.
+
+    Returns:
+        whether the run is complete; False if SIGTERM stopped it.
+
+    Raises:
+        PivotNetError: an option, the data set, a checkpoint or a weight file is not right, or the loss is not finite.
+    """
+    state: dict[str, Any] | None = None
+    start_step = 0
+    with agreed(ranks):
+        config = configuration(options)
+        tokens = read_split(options.data_root, options.split)
+        evaluated = {name: read_split(options.data_root, name) for name in options.evaluate.split(",") if name}
+        run = plan_run(options, config, len(tokens), ranks)
+        resumed = find_resumed(options, run.output)
+        if resumed:
+            state = read_resumed(resumed, config, run, ranks)
+            start_step = state["pivotnet"]["step"]
+            if start_step > run.steps or (start_step == run.steps and not evaluated):
+                raise PivotNetError(f"{resumed} has all of the {run.steps} steps asked for: give more --steps")
+    if options.deterministic:
+        devices.set_deterministic()
+    trainer = build_trainer(config, device, ranks, run)
+    with agreed(ranks):
+        make_folder(run.output, "--output")
+        sampler = TrainingSampler(
+            len(tokens),
+            config.optim.batch_size,
+            seed=run.seed,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            start_step=start_step,
+            stop_step=run.steps,
+        )
+        loader = build_loader(
+            config,
+            options.data_root,
+            tokens,
+            sampler=sampler,
+            with_targets=True,
+            workers=options.workers,
+            device=device,
+            local_ranks=ranks.local_world_size,
+        )
+
+    with contextlib.ExitStack() as stack:
+        monitor = stack.enter_context(
+            Monitor(
+                run.output,
+                total_steps=run.steps,
+                start_step=start_step,
+                log_every=options.log_every,
+                enabled=ranks.main,
+            )
+        )
+        if ranks.main:
+            _write_config(options, trainer)
+            for line in _describe(options, trainer, loader, resumed, start_step):
+                monitor.say(line)
+        shutdown = Shutdown()
+        left = run.steps - start_step
+        if left:
+            batches = iter(loader)
+            # The loader draws a random number before its first batch: take that before random states are set.
+            first = next(batches)
+            if state:
+                trainer.warm_up_ddp(first)
+        devices.seed_everything(run.seed + 1 + ranks.rank)  # each rank drops other units
+        if resumed and state:
+            trainer.restore(state, resumed)
+            state = None  # its memory is needed
+        devices.reset_peak_memory(device)
+        finished = True
+        if left:  # else the run ended in its evaluation, and goes on there
+            records = stack.enter_context(contextlib.closing(StepRecords(run.output, ranks.rank, start_step)))
+            after_step = None
+            if options.profile:
+                folder = str(run.output / "profile")
+                profiler = devices.profile(device, folder, PROFILE_AFTER, options.profile)
+                after_step = stack.enter_context(profiler).step
+            stack.enter_context(shutdown)
+            finished = trainer.fit(chain([first], batches), records, monitor, shutdown, after_step)
+
+        summary = summarise(
+            run.output,
+            Description(
+                preset=config.name,
+                batch_size=config.optim.batch_size,
+                precision=options.precision,
+                seed=run.seed,
+                epochs=config.optim.epochs,
+                steps_per_epoch=run.steps_per_epoch,
+                samples=len(tokens),
+                start_step=start_step,
+            ),
+            ranks,
+            device,
+            warmup=warmup_steps(left),
+            started=started,
+            train_seconds=trainer.elapsed,
+            finished=finished,
+            checkpoint=trainer.checkpoint,
+        )
+        if finished and evaluated:
+            assert trainer.checkpoint is not None
+            shutdown.busy = True
+            batch_size, root = config.optim.batch_size, options.data_root
+            predictor = Predictor(trainer.model, config, device, root, batch_size, options.workers, ranks)
+            evaluation = evaluate_splits(predictor, trainer.checkpoint, evaluated, monitor.say)
+            summary.update(evaluation=evaluation, wall_seconds=time.perf_counter() - started)
+        if ranks.main:
+            write_summary(run.output, summary)
+            times = summary["step_seconds"]
+            median = f", {times['median']:.4f} s/step (median)" if times else ""
+            monitor.say(f"{'finished' if finished else 'stopped by SIGTERM'} after {trainer.step} steps{median}")
+    return finished
+
+
+def _write_config(options: Options, trainer: Trainer) -> None:
+    """OUTPUT/config.json: the preset in full, and the options."""
+    told = {key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(options).items()}
+    write_json(trainer.run.output / "config.json", {"preset": trainer.config.to_dict(), "options": told}, indent=2)
+
+
+def _describe(options: Options, trainer: Trainer, loader: Loader, resumed: Path | None, start_step: int) -> list[str]:
+    """Lines for the console and the log: versions, device, precision, rates, data, where it starts."""
+    config, run, device = trainer.config, trainer.run, trainer.device
+    rate, backbone_rate = trainer.schedule.base_rates
+    where = "in memory" if loader.dataset.cached is not None else "from disk"
+    lines = [
+        " ".join(f"{name} {version}" for name, version in devices.versions().items()),
+        f"{config.name} on {trainer.ranks.world_size} x {device.type} ({devices.device_name(device)}), "
+        f"batch {config.optim.batch_size} a rank, {options.precision}, TF32/HF32 {'on' if run.allow_tf32 else 'off'}, "
+        f"lr {rate:g}, backbone {backbone_rate:g}",
+        f"{len(loader.dataset.tokens)} samples ({where}, {loader.loader.num_workers} workers a rank), "
+        f"{run.steps_per_epoch} steps an epoch, until step {run.steps}",
+    ]
+    if resumed:
+        lines.append(f"resumed from {resumed} at step {start_step}")
+    elif options.resume is not None:
+        lines.append(f"nothing to resume in {run.output}: starting at step 0")
+    if not (run.backbone_weights or run.pretrained or resumed):
+        lines.append("the backbone starts untrained: give --backbone-weights for upstream's accuracy")
+    return lines

@@ -120,27 +120,21 @@ def gather_objects(value: Any, ranks: Ranks) -> list[Any]:
     return gathered
 
 
-def agree(error: PivotNetError | None, ranks: Ranks) -> None:
-    """Raise in every rank if one of them brings an error, the lowest rank's.
+@contextlib.contextmanager
+def agreed(ranks: Ranks) -> Iterator[None]:
+    """A block whose PivotNetError in one rank is raised in every rank, the lowest rank's if there are several.
 
     Raises:
         CollectiveError: that error's message.
     """
-    messages = gather_objects(None if error is None else str(error), ranks)
-    for rank, message in enumerate(messages):
-        if message is not None:
-            raise CollectiveError(message if rank == 0 else f"rank {rank}: {message}") from error
-
-
-@contextlib.contextmanager
-def agreed(ranks: Ranks) -> Iterator[None]:
-    """A block that raises PivotNetError in every rank if it does in one of them (see ``agree``)."""
-    error: PivotNetError | None = None
+    cause: PivotNetError | None = None
     try:
         yield
-    except PivotNetError as caught:
-        error = caught
-    agree(error, ranks)
+    except PivotNetError as error:
+        cause = error
+    for rank, message in enumerate(gather_objects(None if cause is None else str(cause), ranks)):
+        if message is not None:
+            raise CollectiveError(message if rank == 0 else f"rank {rank}: {message}") from cause
 
 
 def average_over_ranks(vector: torch.Tensor, ranks: Ranks) -> torch.Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pivotnet.commands.options import add_network_arguments, add_sample_arguments, load_predictor, sample_tokens
 from pivotnet.config import MapConfig
 from pivotnet.device import select_device
-from pivotnet.distributed import CollectiveError, Ranks, agreed, process_group, ranks_from_environment
+from pivotnet.distributed import Ranks, agreed, process_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import ApResult
 from pivotnet.evaluation.ap_table import format_table, table_dict, write_table
@@ -38,12 +38,7 @@ def run(args: argparse.Namespace) -> int:
         raise PivotNetError("nothing to evaluate: give --ckpt to predict, or --results with result files")
     folder = Path(args.results or results_folder(args.ckpt))
     ranks = ranks_from_environment() if args.ckpt else Ranks()
-    try:
-        result = _predict(args, folder, ranks) if args.ckpt else _score(args, folder)
-    except CollectiveError:
-        if ranks.main:
-            raise
-        return 2
+    result = _predict(args, folder, ranks) if args.ckpt else _score(args, folder)
     if result is None:  # another rank has it
         return 0
     name = "tokens" if args.tokens else args.split

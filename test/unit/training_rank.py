@@ -54,5 +54,6 @@ def run(args):
 
 
 CASE = sys.argv[1:]
-cli.COMMANDS["rank"] = ("__main__", "a rank of a test")
+cli.COMMANDS["rank"] = "a rank of a test"
+sys.modules["pivotnet.commands.rank"] = sys.modules["__main__"]
 sys.exit(cli.main(["rank"]))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pivotnet.commands.options import add_network_arguments, add_sample_arguments, load_predictor, sample_tokens
+from pivotnet.commands.options import add_network_arguments, add_sample_arguments, load_predictor
 from pivotnet.config import MapConfig
+from pivotnet.data.tokens import chosen_tokens
 from pivotnet.device import select_device
 from pivotnet.distributed import Ranks, agreed, process_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
@@ -52,14 +53,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace, folder: Path) -> ApResult:
-    return score_results(folder, args.data_root, sample_tokens(args), MapConfig().resolution, args.workers)
+    return score_results(
+        folder,
+        args.data_root,
+        chosen_tokens(args.data_root, args.split, args.tokens),
+        MapConfig().resolution,
+        args.workers,
+    )
 
 
 def _predict(args: argparse.Namespace, folder: Path, ranks: Ranks) -> ApResult | None:
     device = select_device(args.device, ranks.local_rank)
     with process_group(ranks, device):
         with agreed(ranks):
-            tokens = sample_tokens(args)
+            tokens = chosen_tokens(args.data_root, args.split, args.tokens)
             require_annotations(args.data_root, tokens)
             predictor = load_predictor(args, ranks, device)
         return predictor.evaluate(args.ckpt, tokens, folder)

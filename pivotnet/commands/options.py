@@ -8,7 +8,7 @@ import os
 import torch
 
 from pivotnet.config import PRESETS
-from pivotnet.data.tokens import DEFAULT_DATA_ROOT, SPLITS, chosen_tokens
+from pivotnet.data.tokens import DEFAULT_DATA_ROOT, SPLITS
 from pivotnet.device import set_reduced_precision
 from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
@@ -42,15 +42,6 @@ def add_network_arguments(parser: argparse.ArgumentParser, required: bool = Fals
     add("--device", help="npu, cuda or cpu, also npu:1 (default: the first that works)")
     add("--batch-size", type=int, default=1, metavar="N", help="samples at once (default: 1)")
     add("--workers", type=int, metavar="N", help="processes that load and score (default: by cores)")
-
-
-def sample_tokens(args: argparse.Namespace) -> list[str]:
-    """The samples of the options.
-
-    Raises:
-        PivotNetError: there are none, or a token is unknown.
-    """
-    return chosen_tokens(args.data_root, args.split, args.tokens)
 
 
 def load_predictor(args: argparse.Namespace, ranks: Ranks, device: torch.device) -> Predictor:

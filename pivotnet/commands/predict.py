@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pivotnet.commands.options import add_network_arguments, add_sample_arguments, load_predictor, sample_tokens
+from pivotnet.commands.options import add_network_arguments, add_sample_arguments, load_predictor
+from pivotnet.data.tokens import chosen_tokens
 from pivotnet.device import select_device
 from pivotnet.distributed import ranks_from_environment
 from pivotnet.evaluation import vector_map
@@ -25,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict and write."""
-    tokens = sample_tokens(args)
+    tokens = chosen_tokens(args.data_root, args.split, args.tokens)
     ranks = ranks_from_environment()  # no process group: none waits for another
     device = select_device(args.device, ranks.local_rank)
     predictor = load_predictor(args, ranks, device)

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pivotnet.annotation.format import FOLDER, load_annotation
-from pivotnet.commands.options import add_network_arguments, add_sample_arguments, load_predictor, sample_tokens
+from pivotnet.commands.options import add_network_arguments, add_sample_arguments, load_predictor
 from pivotnet.config import MapConfig
+from pivotnet.data.tokens import chosen_tokens
 from pivotnet.device import select_device
 from pivotnet.distributed import ranks_from_environment
 from pivotnet.errors import PivotNetError
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         raise PivotNetError("--ckpt and --results both name a prediction to draw: give one of them")
     if args.limit < 1:
         raise PivotNetError(f"--limit is {args.limit}: give 1 or more")
-    tokens = sample_tokens(args)
+    tokens = chosen_tokens(args.data_root, args.split, args.tokens)
     if args.tokens is None:
         tokens = tokens[:: -(-len(tokens) // args.limit)]
     require_annotations(args.data_root, tokens)

@@ -48,7 +48,7 @@ def chamfer_matrix(first: PixelSets, second: PixelSets, limit: float) -> np.ndar
     """Chamfer distances between all lines, float64 [n, m], metres.
 
     Infinite between lines of two classes; at ``limit`` or beyond, any value from ``limit`` on may stand for the
-    distance. Bounds from below settle most of these pairs.
+    distance. Lower bounds show this for most of these pairs.
     """
     distances = (_bounds(first, second) + _bounds(second, first).T) / 2
     distances[first.labels[:, None] != second.labels] = np.inf
@@ -67,7 +67,7 @@ def chamfer_matrix(first: PixelSets, second: PixelSets, limit: float) -> np.ndar
 
 
 def _bounds(first: PixelSets, second: PixelSets) -> np.ndarray:
-    """Bounds from below of the directed chamfer distances, float64 [n, m], metres.
+    """Lower bounds of the directed chamfer distances, float64 [n, m], metres.
 
     The mean distance of points to a line is at least that to the rectangle around it, and since distance to a rectangle
     is convex, at least the distance of their mean to it.

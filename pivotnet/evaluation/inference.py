@@ -19,7 +19,6 @@ from pivotnet.evaluation.ap_table import format_table, table_dict, write_table
 from pivotnet.evaluation.postprocess import draw_mask, postprocess
 from pivotnet.evaluation.results import (
     MapInstances,
-    SampleResult,
     describe_run,
     has_result,
     open_folder,
@@ -105,8 +104,7 @@ class Predictor:
         left = gather_objects(left, self.ranks)[0]
         with agreed(self.ranks):
             for token, instances in self.predict(left):
-                result = SampleResult(draw_mask(instances, self.config.map), instances)
-                save_result(result_path(folder, token), result)
+                save_result(result_path(folder, token), draw_mask(instances, self.config.map), instances)
         if not self.ranks.main:
             return None
         return score_results(folder, self.data_root, tokens, self.config.map.resolution, self.workers, self.quiet)

@@ -9,11 +9,10 @@ pickle ``dt_res``, are read too. This module imports no torch, so that scoring p
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,28 +39,24 @@ class MapInstances:
         return len(self.points)
 
 
-@dataclass
-class SampleResult:
-    """The content of a result file."""
-
-    mask: np.ndarray  # uint8 or uint16 [C, rows, columns]
-    instances: MapInstances
-
-
 def result_path(folder: PathLike, token: str) -> Path:
     """Where the result of a sample lies."""
     return Path(folder) / f"{token}.npz"
 
 
-def save_result(path: PathLike, result: SampleResult) -> None:
+def save_result(path: PathLike, mask: np.ndarray, instances: MapInstances) -> None:
     """Write a result file; it appears whole or not at all.
+
+    Args:
+        path: the file.
+        mask: uint8 or uint16 [C, rows, columns], ``postprocess.draw_mask`` of ``instances``.
+        instances: the polylines.
 
     Raises:
         PivotNetError: the folder is missing, not writable, or its disk is full.
     """
-    instances = result.instances
     arrays = {
-        "dt_mask": result.mask,
+        "dt_mask": mask,
         "dt_res.points": np.concatenate([np.zeros((0, 2)), *instances.points]).astype(np.float32),
         "dt_res.offsets": np.cumsum([0, *map(len, instances.points)], dtype=np.int64),
         "dt_res.scores": instances.scores.astype(np.float32),
@@ -71,53 +66,29 @@ def save_result(path: PathLike, result: SampleResult) -> None:
         write_npz(stream, arrays)
 
 
-def load_result(path: PathLike) -> SampleResult:
-    """Read a result file, ours or upstream's.
+def load_result(path: PathLike) -> tuple[np.ndarray, MapInstances]:
+    """Mask and polylines of a result file, ours or upstream's.
 
     Raises:
         PivotNetError: the file is missing, truncated, of another kind, or does not fit together.
     """
-    with _one_error(path):
-        data = read_npz(path)
+    data = read_npz(path)
+    try:
+        mask = data["dt_mask"]
         instances = _from_upstream(data["dt_res"].item()) if "dt_res" in data else _from_arrays(data)
         if not len(instances.points) == len(instances.scores) == len(instances.labels):
             raise ValueError("lines, scores and labels differ in number")
-        return SampleResult(_checked_mask(data["dt_mask"], instances.scores), instances)
-
-
-def load_drawn(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
-    """What the evaluation needs of a result file, without reading the rest: the mask [C, rows, columns] and the scores
-    float32 [n] of ids 1 to n in it.
-
-    Raises:
-        PivotNetError: as ``load_result``.
-    """
-    with _one_error(path):
-        data = read_npz(path, lambda name: name in ("dt_mask", "dt_res", "dt_res.scores"))
-        scores = _from_upstream(data["dt_res"].item()).scores if "dt_res" in data else data["dt_res.scores"]
-        return _checked_mask(data["dt_mask"], scores), scores
-
-
-@contextlib.contextmanager
-def _one_error(path: PathLike) -> Iterator[None]:
-    """Makes one PivotNetError of whatever a file of another kind causes."""
-    try:
-        yield
+        if mask.ndim != 3 or len(mask) != len(CLASSES) or mask.dtype.kind not in "ui":
+            raise ValueError(f"dt_mask is {mask.dtype} {mask.shape}")
+        if mask.size and mask.max() > len(instances):
+            raise ValueError(f"dt_mask has id {mask.max()}, and there are {len(instances)} instances")
+        if not np.isfinite(instances.scores).all():
+            raise ValueError("a score is not finite")
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise PivotNetError(
             f"{path} is no result file ({type(error).__name__}: {error}): delete it and predict the sample again"
         ) from error
-
-
-def _checked_mask(mask: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """``mask``, if it is one and all of its ids have a score."""
-    if mask.ndim != 3 or len(mask) != len(CLASSES) or mask.dtype.kind not in "ui":
-        raise ValueError(f"dt_mask is {mask.dtype} {mask.shape}")
-    if mask.size and mask.max() > len(scores):
-        raise ValueError(f"dt_mask has id {mask.max()}, and there are {len(scores)} instances")
-    if not np.isfinite(scores).all():
-        raise ValueError("a score is not finite")
-    return mask
+    return mask, instances
 
 
 def _from_arrays(data: Mapping[str, np.ndarray]) -> MapInstances:

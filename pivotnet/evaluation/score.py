@@ -16,7 +16,7 @@ from pivotnet.annotation.format import FOLDER
 from pivotnet.annotation.npz import read_npz
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import ApResult, accumulate, sample_ap
-from pivotnet.evaluation.results import load_drawn, require_files, result_path
+from pivotnet.evaluation.results import load_result, require_files, result_path
 from pivotnet.files import PathLike
 
 SAMPLES_PER_WORKER = 200  # a process costs about as much time to start as these samples take
@@ -95,11 +95,11 @@ def score_files(
 def _score(job: tuple[Path, Path, float]) -> np.ndarray:
     """AP of one sample, float32 [C, 4]; NaN for classes without a line."""
     result_file, annotation_file, resolution = job
-    drawn, scores = load_drawn(result_file)
+    drawn, instances = load_result(result_file)
     truth = read_npz(annotation_file, ["instance_mask"])["instance_mask"]
     if truth.shape != drawn.shape:
         raise PivotNetError(
             f"the map in {result_file} is {drawn.shape}, in {annotation_file} {truth.shape}: "
             "predict and annotate with the same map size"
         )
-    return sample_ap(drawn, scores, truth, resolution)
+    return sample_ap(drawn, instances.scores, truth, resolution)

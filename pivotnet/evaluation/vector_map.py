@@ -130,7 +130,7 @@ def stored_lines(folder: PathLike, token: str, map_config: MapConfig) -> list[Ma
     """
     result, vectors = result_path(folder, token), Path(folder) / f"{token}.json"
     if result.is_file():
-        return predicted_lines(load_result(result).instances, map_config)
+        return predicted_lines(load_result(result)[1], map_config)
     if vectors.is_file():
         return load_vector_map(vectors)
     raise PivotNetError(

@@ -4,34 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap_table import format_table, table_dict
 from pivotnet.evaluation.results import result_path
 from pivotnet.evaluation.score import score_files
 from pivotnet.files import PathLike
 from pivotnet.upstream.performance import add_evaluation
+from pivotnet.upstream.samples import split_tokens
 from pivotnet.upstream.settings import require
-
-
-def evaluated_tokens(val_txt: PathLike, gt_dir: PathLike, dt_dir: PathLike) -> list[str]:
-    """Samples of ``val_txt`` that count.
-
-    All of them if all are annotated. Else (a mini or a synthetic data set) those that were predicted; if none of the
-    list's was, and it is val.txt, the list that ``pivotnet annotate`` has left in GT_DIR/splits.
-
-    Raises:
-        PivotNetError: no sample is left.
-    """
-    wanted = Path(val_txt).read_text().split()
-    if all((Path(gt_dir) / f"{token}.npz").is_file() for token in wanted):
-        return wanted
-    predicted = [token for token in wanted if result_path(dt_dir, token).is_file()]
-    own = Path(gt_dir) / "splits" / Path(val_txt).name
-    if not predicted and own.is_file():
-        predicted = own.read_text().split()
-    if not predicted:
-        raise PivotNetError(f"no sample of {val_txt} is annotated in {gt_dir}: there is nothing to evaluate")
-    return predicted
 
 
 class ResultEvaluator:
@@ -40,7 +19,7 @@ class ResultEvaluator:
     Args:
         gt_dir: folder of annotated samples.
         dt_dir: folder of result files.
-        val_txt: tokens, one a line.
+        val_txt: tokens, one a line; see ``split_tokens`` for a data set that is not all of nuScenes.
         batch_size: upstream's; the cores decide here.
         num_classes: 3.
         map_resolution: metres a pixel, rows and columns.
@@ -59,7 +38,7 @@ class ResultEvaluator:
         given = {"num_classes": num_classes, "map_resolution": column}
         require("the evaluator", given, {"num_classes": 3, "map_resolution": row})
         self.split = Path(val_txt).stem
-        tokens = evaluated_tokens(val_txt, gt_dir, dt_dir)
+        tokens = split_tokens(val_txt, gt_dir)
         self.resolution = row
         self.pairs = [(result_path(dt_dir, token), Path(gt_dir) / f"{token}.npz") for token in tokens]
 

@@ -11,7 +11,7 @@ import numpy as np
 from pivotnet.annotation.format import FOLDER, Annotation, Line, save_annotation
 from pivotnet.config import CAMERAS, MapConfig
 from pivotnet.evaluation.postprocess import draw_line, draw_mask
-from pivotnet.evaluation.results import MapInstances, SampleResult, result_path, save_result
+from pivotnet.evaluation.results import MapInstances, result_path, save_result
 
 # A camera that looks forward from 1.5 m above the ground: its x is the car's right, its y is down, its z is forward.
 FORWARD = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
@@ -65,4 +65,4 @@ def write_results(folder: Path, columns: Mapping[str, int | None]) -> None:
     for token, column in columns.items():
         lines = [] if column is None else [np.array([[0, column], [360, column]], np.float32)]
         instances = MapInstances(lines, np.full(len(lines), 0.9, np.float32), np.zeros(len(lines), np.int64))
-        save_result(result_path(folder, token), SampleResult(draw_mask(instances, MapConfig()), instances))
+        save_result(result_path(folder, token), draw_mask(instances, MapConfig()), instances)

@@ -15,7 +15,7 @@ from pivotnet.config import preset
 from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.inference import Predictor
-from pivotnet.evaluation.results import load_result, result_path
+from pivotnet.evaluation.results import load_result
 from pivotnet.structures import Predictions
 
 CONFIG = preset("smoke")
@@ -75,9 +75,9 @@ def test_ap_of_a_known_network(root: Path, tmp_path: Path, offset: float, expect
 
     assert result is not None and result.counts.tolist() == [3, 0, 0]
     assert result.ap[0].tolist() == expected
-    stored = load_result(result_path(tmp_path, "b"))
-    assert stored.instances.labels.tolist() == [0]
-    assert np.unique(np.nonzero(stored.mask[0])[1]) == pytest.approx([70 + offset], abs=1)
+    mask, instances = load_result(tmp_path / "b.npz")
+    assert instances.labels.tolist() == [0]
+    assert np.unique(np.nonzero(mask[0])[1]) == pytest.approx([70 + offset], abs=1)
 
 
 def test_a_network_that_predicts_nan_leaves_no_results(root: Path, tmp_path: Path) -> None:

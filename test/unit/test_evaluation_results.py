@@ -11,24 +11,24 @@ from pivotnet.config import MapConfig
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation import results
 from pivotnet.evaluation.postprocess import draw_mask
-from pivotnet.evaluation.results import MapInstances, SampleResult, load_drawn, load_result, save_result
+from pivotnet.evaluation.results import MapInstances, load_result, save_result
 
 
-def some_result(count: int = 4) -> SampleResult:
+def some_result(count: int = 4) -> tuple[np.ndarray, MapInstances]:
     rng = np.random.default_rng(count)
     lines = [(rng.random((rng.integers(2, 9), 2)) * [400, 200]).astype(np.float32) for _ in range(count)]
     labels = np.sort(rng.integers(0, 3, count)).astype(np.int64)
     instances = MapInstances(lines, rng.random(count).astype(np.float32), labels)
-    return SampleResult(draw_mask(instances, MapConfig()), instances)
+    return draw_mask(instances, MapConfig()), instances
 
 
-def save_as_upstream(path: Path, result: SampleResult) -> None:
+def save_as_upstream(path: Path, mask: np.ndarray, instances: MapInstances) -> None:
     content = {
-        "map": [None, *result.instances.points],
-        "confidence_level": [-1, *result.instances.scores.tolist()],
-        "pred_label": [0, *(result.instances.labels + 1).tolist()],
+        "map": [None, *instances.points],
+        "confidence_level": [-1, *instances.scores.tolist()],
+        "pred_label": [0, *(instances.labels + 1).tolist()],
     }
-    np.savez_compressed(path, dt_mask=result.mask, dt_res=content)  # type: ignore[arg-type]
+    np.savez_compressed(path, dt_mask=mask, dt_res=content)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -36,18 +36,16 @@ def save_as_upstream(path: Path, result: SampleResult) -> None:
 )
 def test_what_is_written_is_read(tmp_path: Path, save, count: int) -> None:
     path = tmp_path / "token.npz"
-    result = some_result(count)
+    mask, instances = some_result(count)
 
-    save(path, result)
+    save(path, mask, instances)
 
-    loaded, (mask, scores) = load_result(path), load_drawn(path)
-    assert len(loaded.instances) == count and loaded.mask.dtype == result.mask.dtype
-    for one, other in zip(loaded.instances.points, result.instances.points):
+    found_mask, found = load_result(path)
+    assert len(found) == count and found_mask.dtype == mask.dtype
+    for one, other in zip([found_mask, found.scores, found.labels], [mask, instances.scores, instances.labels]):
         np.testing.assert_array_equal(one, other)
-    np.testing.assert_array_equal(loaded.instances.labels, result.instances.labels)
-    for found in ((loaded.mask, loaded.instances.scores), (mask, scores)):
-        np.testing.assert_array_equal(found[0], result.mask)
-        np.testing.assert_array_equal(found[1], result.instances.scores)
+    for one, other in zip(found.points, instances.points):
+        np.testing.assert_array_equal(one, other)
     if save is save_result:
         with np.load(path, allow_pickle=False) as arrays:
             assert all(arrays[name].dtype != object for name in arrays.files)
@@ -56,7 +54,7 @@ def test_what_is_written_is_read(tmp_path: Path, save, count: int) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
 def test_a_truncated_file_counts_as_missing(tmp_path: Path, share: float) -> None:
     path = results.result_path(tmp_path, "token")
-    save_result(path, some_result())
+    save_result(path, *some_result())
     whole = path.read_bytes()
     assert results.has_result(tmp_path, "token")
 
@@ -67,21 +65,20 @@ def test_a_truncated_file_counts_as_missing(tmp_path: Path, share: float) -> Non
         load_result(path)
 
 
-@pytest.mark.parametrize("load", [load_result, load_drawn])
-def test_what_does_not_fit_together_is_refused(tmp_path: Path, load) -> None:
+def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "token.npz"
-    result = some_result(2)
-    result.mask[0, 0, 0] = 3
-    save_result(path, result)
+    mask, instances = some_result(2)
+    mask[0, 0, 0] = 3
+    save_result(path, mask, instances)
     with pytest.raises(PivotNetError, match="id 3, and there are 2 instances"):
-        load(path)
+        load_result(path)
     np.savez(path, instance_mask=np.zeros((3, 4, 4)))
     with pytest.raises(PivotNetError, match="no result file"):
-        load(path)
+        load_result(path)
 
 
 def test_missing_results_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
-    save_result(tmp_path / "a.npz", some_result())
+    save_result(tmp_path / "a.npz", *some_result())
 
     with pytest.raises(PivotNetError, match="2 of 3 samples have no picture in .*the first is b.: get one"):
         results.require_files(tmp_path, ["a", "b", "c"], "picture", "get one")
@@ -96,7 +93,7 @@ def test_a_folder_belongs_to_one_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "results"
 
     results.open_folder(folder, first)
-    save_result(folder / "a.npz", some_result())
+    save_result(folder / "a.npz", *some_result())
     results.open_folder(folder, first)
 
     assert results.read_run(folder)["preset"] == "smoke"

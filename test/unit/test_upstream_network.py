@@ -134,9 +134,9 @@ def test_results_are_read_by_the_evaluation(networks, inputs, tmp_path) -> None:
     with torch.no_grad():
         results, masks = network.post_processor(network(inputs)["outputs"])
     np.savez_compressed(tmp_path / "a.npz", dt_mask=masks[0], dt_res=results[0])  # as upstream's configs save them
-    loaded = load_result(tmp_path / "a.npz")
-    assert len(loaded.instances) == len(results[0]["map"]) - 1 == len(results[0]["pred_label"]) - 1
-    np.testing.assert_array_equal(loaded.mask, masks[0])
+    mask, instances = load_result(tmp_path / "a.npz")
+    assert len(instances) == len(results[0]["map"]) - 1 == len(results[0]["pred_label"]) - 1
+    np.testing.assert_array_equal(mask, masks[0])
 
 
 def test_samples_of_another_data_set_are_refused(networks, inputs) -> None:

@@ -13,7 +13,7 @@ from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap_table import format_table
 from pivotnet.evaluation.score import score_results
 from pivotnet.upstream.annotation import convert_annotations
-from pivotnet.upstream.evaluation import ResultEvaluator, evaluated_tokens
+from pivotnet.upstream.evaluation import ResultEvaluator
 from pivotnet.upstream.substitutes import get_uncertain_point_coords_with_randomness, point_sample
 
 TOKENS = ["a", "b"]
@@ -33,18 +33,6 @@ def test_the_table_is_that_of_our_own_evaluation(scored: Path, capsys) -> None:
     ResultEvaluator(gt_dir=str(scored / FOLDER), dt_dir=str(scored / "results"), val_txt=str(listed)).execute()
     wanted = score_results(scored / "results", scored, TOKENS, 0.15, quiet=True)
     assert capsys.readouterr().out == format_table(wanted.ap) + "\n"
-
-
-def test_which_samples_are_evaluated(scored: Path) -> None:
-    listed, gt, dt = scored / "val.txt", scored / FOLDER, scored / "results"
-    listed.write_text("x\ny\n")  # upstream's list of another data set: the annotation folder's own holds
-    assert evaluated_tokens(listed, gt, dt) == TOKENS
-    night = scored / "night.txt"
-    night.write_text("x\nb\n")  # a part of the validation split that is not all there
-    assert evaluated_tokens(night, gt, dt) == ["b"]
-    night.write_text("x\n")
-    with pytest.raises(PivotNetError, match="there is nothing to evaluate"):
-        evaluated_tokens(night, gt, dt)
 
 
 def test_another_map_is_refused(scored: Path) -> None:

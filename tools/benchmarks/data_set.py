@@ -12,7 +12,7 @@ from recordings import inputs
 from pivotnet.annotation.format import FOLDER, MAX_POINTS, Annotation, load_annotation, save_annotation, to_upstream
 from pivotnet.annotation.runner import annotate
 from pivotnet.config import CAMERAS
-from pivotnet.evaluation.results import MapInstances, SampleResult, result_path, save_result
+from pivotnet.evaluation.results import MapInstances, result_path, save_result
 from pivotnet.files import atomic_write
 from pivotnet.synthetic.generate import generate
 from pivotnet.synthetic.plan import Options
@@ -76,7 +76,7 @@ def write_results(root: Path, count: int, seed: int) -> list[str]:
         mask, scores, labels = _found(truth, inputs.generator(seed, "results", index))
         lines = [np.zeros((2, 2), np.float32) for _ in scores]
         instances = MapInstances(lines, np.array(scores, np.float32), np.array(labels, np.int64))
-        save_result(result_path(root / RESULTS, token), SampleResult(mask, instances))
+        save_result(result_path(root / RESULTS, token), mask, instances)
         classes = [label + 1 for label in labels]
         content = {"map": [None, *lines], "confidence_level": [-1, *scores], "pred_label": [0, *classes]}
         _save(root / PICKLED_RESULTS / f"{token}.npz", dt_mask=mask, dt_res=_boxed(content))

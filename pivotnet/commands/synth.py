@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from pivotnet.annotation.runner import available_cores
-from pivotnet.commands.progress_bar import progress_bar
+from pivotnet.console import long_run
 from pivotnet.errors import PivotNetError
 from pivotnet.synthetic.generate import generate
 from pivotnet.synthetic.plan import Options
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         raise PivotNetError(f"--workers {args.workers} is negative; choose 0 (one a usable core) or more")
     workers = args.workers or available_cores()
     started = time.monotonic()
-    with progress_bar("synth") as progress:
+    with long_run("synth") as progress:
         made = generate(args.out, options, workers, progress)
     what = f"{options.scenes} scenes of {options.samples_per_scene} samples, seed {options.seed}"
     if made:

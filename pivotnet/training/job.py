@@ -111,7 +111,7 @@ def train(options: Options, ranks: Ranks, device: torch.device, started: float) 
         devices.reset_peak_memory(device)
         finished = True
         if left:  # else the run ended in its evaluation, and goes on there
-            records = stack.enter_context(contextlib.closing(StepRecords(run.output, ranks.rank, start_step)))
+            records = stack.enter_context(contextlib.closing(StepRecords(run.output, ranks.rank, start_step, left)))
             after_step = None
             if options.profile:
                 folder = str(run.output / "profile")

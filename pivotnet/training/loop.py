@@ -28,7 +28,7 @@ from pivotnet.structures import Batch, Predictions
 from pivotnet.training.graphs import GraphedNetwork
 from pivotnet.training.monitor import Monitor
 from pivotnet.training.optim import MultiStepSchedule
-from pivotnet.training.records import StepRecords, StepTimer, warmup_steps
+from pivotnet.training.records import StepRecords
 from pivotnet.training.shutdown import Shutdown
 
 
@@ -147,22 +147,21 @@ class Trainer:
 
         Args:
             batches: one a step, from step ``self.step`` on.
-            records: where each step is written down.
+            records: of this loop.
             monitor: what rank 0 shows.
             shutdown: whether SIGTERM came.
             after_step: called at the end of each step (the profiler's mark).
         """
-        timer = StepTimer(warmup_steps(self.run.steps - self.step))
         record: dict[str, Any] | None = None  # of the step before, whose losses are still on the device
         stop = False
 
-        timer.request()
+        records.request()
         for batch in batches:
-            timer.loaded()
+            records.loaded()
             values = self.train_step(batch, shutdown.requested)
             if record is not None and values is not None:
                 stop = self._complete(record, values, records, monitor)
-            record = {"step": self.step - 1, **timer.end(), "lr": self.optimizer.param_groups[0]["lr"]}
+            record = records.end(self.optimizer.param_groups[0]["lr"])
             self.elapsed += record["seconds"] or 0.0
             shutdown.step_done()
             if after_step is not None:
@@ -176,10 +175,10 @@ class Trainer:
                 record = None
                 self.save(monitor)
                 shutdown.busy = False
-                timer.disturb()
+                records.disturb()
                 if stop:
                     break
-            timer.request()
+            records.request()
         return self.step >= self.run.steps
 
     def _complete(self, record: dict[str, Any], values: np.ndarray, records: StepRecords, monitor: Monitor) -> bool:
@@ -196,8 +195,7 @@ class Trainer:
                 f"the loss of step {record['step']} is {loss} (terms: {bad}): try a lower --lr, or look at that step's "
                 f"samples; {kept}"
             )
-        record.update(loss=loss, terms=terms)
-        records.add(record)
+        records.add(record, loss, terms)
         monitor.step(record, devices.peak_memory(self.device))
         return bool(values[0] > 0)
 

@@ -52,9 +52,19 @@ def counted_times(records: Iterable[dict[str, Any]]) -> list[tuple[float, float]
 
 
 class StepRecords:
-    """The record file of one rank. On resume, records from ``start_step`` on are dropped: they are made anew."""
+    """The clock of a loop, and the file of one rank's records.
 
-    def __init__(self, folder: PathLike, rank: int, start_step: int) -> None:
+    For each step ``request``, ``loaded``, ``end``, and ``add`` when its losses are known; ``disturb`` after anything
+    else. On resume, records from ``start_step`` on are dropped: they are made anew.
+
+    Args:
+        folder: output folder.
+        rank: whose records these are.
+        start_step: of the loop.
+        steps: of the loop; the first of them are warm-up.
+    """
+
+    def __init__(self, folder: PathLike, rank: int, start_step: int, steps: int) -> None:
         path = records_path(folder, rank)
         kept = []
         if start_step and path.exists():
@@ -62,21 +72,8 @@ class StepRecords:
         with atomic_write(path, "w") as stream:
             stream.writelines(json.dumps(record) + "\n" for record in kept)
         self.stream: IO[str] = open(path, "a", buffering=1)
-
-    def add(self, record: dict[str, Any]) -> None:
-        """Append one record; it is in the file when this returns."""
-        self.stream.write(json.dumps(record) + "\n")
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):  # every record was written when it was added
-            self.stream.close()
-
-
-class StepTimer:
-    """The clock of a loop: per step ``request``, ``loaded`` and ``end``; ``disturb`` after anything else."""
-
-    def __init__(self, warmup: int) -> None:
-        self.warmup = warmup
+        self.start_step = start_step
+        self.warmup = warmup_steps(steps)
         self.done = 0
         self.disturbed = False
         self.previous: float | None = None
@@ -94,10 +91,20 @@ class StepTimer:
         """Something that is no step has happened (checkpoint, evaluation): do not count the step under way."""
         self.disturbed = True
 
-    def end(self) -> dict[str, Any]:
-        """The step is over; returns its ``seconds``, ``data_wait`` and ``counted``."""
+    def end(self, lr: float) -> dict[str, Any]:
+        """The step is over; returns its record but for the losses."""
         now = time.perf_counter()
         seconds = None if self.previous is None else now - self.previous
         counted = seconds is not None and self.done >= self.warmup and not self.disturbed
+        step = self.start_step + self.done
         self.previous, self.disturbed, self.done = now, False, self.done + 1
-        return {"seconds": seconds, "data_wait": self.data_wait, "counted": counted}
+        return {"step": step, "seconds": seconds, "data_wait": self.data_wait, "counted": counted, "lr": lr}
+
+    def add(self, record: dict[str, Any], loss: float, terms: dict[str, float]) -> None:
+        """Complete and append a record; it is in the file when this returns."""
+        record.update(loss=loss, terms=terms)
+        self.stream.write(json.dumps(record) + "\n")
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # every record was written when it was added
+            self.stream.close()

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pivotnet import device as devices
 from pivotnet.annotation.format import FOLDER
-from pivotnet.distributed import TIMEOUT, ranks_from_environment
+from pivotnet.distributed import TIMEOUT, Ranks, ranks_from_environment
 from pivotnet.errors import PivotNetError
 from pivotnet.launch.supervise import end_with_parent
 from pivotnet.launch.torchrun import hand_over
@@ -85,32 +85,33 @@ class RlaunchReplicaEnv:
         sys.excepthook = hand_over
         end_with_parent()
         self.sync_bn, self.find_unused_parameters = int(sync_bn), find_unused_parameters
-        self.ranks = ranks_from_environment()
         cards = parse_cards(devices)
-        if "WORLD_SIZE" in os.environ:
-            self.nr_gpus = 1  # torchrun has started all processes: core.py has none to start
-            self._world, self._rank, self._local = self.ranks.world_size, self.ranks.rank, self.ranks.local_rank
-        else:
-            self.nr_gpus = self._world = count_cards(cards)
-            self._rank = self._local = int(os.environ.get("LOCAL_RANK", 0))
-        self.device = _select(cards[self._local] if self._local < len(cards) else self._local)
+        self.nr_gpus = 1  # torchrun has started all processes: core.py has none to start
+        self.ranks = ranks_from_environment()
+        if "WORLD_SIZE" not in os.environ:
+            self.nr_gpus = count_cards(cards)
+            local = int(os.environ.get("LOCAL_RANK", 0))
+            self.ranks = Ranks(local, local, self.nr_gpus, self.nr_gpus)
+        local = self.ranks.local_rank
+        self.device = _select(cards[local] if local < len(cards) else local)
         self._uri = "env://"
-        self.performance = Performance(requested_steps(), self.device)
+        self.performance = Performance(requested_steps(), self.device, self.ranks)
 
     def world_size(self) -> int:
-        return self._world
+        return self.ranks.world_size
 
     def global_rank(self) -> int:
-        return self._rank
+        return self.ranks.rank
 
     def local_rank(self) -> int:
-        return self._local
+        return self.ranks.local_rank
 
     def rate_devices(self) -> int:
         """The number of cards whose learning rate upstream would use: the largest it knows that is not above ours."""
-        known = max(count for count in LR_FACTORS if count <= self._world)
-        if known != self._world and self._rank == 0:
-            warnings.warn(f"upstream has no learning rate for {self._world} cards; using that of {known}", stacklevel=2)
+        world = self.ranks.world_size
+        known = max(count for count in LR_FACTORS if count <= world)
+        if known != world and self.ranks.main:
+            warnings.warn(f"upstream has no learning rate for {world} cards; using that of {known}", stacklevel=2)
         return known
 
     def set_master_uri(self, ns: ShareFSUUIDNameServer) -> None:
@@ -133,8 +134,8 @@ class RlaunchReplicaEnv:
         dist.init_process_group(
             devices.distributed_backend(self.device),
             init_method=self._uri,
-            rank=self._rank,
-            world_size=self._world,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
             timeout=TIMEOUT,
         )
         atexit.register(self.cleanup)
@@ -159,13 +160,13 @@ class RlaunchReplicaEnv:
         devices.set_reduced_precision(False)
 
     def _batch_norm_group(self) -> dist.ProcessGroup | None:
-        size = self.sync_bn
-        if size == 1 or size >= self._world:
+        size, world = self.sync_bn, self.ranks.world_size
+        if size == 1 or size >= world:
             return None
-        if self._world % size:
-            raise PivotNetError(f"--sync_bn {size} does not divide {self._world} ranks: give 1 to join them all")
-        groups = [dist.new_group(list(range(first, first + size))) for first in range(0, self._world, size)]
-        return groups[self._rank // size]
+        if world % size:
+            raise PivotNetError(f"--sync_bn {size} does not divide {world} ranks: give 1 to join them all")
+        groups = [dist.new_group(list(range(first, first + size))) for first in range(0, world, size)]
+        return groups[self.ranks.rank // size]
 
     def after_init(self, executor: Any) -> None:
         """Wrap the model for data-parallel training."""
@@ -182,7 +183,7 @@ class RlaunchReplicaEnv:
         self.performance.begin(executor)
 
     def before_step(self, executor: Any, step: int, data_dict: Any) -> None:
-        self.performance.timer.loaded()
+        self.performance.records.loaded()
 
     def after_step(self, executor: Any, step: int, data_dict: Any, **result: Any) -> None:
         # loss and extra (terms) of a training step; an evaluation has none
@@ -190,7 +191,7 @@ class RlaunchReplicaEnv:
             self.performance.step(executor, result["loss"], result["extra"])
 
     def after_epoch(self, executor: Any, epoch: int, update_best_ckpt: bool = False) -> None:
-        self.performance.timer.disturb()  # a checkpoint or an evaluation
+        self.performance.records.disturb()  # a checkpoint or an evaluation
 
     def after_train(self, executor: Any) -> None:
         self.performance.finish(executor)

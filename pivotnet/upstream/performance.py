@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from pivotnet import device as devices
 from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
 from pivotnet.files import make_folder
-from pivotnet.training.records import StepRecords, StepTimer, warmup_steps
+from pivotnet.training.records import StepRecords
 from pivotnet.training.summary import (
     SUMMARY,
     TITLE,
@@ -73,8 +72,8 @@ class Performance:
         steps: end the process after so many; None: measure until training ends.
     """
 
-    def __init__(self, steps: int | None, device: torch.device) -> None:
-        self.steps, self.device = steps, device
+    def __init__(self, steps: int | None, device: torch.device, ranks: Ranks) -> None:
+        self.steps, self.device, self.ranks = steps, device, ranks
         self.started = time.perf_counter()
         self.waiting: list[tuple[dict[str, Any], list[str], Tensor]] = []  # record, names of terms, values
 
@@ -82,41 +81,37 @@ class Performance:
         """Training starts."""
         saver = next(callback for callback in executor.callbacks if hasattr(callback, "local_path"))
         self.folder = make_folder(os.environ.get(OUTPUT) or Path(saver.local_path).parent)
-        self.ranks = Ranks(rank=dist.get_rank(), world_size=dist.get_world_size())
-        self.first = executor.global_step
         left = (executor.exp.max_epoch - executor.epoch) * len(executor.train_dataloader)
-        self.timer = StepTimer(warmup_steps(self.steps or left))
-        self.records = StepRecords(self.folder, self.ranks.rank, self.first)
+        self.records = StepRecords(self.folder, self.ranks.rank, executor.global_step, self.steps or left)
         devices.reset_peak_memory(self.device)
         self.began = time.perf_counter()
-        self.timer.request()
+        self.records.request()
 
     def step(self, executor: Any, loss: Tensor, terms: dict[str, Tensor] | None) -> None:
         """A step is done; ends the process after the last one of a performance run."""
-        number = self.first + self.timer.done
-        record = {"step": number, **self.timer.end(), "lr": executor.optimizer.param_groups[0]["lr"]}
+        record = self.records.end(executor.optimizer.param_groups[0]["lr"])
         self.waiting.append((record, list(terms or {}), stack_values(loss, terms)))
         if len(self.waiting) == READ_EVERY:
             self._write()
-        if self.timer.done == self.steps:
+        if self.records.done == self.steps:
             summary = self.finish(executor)
             if self.ranks.main:
                 print("\n".join([TITLE, *final_lines(summary, "performance")]), flush=True)
             sys.exit(0)
-        self.timer.request()
+        self.records.request()
 
     def _write(self) -> None:
         if self.waiting:
             rows = torch.stack([values for _, _, values in self.waiting]).tolist()
             for (record, names, _), (loss, *terms) in zip(self.waiting, rows):
-                self.records.add({**record, "loss": loss, "terms": dict(zip(names, terms))})
+                self.records.add(record, loss, dict(zip(names, terms)))
             self.waiting.clear()
 
     def finish(self, executor: Any) -> dict[str, Any]:
         """Write the summary, if a step was made."""
         self._write()
         self.records.close()
-        if not self.timer.done:
+        if not self.records.done:
             return {}
         exp = executor.exp
         summary = summarise(
@@ -129,11 +124,11 @@ class Performance:
                 epochs=exp.max_epoch,
                 steps_per_epoch=len(executor.train_dataloader),
                 samples=exp.train_dataset_size,
-                start_step=self.first,
+                start_step=self.records.start_step,
             ),
             self.ranks,
             self.device,
-            warmup=self.timer.warmup,
+            warmup=self.records.warmup,
             started=self.started,
             train_seconds=time.perf_counter() - self.began,
         )

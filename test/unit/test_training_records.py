@@ -7,30 +7,32 @@ from types import SimpleNamespace
 import pytest
 
 from pivotnet.training import records as recording
-from pivotnet.training.records import StepRecords, StepTimer, counted_times, read_records, warmup_steps
+from pivotnet.training.records import StepRecords, counted_times, read_records, warmup_steps
 
 
-def test_times_are_from_end_to_end(monkeypatch):
+def test_times_are_from_end_to_end(monkeypatch, tmp_path):
     clock = SimpleNamespace(now=100.0)
     clock.perf_counter = lambda: clock.now
     monkeypatch.setattr(recording, "time", clock)
-    timer = StepTimer(warmup=2)
+    records = StepRecords(tmp_path, 0, 7, steps=8)
 
-    def step(wait: float) -> dict:
-        timer.request()
+    def step(wait: float) -> tuple:
+        records.request()
         clock.now += wait
-        timer.loaded()
+        records.loaded()
         clock.now += 1.0
-        return timer.end()
+        record = records.end(lr=0.5)
+        assert record["lr"] == 0.5
+        return tuple(record[key] for key in ("step", "seconds", "data_wait", "counted"))
 
-    assert step(5.0) == {"seconds": None, "data_wait": 5.0, "counted": False}
-    assert step(0.5) == {"seconds": 1.5, "data_wait": 0.5, "counted": False}  # warm-up
+    assert step(5.0) == (7, None, 5.0, False)
+    assert step(0.5) == (8, 1.5, 0.5, False)  # warm-up
     clock.now += 0.25  # what the loop does between steps belongs to the next one
-    assert step(0.5) == {"seconds": 1.75, "data_wait": 0.5, "counted": True}
+    assert step(0.5) == (9, 1.75, 0.5, True)
     clock.now += 30
-    timer.disturb()
-    assert not step(0.5)["counted"]
-    assert step(0.5) == {"seconds": 1.5, "data_wait": 0.5, "counted": True}
+    records.disturb()
+    assert step(0.5) == (10, 31.5, 0.5, False)
+    assert step(0.5) == (11, 1.5, 0.5, True)
 
 
 @pytest.mark.parametrize("steps, warmup", [(1, 0), (3, 0), (4, 1), (40, 10), (80, 20), (1500, 20)])
@@ -39,20 +41,22 @@ def test_warm_up_is_a_quarter_of_a_short_run(steps, warmup):
 
 
 def test_records_survive_a_kill_and_a_resume(tmp_path):
-    records = StepRecords(tmp_path, 1, 0)
+    records = StepRecords(tmp_path, 1, 0, 5)
     for step in range(5):
-        records.add({"step": step, "seconds": float(step), "data_wait": 0.5, "counted": step > 2, "loss": 1 / 3})
+        record = {"step": step, "seconds": float(step), "data_wait": 0.5, "counted": step > 2}
+        records.add(record, 1 / 3, {"a": 1.0})
     path = tmp_path / "steps.rank1.jsonl"
     assert len(list(read_records(path))) == 5  # without a close
     with open(path, "a") as stream:
         stream.write('{"step": 5, "sec')  # cut off
     found = list(read_records(path))
-    assert [record["step"] for record in found] == [0, 1, 2, 3, 4] and found[0]["loss"] == 1 / 3  # exact
+    assert [record["step"] for record in found] == [0, 1, 2, 3, 4]
+    assert (found[0]["loss"], found[0]["terms"]) == (1 / 3, {"a": 1.0})  # exact
     assert counted_times(found) == [(3.0, 0.5), (4.0, 0.5)]
 
-    resumed = StepRecords(tmp_path, 1, 3)
-    resumed.add({"step": 3})
+    resumed = StepRecords(tmp_path, 1, 3, 2)
+    resumed.add(resumed.end(1.0), 0.0, {})
     resumed.close()
     assert [record["step"] for record in read_records(path)] == [0, 1, 2, 3]
-    StepRecords(tmp_path, 1, 0).close()  # a new run
+    StepRecords(tmp_path, 1, 0, 5).close()  # a new run
     assert list(read_records(path)) == []

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
 from pivotnet.training.summary import read_summary
 from pivotnet.upstream import callbacks, environ, launch, performance
@@ -264,17 +265,15 @@ def test_a_performance_run_stops_and_reports(tmp_path, monkeypatch, capsys) -> N
 
 
 def test_an_ordinary_run_leaves_its_summary_and_takes_up_its_evaluation(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(performance.dist, "get_rank", lambda: 0)
-    monkeypatch.setattr(performance.dist, "get_world_size", lambda: 1)
     monkeypatch.setenv(performance.OUTPUT, str(tmp_path))
-    clock = performance.Performance(None, CPU)
+    clock = performance.Performance(None, CPU, Ranks())
     trainer = Trainer([callbacks.CheckPointSaver(tmp_path / "dump_model")])
     clock.begin(trainer)
     for step in range(5):
-        clock.timer.loaded()
+        clock.records.loaded()
         clock.step(trainer, torch.tensor(float(step)), {"a": torch.tensor(1.0)})
         if step == 2:
-            clock.timer.disturb()
+            clock.records.disturb()
     clock.finish(trainer)
     performance.add_evaluation("val", {"mAP_hard": 0.5})
     summary = read_summary(tmp_path)

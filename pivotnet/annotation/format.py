@@ -113,7 +113,7 @@ def load_annotation(path: PathLike) -> Annotation:
             pivot_points=points,
             pivot_lengths=lengths,
         )
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise PivotNetError(
             f"{path} is no annotated sample ({type(error).__name__}: {error}): "
             "delete it and run pivotnet annotate again"

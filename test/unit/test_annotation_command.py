@@ -55,25 +55,19 @@ def stamps(root):
 
 
 def test_a_whole_run(root, capsys):
+    """And several processes write the same bytes."""
     assert annotate(root) == 0
     said = capsys.readouterr().out
     assert "8 written, 0 kept" in said and "divider 205, ped_crossing 14, boundary 40" in said
-    assert re.search(r"train 5, val 3", said) and re.search(r"time +[\d.]+ s, [\d.]+ samples/s", said)
+    assert "train 5, val 3" in said and re.search(r"time +[\d.]+ s, [\d.]+ samples/s", said)
+    assert "1 samples have more than 127 instances" in said
     tokens = [sample.token for sample in read_samples(root, VERSION)]
-    assert sorted(stamps(root)) == sorted(f"{token}.npz" for token in tokens)
-    splits = {name: (folder_of(root) / "splits" / f"{name}.txt").read_text().split() for name in ("train", "val")}
-    assert [token for token in tokens if token in splits["train"]] == splits["train"]
-    assert sorted(splits["train"] + splits["val"]) == sorted(tokens) and len(splits["val"]) == 3
-
-
-def test_workers_write_the_same_bytes(root, capsys):
-    def contents():
-        return {path.name: path.read_bytes() for path in folder_of(root).glob("*.npz")}
-
-    assert annotate(root) == 0
-    alone = contents()
+    contents = {path.name: path.read_bytes() for path in folder_of(root).glob("*.npz")}
+    assert sorted(contents) == sorted(f"{token}.npz" for token in tokens)
+    train, val = ((folder_of(root) / "splits" / f"{name}.txt").read_text().split() for name in ("train", "val"))
+    assert [token for token in tokens if token in train] == train and sorted(train + val) == sorted(tokens)
     assert main(["annotate", "-d", str(root), "--workers", "3", "--overwrite"]) == 0
-    assert contents() == alone
+    assert contents == {path.name: path.read_bytes() for path in folder_of(root).glob("*.npz")}
 
 
 def test_a_resumed_run_keeps_whole_files(root, capsys):
@@ -146,52 +140,42 @@ def test_bad_roots(root, tmp_path, capsys):
     assert not folder_of(root).exists()
 
 
-def test_bad_maps(root, capsys):
-    path = root / "maps" / "expansion" / "singapore-queenstown.json"
-    whole = path.read_text()
-    path.unlink()
-    message = refused(capsys, root)
-    assert str(path) in message and "missing" in message and "nuScenes-map-expansion-v1.3" in message
-    assert not folder_of(root).exists()
-
-    path.write_text(whole[: len(whole) // 2])
-    assert "singapore-queenstown.json is truncated or no JSON" in refused(capsys, root)
-    for version in ("1.2", None, "new"):
-        path.write_text(whole)
-        change(path, lambda content, version=version: content.update(version=version))
-        assert f"is of map expansion version {version}, too old" in refused(capsys, root)
-    path.write_text(whole)
-    change(path, lambda content: content["node"].pop())
-    assert "is no consistent map expansion (KeyError" in refused(capsys, root)
-    path.write_text(whole)
-    change(path, lambda content: content["node"][0].update(x=float("nan")))
-    assert "coordinate that is no number" in refused(capsys, root)
-    path.write_text("[]")
-    assert "version none" in refused(capsys, root)
-    assert not folder_of(root).exists()
-
-
-def test_bad_tables(root, capsys):
-    table = root / VERSION / "sample_data.json"
-    whole = table.read_text()
-    table.write_text(whole[:1000])
-    assert "sample_data.json is truncated or no JSON" in refused(capsys, root)
-    table.unlink()
-    assert "cannot read" in refused(capsys, root)
-    table.write_text(whole)
-    change(table, lambda rows: rows[0].update(is_key_frame=False))
-    assert "has no key frame of CAM_" in refused(capsys, root)
-    table.write_text(whole)
-    change(root / VERSION / "log.json", lambda rows: rows.pop())
-    assert "do not fit together (KeyError" in refused(capsys, root)
-    change(root / VERSION / "sample.json", lambda rows: rows[0].update(token="../x"))
-    assert "'../x'" in refused(capsys, root)
+def test_bad_maps_and_tables(root, capsys):
+    """Each is one line that names the file; nothing is written."""
+    city, table = "maps/expansion/singapore-queenstown.json", f"{VERSION}/sample_data.json"
+    old = "is of map expansion version {}, too old"
+    for name, edit, message in (
+        (city, None, f"{root / city} is missing (No such file or directory): unpack nuScenes-map-expansion-v1.3"),
+        (city, lambda content: content.update(version="1.2"), old.format("1.2")),
+        (city, lambda content: content.update(version=None), old.format(None)),
+        (city, lambda content: content.update(version="new"), old.format("new")),
+        (city, lambda content: content.clear(), old.format("1.0")),
+        (city, lambda content: content["node"].pop(), "is no consistent map expansion (KeyError"),
+        (city, lambda content: content["node"][0].update(x=float("nan")), "coordinate that is no number"),
+        (table, None, "cannot read"),
+        (table, lambda rows: rows[0].update(is_key_frame=False), "has no key frame of CAM_"),
+        (f"{VERSION}/log.json", lambda rows: rows.pop(), "do not fit together (KeyError"),
+        (f"{VERSION}/calibrated_sensor.json", lambda rows: rows.clear(), "do not fit together"),
+        (f"{VERSION}/sample.json", lambda rows: rows[0].update(token="../x"), "'../x'"),
+        (f"{VERSION}/scene.json", lambda rows: rows[0].update(name="town-7"), "'town-7'"),
+    ):
+        whole = (root / name).read_text()
+        if edit is None:
+            (root / name).unlink()
+        else:
+            change(root / name, edit)
+        assert message in refused(capsys, root)
+        (root / name).write_text(whole[: len(whole) // 2])
+        assert f"{root / name} is truncated or no JSON" in refused(capsys, root)
+        (root / name).write_text(whole)
+    (root / city).write_text("[]")
+    assert old.format("none") in refused(capsys, root)
     assert not folder_of(root).exists()
 
 
-def test_a_folder_that_cannot_be_written(root, capsys):
+def test_a_folder_that_cannot_be_made(root, capsys):
     (root / "customer").write_text("in the way")
-    assert "cannot make" in refused(capsys, root)
+    assert f"cannot make {folder_of(root)}" in refused(capsys, root)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -203,10 +187,8 @@ def test_a_full_disk(root, workers):
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1 and "error: cannot write" in result.stderr
-    left = [path for path in folder_of(root).iterdir() if path.name != "annotation.json"]
-    assert all(path.suffix == ".npz" for path in left)
-    for path in left:
-        load_annotation(path)
+    for path in folder_of(root).iterdir():
+        assert path.name == "annotation.json" or load_annotation(path)
 
 
 @pytest.mark.parametrize(("workers", "number"), [("1", signal.SIGINT), ("2", signal.SIGINT), ("2", signal.SIGTERM)])
@@ -235,12 +217,9 @@ def test_an_interrupt_leaves_whole_files(root, workers, number):
     said = running.communicate(timeout=60)
     assert running.returncode == 130, said
     assert said[1].strip() == "interrupted"
-    left = sorted(path.name for path in folder_of(root).iterdir())
-    assert "splits" not in left and "annotation.json" in left
-    files = [name for name in left if name != "annotation.json"]
+    files = {path.name for path in folder_of(root).iterdir()} - {"annotation.json"}
     assert 10 <= len(files) < 8 * copies and all(re.fullmatch(r"\w+\.npz", name) for name in files)
-    for name in files:
-        load_annotation(folder_of(root) / name)
+    assert all(load_annotation(folder_of(root) / name) for name in files)
     with pytest.raises(ProcessLookupError):
         os.killpg(running.pid, 0)  # no worker is left
 

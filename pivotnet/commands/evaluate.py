@@ -9,7 +9,7 @@ from pivotnet.commands.options import add_network_arguments, add_sample_argument
 from pivotnet.config import MapConfig
 from pivotnet.data.tokens import chosen_tokens
 from pivotnet.device import select_device
-from pivotnet.distributed import Ranks, agreed, process_group, ranks_from_environment
+from pivotnet.distributed import agreed, process_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import ApResult
 from pivotnet.evaluation.ap_table import format_table, table_dict, write_table
@@ -38,8 +38,11 @@ def run(args: argparse.Namespace) -> int:
     if not args.ckpt and not args.results:
         raise PivotNetError("nothing to evaluate: give --ckpt to predict, or --results with result files")
     folder = Path(args.results or results_folder(args.ckpt))
-    ranks = ranks_from_environment() if args.ckpt else Ranks()
-    result = _predict(args, folder, ranks) if args.ckpt else _score(args, folder)
+    if args.ckpt:
+        result = _predict(args, folder)
+    else:
+        tokens = chosen_tokens(args.data_root, args.split, args.tokens)
+        result = score_results(folder, args.data_root, tokens, MapConfig().resolution, args.workers)
     if result is None:  # another rank has it
         return 0
     name = "tokens" if args.tokens else args.split
@@ -52,17 +55,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _score(args: argparse.Namespace, folder: Path) -> ApResult:
-    return score_results(
-        folder,
-        args.data_root,
-        chosen_tokens(args.data_root, args.split, args.tokens),
-        MapConfig().resolution,
-        args.workers,
-    )
-
-
-def _predict(args: argparse.Namespace, folder: Path, ranks: Ranks) -> ApResult | None:
+def _predict(args: argparse.Namespace, folder: Path) -> ApResult | None:
+    ranks = ranks_from_environment()
     device = select_device(args.device, ranks.local_rank)
     with process_group(ranks, device):
         with agreed(ranks):

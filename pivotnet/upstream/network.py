@@ -52,10 +52,9 @@ class _Backbone(nn.Module):
     ) -> None:
         super().__init__()
         require("im_backbone", bkb_kwargs, self.fixed)
-        self.bkb = self.build(bkb_kwargs, ret_layers)
+        self.bkb, weights = self.build(bkb_kwargs, ret_layers)
         self.fpn = None if fpn_kwarg is None else _bifpn(fpn_kwarg)
         self.up_shape = up_shape
-        weights = self.weights(bkb_kwargs)
         if weights and Path(weights).is_file():
             load_pretrained(self, self.name, Path(weights))
         elif weights and os.environ.get(WITHOUT_WEIGHTS) != "none":
@@ -64,12 +63,9 @@ class _Backbone(nn.Module):
                 f"or set {WITHOUT_WEIGHTS}=none to start with a random backbone (it then learns slower and less)"
             )
 
-    def build(self, options: Options, outputs: int) -> nn.Module:
-        """The network that returns its last ``outputs`` features."""
-        raise NotImplementedError
-
-    def weights(self, options: Options) -> str | None:
-        """The file to start from; upstream requires it, so that nobody starts without it unawares."""
+    def build(self, options: Options, outputs: int) -> tuple[nn.Module, str | None]:
+        """The network that returns its last ``outputs`` features, and the file with its starting weights, which
+        upstream requires, so that nobody starts without it unawares."""
         raise NotImplementedError
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +75,8 @@ class _Backbone(nn.Module):
         if self.fpn is not None:
             neck = self.fpn(features)
         elif self.up_shape is not None:
-            neck = [torch.cat([_upsample(level, self.up_shape) for level in features], dim=1)]
+            levels = [F.interpolate(level, self.up_shape, mode="bilinear", align_corners=True) for level in features]
+            neck = [torch.cat(levels, dim=1)]
         return {"im_bkb_features": features, "im_nek_features": neck}
 
 
@@ -88,16 +85,13 @@ class ResNetBackbone(_Backbone):
 
     name, fixed = "res50", {"depth": 50, "num_stages": 4, "style": "pytorch", "norm_eval": True}
 
-    def build(self, options: Options, outputs: int) -> nn.Module:
+    def build(self, options: Options, outputs: int) -> tuple[nn.Module, str | None]:
         resnet = ResNet(options["with_cp"], outputs=outputs)
         for number in range(options["frozen_stages"] + 1):
             parts = [resnet.get_submodule(f"layer{number}")] if number else [resnet.conv1, resnet.bn1]
             for part in parts:
                 part.requires_grad_(False)
-        return resnet
-
-    def weights(self, options: Options) -> str | None:
-        return options.get("init_cfg", {}).get("checkpoint")
+        return resnet, options.get("init_cfg", {}).get("checkpoint")
 
 
 class EfficientNetBackbone(_Backbone):
@@ -105,16 +99,13 @@ class EfficientNetBackbone(_Backbone):
 
     name, fixed = "effb0", {"model_name": "efficientnet-b0", "in_channels": 3, "out_stride": 32}
 
-    def build(self, options: Options, outputs: int) -> nn.Module:
+    def build(self, options: Options, outputs: int) -> tuple[nn.Module, str | None]:
         efficientnet = EfficientNet(BASE.drop_connect, options["with_cp"])
         blocks: Any = (STRIDE_8_BLOCK, *efficientnet.feature_blocks)
         efficientnet.feature_blocks = blocks[-outputs:]
         if options.get("norm_layer") is nn.SyncBatchNorm:
             convert_sync_batch_norm(efficientnet)
-        return efficientnet
-
-    def weights(self, options: Options) -> str | None:
-        return options.get("weights_path")
+        return efficientnet, options.get("weights_path")
 
 
 class SwinTRBackbone(_Backbone):
@@ -122,12 +113,10 @@ class SwinTRBackbone(_Backbone):
 
     name, fixed = "swint", {"arch": "tiny", "shift_mode": 0, "window_size": 7, "ape": False}
 
-    def build(self, options: Options, outputs: int) -> nn.Module:
+    def build(self, options: Options, outputs: int) -> tuple[nn.Module, str | None]:
         rate = options.get("drop_path_rate", BASE.drop_path)
-        return SwinTransformer(rate, options["use_checkpoint"], tuple(options["out_indices"])[-outputs:])
-
-    def weights(self, options: Options) -> str | None:
-        return options.get("pretrained")
+        swin = SwinTransformer(rate, options["use_checkpoint"], tuple(options["out_indices"])[-outputs:])
+        return swin, options.get("pretrained")
 
 
 def _bifpn(options: Options) -> nn.Module:
@@ -136,12 +125,6 @@ def _bifpn(options: Options) -> nn.Module:
 
     norm = SyncBatchNorm if options.get("norm_layer") is nn.SyncBatchNorm else nn.BatchNorm2d
     return BiFPN(**{**options, "norm_layer": norm})
-
-
-def _upsample(level: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(level.shape[-2:]) == tuple(size):
-        return level
-    return F.interpolate(level, size=size, mode="bilinear", align_corners=True)
 
 
 class DeformTransformerBEVEncoder(nn.Module):

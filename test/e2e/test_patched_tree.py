@@ -25,6 +25,7 @@ from pivotnet.annotation.format import FOLDER, lines_to_arrays, load_annotation
 
 ROOT = Path(__file__).parents[2]
 UPSTREAM = Path(os.environ.get("PIVOTNET_UPSTREAM", ROOT / "PivotNet"))
+PROBE = (sys.executable, ROOT / "tools" / "upstream" / "tree.py")
 COMMIT = (ROOT / "tools" / "upstream_commit").read_text().strip()
 SHIM_NEEDS = ("mmcv", "addict", "yapf", "tabulate", "loguru", "tensorboardX")
 # Upstream with one and with two threads strays from itself by 2e-7 in the loss terms.
@@ -118,9 +119,8 @@ def test_annotations_are_upstreams(patched: Path, tmp_path: Path) -> None:
 @lacks_shim
 @pytest.mark.full
 def test_checkpoints_have_upstreams_names_and_order(clean: Path, patched: Path, tmp_path: Path) -> None:
-    script = ROOT / "tools" / "upstream" / "names.py"
-    command([sys.executable, script, clean, tmp_path / "clean.json", "--unpatched"], tmp_path)
-    command([sys.executable, script, patched, tmp_path / "patched.json"], tmp_path)
+    command([*PROBE, "--unpatched", clean, "names", tmp_path / "clean.json"], tmp_path)
+    command([*PROBE, patched, "names", tmp_path / "patched.json"], tmp_path)
     wanted, found = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("clean", "patched"))
     assert len(wanted) == 6
     for network, description in wanted.items():
@@ -132,12 +132,10 @@ def test_checkpoints_have_upstreams_names_and_order(clean: Path, patched: Path, 
 @pytest.mark.full
 def test_a_run_goes_on_from_the_checkpoint_of_the_other_tree(clean: Path, patched: Path, tmp_path: Path) -> None:
     """Weights, counters and optimiser; the step after loading is the same wherever the checkpoint was written."""
-    sides = {"clean": [clean, "--unpatched"], "patched": [patched]}
+    sides = {"clean": ["--unpatched", clean], "patched": [patched]}
 
     def exchange(what: str, side: str, *files: Path) -> None:
-        tree, *options = sides[side]
-        words = [ROOT / "tools" / "upstream" / "exchange.py", what, tree, "pivotnet", "effb0", *files, *options]
-        command([sys.executable, *words], tmp_path)
+        command([*PROBE, *sides[side], what, "pivotnet", "effb0", *files], tmp_path)
 
     for side in sides:
         exchange("write", side, tmp_path / f"{side}.pth")
@@ -163,10 +161,9 @@ def test_losses_and_gradients_are_upstreams(
     clean: Path, patched: Path, data: Path, tmp_path: Path, family: str, preset: str
 ) -> None:
     token = (data / FOLDER / "splits" / "train.txt").read_text().split()[0]
-    script = ROOT / "tools" / "upstream" / "probe.py"
-    arguments = [family, preset, data, token]
-    command([sys.executable, script, clean, *arguments, tmp_path / "clean.npz", "--unpatched"], tmp_path)
-    command([sys.executable, script, patched, *arguments, tmp_path / "patched.npz"], tmp_path)
+    arguments = ["losses", family, preset, data, token]
+    command([*PROBE, "--unpatched", clean, *arguments, tmp_path / "clean.npz"], tmp_path)
+    command([*PROBE, patched, *arguments, tmp_path / "patched.npz"], tmp_path)
     with np.load(tmp_path / "clean.npz") as wanted, np.load(tmp_path / "patched.npz") as found:
         assert set(wanted.files) == set(found.files)
         np.testing.assert_allclose(found["images"], wanted["images"], rtol=0, atol=1e-6)

@@ -1,0 +1,260 @@
+"""What a tree of upstream computes, patched or not, written to a file that can be compared.
+
+    python tree.py [--unpatched] TREE names OUT                                 tensors of all six networks, as JSON
+    python tree.py [--unpatched] TREE losses FAMILY PRESET NUSC_ROOT TOKEN OUT  loss and gradients of a sample
+    python tree.py [--unpatched] TREE write FAMILY PRESET CHECKPOINT            a checkpoint after some steps
+    python tree.py [--unpatched] TREE read FAMILY PRESET CHECKPOINT OUT         the step after loading it
+
+Weights follow the rule of the recordings, dropout and stochastic depth are off, batch norms are those of one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import tempfile
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+from recordings import rule, shim  # noqa: E402
+
+from pivotnet.annotation.format import FOLDER, load_annotation, to_upstream  # noqa: E402
+from pivotnet.model.backbone.stochastic_depth import StochasticDepth  # noqa: E402
+
+SEED = 0
+EPOCH, STEPS = 3, 2  # of a written checkpoint
+
+
+class Tree:
+    """A tree of upstream, ready to be imported from.
+
+    Args:
+        folder: the checkout.
+        unpatched: whether it needs stand-ins for CUDA and for packages.
+    """
+
+    def __init__(self, folder: Path, unpatched: bool) -> None:
+        folder, self.unpatched = folder.resolve(), unpatched
+        os.environ["PIVOTNET_BACKBONE_WEIGHTS"] = "none"
+        if unpatched:
+            _prepare_unpatched(folder)
+        else:
+            sys.path[:0] = [str(folder), str(folder / "configs")]
+
+    def network(self, family: str, preset: str) -> Any:
+        """The network of a config."""
+        if self.unpatched:
+            return shim.build(preset, family)
+        return importlib.import_module("mapmaster.models.network").MapMaster(shim.model_setup(preset, family))
+
+    def experiment(self, family: str, preset: str, data: dict[str, Any]) -> Any:
+        """The experiment of a config, its paths of data replaced by ``data``."""
+        network = self.network(family, preset) if self.unpatched else None
+        module = importlib.import_module(f"{family}_nuscenes_{preset}")
+        module.EXPConfig.map_conf.update(data)
+        experiment = getattr(module, "ExpDev", module.Exp)(batch_size_per_device=1, total_devices=1, max_epoch=30)
+        if network is not None:
+            experiment.model = network
+        return experiment
+
+
+def _prepare_unpatched(folder: Path) -> None:
+    """Stand-ins for what the unpatched BeMapNet half imports, and the names that one of its configs misses."""
+    images = types.ModuleType("skimage.io")
+    images.imread = lambda path: np.asarray(Image.open(path))  # type: ignore[attr-defined]
+    package = types.ModuleType("skimage")
+    package.io = images  # type: ignore[attr-defined]
+    sys.modules.update({"skimage": package, "skimage.io": images})
+    shim.import_upstream(folder)
+    mask_loss, recovery_loss = (
+        importlib.import_module(f"mapmaster.models.utils.{name}") for name in ("mask_loss", "recovery_loss")
+    )
+    mask_loss.point_sample = recovery_loss.point_sample = reference_point_sample
+    mask_loss.get_uncertain_point_coords_with_randomness = reference_uncertain_points
+    network = importlib.import_module("mapmaster.models.network")
+    engine = importlib.import_module("mapmaster.engine.core")
+    network.BeMapNet, engine.BeMapNetCli = network.MapMaster, engine.MapMasterCli
+
+
+def reference_point_sample(masks: Tensor, points: Tensor, **options: Any) -> Tensor:
+    """What detectron2's point_sample computes."""
+    grid = points.unsqueeze(2).mul(2).sub(1)
+    return nn.functional.grid_sample(masks, grid, **options).squeeze(3)
+
+
+def reference_uncertain_points(
+    logits: Tensor, uncertainty: Any, number: int, oversample: float, share: float
+) -> Tensor:
+    """What detectron2's get_uncertain_point_coords_with_randomness computes, mask by mask."""
+    drawn = torch.rand(len(logits), int(number * oversample), 2)
+    scores = uncertainty(reference_point_sample(logits, drawn, align_corners=False))[:, 0]
+    certain = int(share * number)
+    kept = [points[torch.topk(score, certain).indices] for points, score in zip(drawn, scores)]
+    rest = torch.rand(len(logits), number - certain, 2)
+    return torch.stack([torch.cat(pair) for pair in zip(kept, rest)]) if kept else rest
+
+
+def names(tree: Tree) -> dict[str, Any]:
+    """By network: trained parameters in the optimiser's order, and the shape of every tensor of a checkpoint."""
+    found = {}
+    for family in ("pivotnet", "bemapnet"):
+        for preset in shim.PRESETS:
+            network = tree.network(family, preset)
+            found[f"{family}_{preset}"] = {
+                "trained": [name for name, parameter in network.named_parameters() if parameter.requires_grad],
+                "state": {name: list(tensor.shape) for name, tensor in network.state_dict().items()},
+            }
+    return found
+
+
+class _GradientInOrder(torch.autograd.Function):
+    """Identity whose gradient lies in memory as the tensor does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.contiguous = x.is_contiguous()
+        return x.clone()  # not the same memory: an activation may overwrite it
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient.contiguous() if ctx.contiguous else gradient
+
+
+def _right_batch_norm_gradients(network: nn.Module) -> None:
+    """Keep upstream's batch norms from the fault of torch's CPU kernel that recordings.golden_training describes.
+
+    The same numbers in the other order do not meet it.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(lambda module, inputs, output: _GradientInOrder.apply(output))
+
+
+def losses(tree: Tree, family: str, preset: str, root: Path, token: str) -> dict[str, np.ndarray]:
+    """Terms, total, and every gradient of one annotated sample that goes through the tree's own data set, transforms,
+    network and criterion."""
+    with tempfile.TemporaryDirectory() as folder:
+        content = to_upstream(load_annotation(root / FOLDER / f"{token}.npz"))
+        vectors = ("ego_vectors", "map_vectors", "ctr_points")
+        objects = {key: np.array(content[key], dtype=object) for key in vectors}
+        np.savez_compressed(Path(folder) / f"{token}.npz", **{**content, **objects})
+        for split in ("train", "val"):
+            (Path(folder) / f"{split}.txt").write_text(token + "\n")
+        data = {"nusc_root": str(root), "anno_root": folder, "split_dir": folder}
+        experiment = tree.experiment(family, preset, data)
+        model = experiment.model
+        if tree.unpatched:
+            _right_batch_norm_gradients(model)
+        shim.switch_randomness_off(model)
+        for module in model.modules():
+            if isinstance(module, StochasticDepth):
+                module.rates = (0.0,) * len(module.rates)
+                module.keep = module.keep[:0]
+        rule.fill(model.state_dict())
+        experiment.data_loader_workers = 0
+        # one process: nothing but DDP's attribute is needed of it
+        model.module = types.SimpleNamespace(post_processor=model.post_processor)
+        model.train()
+        np.random.seed(SEED)
+        batch = next(iter(experiment.train_dataloader))
+        if tree.unpatched:
+            read = batch["images"].float()
+        else:
+            read = importlib.import_module("pivotnet.upstream.transform").load_images(batch, model)
+        # Noise instead of the picture: batch norm divides by the deviation of a channel, which flat colours make tiny,
+        # so that rounding would grow to percents.
+        batch["images"] = rule.images(SEED, tuple(read.shape))
+        torch.manual_seed(SEED)
+        total, terms = experiment.training_step(batch)
+        total.backward()
+    gradients = {f"gradient/{name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
+    named = {f"term/{name}": torch.as_tensor(value) for name, value in terms.items()}
+    found = {"images": read[..., ::8, ::8], "total": total, **named, **gradients}
+    return {name: tensor.detach().cpu().numpy() for name, tensor in found.items()}
+
+
+def _trainer(tree: Tree, family: str, preset: str) -> tuple[Any, Any]:
+    """What the callbacks use of upstream's trainer, around the experiment of the config; and their module."""
+    exp = tree.experiment(family, preset, {})
+    callbacks = importlib.import_module("mapmaster.engine.core")  # imports those that the tree uses
+    made = types.SimpleNamespace(exp=exp, model=exp.model, optimizer=exp.optimizer, callbacks=[], train=None)
+    return made, callbacks
+
+
+def _step(made: Any, number: int) -> None:
+    """One step of the optimiser; the gradients depend on the parameters' order and ``number`` only."""
+    generator = torch.Generator().manual_seed(number)
+    for parameter in made.model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.randn(parameter.shape, generator=generator) * 1e-3
+    made.optimizer.step()
+
+
+def write(tree: Tree, family: str, preset: str, path: Path) -> None:
+    """Save after ``STEPS`` steps, through upstream's own callback."""
+    made, callbacks = _trainer(tree, family, preset)
+    rule.fill(made.model.state_dict())
+    for number in range(STEPS):
+        _step(made, number)
+    made.epoch, made.global_step = EPOCH, STEPS
+    callbacks.CheckPointSaver(path.parent, filename=path.name).after_epoch(made, EPOCH)
+
+
+def read(tree: Tree, family: str, preset: str, path: Path) -> dict[str, np.ndarray]:
+    """Load through upstream's own callback and make one step more: counters, weights and the optimiser's means."""
+    made, callbacks = _trainer(tree, family, preset)
+    callbacks.CheckPointLoader(path).load_checkpoint(made)
+    _step(made, STEPS)
+    found = {f"weight/{name}": tensor.numpy() for name, tensor in made.model.state_dict().items()}
+    for name, parameter in made.model.named_parameters():
+        for key, value in made.optimizer.state.get(parameter, {}).items():
+            found[f"{key}/{name}"] = torch.as_tensor(value).numpy()
+    groups = [group for group in made.optimizer.param_groups if group["params"]]
+    rates = np.array([[group["lr"], group["weight_decay"]] for group in groups])
+    return {**found, "epoch": np.array(made.epoch), "rates": rates}
+
+
+def main() -> None:
+    """Run one command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--unpatched", action="store_true")
+    parser.add_argument("tree", type=Path)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("names", "losses", "write", "read"):
+        command = commands.add_parser(name)
+        if name != "names":
+            command.add_argument("family", choices=("pivotnet", "bemapnet"))
+            command.add_argument("preset", choices=shim.PRESETS)
+        if name == "losses":
+            command.add_argument("root", type=lambda path: Path(path).resolve())
+            command.add_argument("token")
+        if name in ("write", "read"):
+            command.add_argument("checkpoint", type=Path)
+        if name != "write":
+            command.add_argument("out", type=Path)
+    arguments = parser.parse_args()
+    tree = Tree(arguments.tree, arguments.unpatched)
+    if arguments.command == "names":
+        arguments.out.write_text(json.dumps(names(tree)))
+    elif arguments.command == "losses":
+        found = losses(tree, arguments.family, arguments.preset, arguments.root, arguments.token)
+        np.savez(arguments.out, **found)
+    elif arguments.command == "write":
+        write(tree, arguments.family, arguments.preset, arguments.checkpoint)
+    else:
+        np.savez(arguments.out, **read(tree, arguments.family, arguments.preset, arguments.checkpoint))
+
+
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pivotnet.config import preset
+from pivotnet.config import Config, preset
 from pivotnet.criterion.criterion import TERMS, Criterion, CriterionResult
 from pivotnet.criterion.sequence import match_points, sequence_costs
 from pivotnet.data.targets import build_targets
 from pivotnet.evaluation.postprocess import draw_mask, postprocess
-from pivotnet.structures import Predictions
+from pivotnet.structures import Predictions, Targets
 from recordings import inputs, shim
 from recordings.comparison import Comparison, Row
 
@@ -47,6 +48,16 @@ PATH_SHAPES = (
 )  # fmt: skip
 SEQUENCE_SHAPES = ((1, 2), (5, 2), (40, 10), (24, 10), (12, 30), (60, 30), (7, 5), (30, 10))
 END_WEIGHTS = (0, 5)
+
+
+def flat(outputs: dict[str, list[list[Any]]]) -> dict[str, Any]:
+    """Upstream's lists [decoder][class] under the keys of the recordings, name/decoder/class."""
+    return {
+        f"{name}/{i}/{label}": value
+        for name, rows in outputs.items()
+        for i, row in enumerate(rows)
+        for label, value in enumerate(row)
+    }
 
 
 def predictions_from(outputs: dict[str, list[list[np.ndarray]]], requires_grad: bool = False) -> Predictions:
@@ -141,14 +152,15 @@ def record_loss(seed: int, mask_step: int) -> dict[str, np.ndarray]:
         for i, row in enumerate(matches[0]):
             for label, ((dt, gt),) in enumerate(row):
                 record[f"{case}/match_dt/{i}/{label}"], record[f"{case}/match_gt/{i}/{label}"] = dt.numpy(), gt.numpy()
-        for name, rows in outputs.items():
-            step = mask_step if name in OF_PIXELS else 1
-            for i, tensors in enumerate(rows):
-                for label, tensor in enumerate(tensors):
-                    gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-                    kept = gradient[..., ::step, ::step] if step > 1 else gradient
-                    record[f"{case}/grad/{name}/{i}/{label}"] = kept.numpy()
+        for key, tensor in flat(outputs).items():
+            gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            record[f"{case}/grad/{key}"] = subsampled(key, gradient, mask_step).numpy()
     return record
+
+
+def subsampled(key: str, tensor: Tensor, step: int) -> Tensor:
+    """Every ``step``-th row and column, if the output of this key has pixels."""
+    return tensor[..., ::step, ::step] if key.startswith(OF_PIXELS) else tensor
 
 
 def check_loss(path: Path) -> list[Row]:
@@ -163,17 +175,13 @@ def check_loss(path: Path) -> list[Row]:
         name: Comparison(f"loss: gradient of {name}", relative=GRADIENT_LARGEST, each=GRADIENT_EACH) for name in FIELDS
     }
     for case in sorted({key.split("/")[0] for key in recorded.files if "/" in key}):
-        targets = build_targets([recorded_sample(recorded, f"{case}/")], config)
-        predictions = predictions_from(inputs.outputs(int(recorded["seed"]), case), requires_grad=True)
-        result = Criterion(config)(predictions, targets)
-        result.total.backward()
+        predictions, targets, result = _run_case(recorded, case, config)
         total.add(case, result.total.item(), recorded[f"{case}/total"])
         for name in TERMS:
             terms.add(f"{case}/{name}", float(result.terms[name]), recorded[f"{case}/loss/{name}"])
-        for i in range(inputs.DECODERS):
-            for label in range(3):
-                for side, ours in zip(("dt", "gt"), _pairs(result, i, label)):
-                    matches.add(f"{case}/{i}/{label}", ours, recorded[f"{case}/match_{side}/{i}/{label}"])
+        for i, label in itertools.product(range(inputs.DECODERS), range(3)):
+            for side, ours in zip(("dt", "gt"), _pairs(result, i, label)):
+                matches.add(f"{case}/{i}/{label}", ours, recorded[f"{case}/match_{side}/{i}/{label}"])
         for label in range(3):
             count = int(targets.counts[0, label])
             drawn, padding = targets.masks[0, label, :count], targets.masks[0, label, count:]
@@ -182,10 +190,19 @@ def check_loss(path: Path) -> list[Row]:
             if f"{case}/gt_ins_masks{label}" in recorded:
                 masks.add(f"{case}/{label}", drawn, recorded[f"{case}/gt_ins_masks{label}"])
         for name, field in FIELDS.items():
-            for i, row in enumerate(split_classes(name, getattr(predictions, field).grad.numpy())):
-                for label, array in enumerate(row):
-                    gradients[name].add(*kept_pixels(f"{case}/grad/{name}/{i}/{label}", array, recorded))
+            for key, array in flat({name: split_classes(name, getattr(predictions, field).grad.numpy())}).items():
+                gradients[name].add(*kept_pixels(f"{case}/grad/{key}", array, recorded))
+        del predictions, targets, result  # before the next case is made: memory
     return [comparison.row() for comparison in (total, terms, matches, masks, *gradients.values())]
+
+
+def _run_case(recorded: Any, case: str, config: Config) -> tuple[Predictions, Targets, CriterionResult]:
+    """Our predictions with gradients, targets and losses of a recorded case."""
+    targets = build_targets([recorded_sample(recorded, f"{case}/")], config)
+    predictions = predictions_from(inputs.outputs(int(recorded["seed"]), case), requires_grad=True)
+    result = Criterion(config)(predictions, targets)
+    result.total.backward()
+    return predictions, targets, result
 
 
 def _pairs(result: CriterionResult, decoder: int, label: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -260,25 +261,21 @@ def check_evaluation(files: Path, evaluation: Path) -> list[Row]:
 
 @contextlib.contextmanager
 def unpacked(*archives: Path) -> Iterator[Path]:
-    """A temporary folder with the content of the archives."""
-    with tempfile.TemporaryDirectory() as scratch:
-        for archive in archives:
-            unpack(archive, Path(scratch))
-        yield Path(scratch)
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack an archive of plain files.
+    """A temporary folder with the content of the archives.
 
     Raises:
-        PivotNetError: a member is no plain file or folder, or would lie outside ``folder``.
+        PivotNetError: a member is no plain file or folder, or would lie outside the folder.
     """
-    with tarfile.open(archive) as tar:
-        for member in tar.getmembers():
-            inside = (folder / member.name).resolve().is_relative_to(folder.resolve())
-            if not inside or not (member.isfile() or member.isdir()):
-                raise PivotNetError(f"refusing to unpack {archive}: {member.name!r} is no plain file inside it")
-        tar.extractall(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch).resolve()
+        for archive in archives:
+            with tarfile.open(archive) as tar:
+                for member in tar.getmembers():
+                    plain = member.isfile() or member.isdir()
+                    if not plain or not (folder / member.name).resolve().is_relative_to(folder):
+                        raise PivotNetError(f"refusing to unpack {archive}: {member.name!r} is no plain file inside it")
+                tar.extractall(folder)
+        yield folder
 
 
 def record_annotation(seed: int, checkout: Path, converter_python: str, folder: Path) -> None:
@@ -333,10 +330,9 @@ def _record_evaluation(seed: int, checkout: Path, annotated: list[Path], folder:
     (folder / "pred").mkdir(parents=True)
     (folder / "val.txt").write_text("".join(f"{path.stem}\n" for path in annotated))
     for index, path in enumerate(annotated):
-        truth = load_annotation(path).instance_mask
-        if index % 2:  # nearly right
-            found, scores = _shifted(truth, inputs.generator(seed, "shift", index))
-        else:  # unrelated
+        if index % 2:
+            found, scores = _shifted(load_annotation(path).instance_mask, inputs.generator(seed, "shift", index))
+        else:  # unrelated to the truth
             _, found, scores = detections(seed, index)
         content = {
             "map": [None, *(np.zeros((2, 2), np.float32) for _ in scores)],
@@ -344,15 +340,11 @@ def _record_evaluation(seed: int, checkout: Path, annotated: list[Path], folder:
             "pred_label": [0, *(1 for _ in scores)],
         }
         np.savez_compressed(folder / "pred" / path.name, dt_mask=found, dt_res=np.array(content, dtype=object))
-    arguments = [str(annotated[0].parent), str(folder / "pred"), str(folder / "val.txt")]
-    script = checkout / "tools" / "evaluation" / "eval.py"
-    saved, sys.argv = sys.argv, [str(script), *arguments]
+    script = str(checkout / "tools" / "evaluation" / "eval.py")
+    arguments = [script, str(annotated[0].parent), str(folder / "pred"), str(folder / "val.txt")]
     output = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(output):
-            evaluator = runpy.run_path(str(script), run_name="__main__")["evaluator"]
-    finally:
-        sys.argv = saved
+    with mock.patch.object(sys, "argv", arguments), contextlib.redirect_stdout(output):
+        evaluator = runpy.run_path(script, run_name="__main__")["evaluator"]
     sums, counts = evaluator.ap_matrix, evaluator.ap_count_matrix
     record = {"ap_sum": sums.tolist(), "count": counts.tolist(), "ap": (sums / counts).tolist()}
     (folder / "ap.json").write_text(json.dumps(record, indent=1))
@@ -361,16 +353,13 @@ def _record_evaluation(seed: int, checkout: Path, annotated: list[Path], folder:
 
 def _shifted(truth: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The true lines, each moved by a few pixels, with running ids over the classes; and their scores [n]."""
-    found = np.zeros_like(truth)
-    scores: list[float] = []
+    found, count = np.zeros_like(truth), 0
     for label, mask in enumerate(truth):
         for identifier in np.unique(mask[mask > 0]):
-            rows, columns = np.nonzero(mask == identifier)
-            offset = rng.integers(-6, 7, 2)
-            rows, columns = np.clip(rows + offset[0], 0, 399), np.clip(columns + offset[1], 0, 199)
-            scores.append(float(rng.uniform(0.5, 1)))
-            found[label, rows, columns] = len(scores)
-    return found, np.array(scores)
+            count += 1
+            moved = np.argwhere(mask == identifier) + rng.integers(-6, 7, 2)
+            found[label][tuple(np.clip(moved, 0, np.array(mask.shape) - 1).T)] = count
+    return found, rng.uniform(0.5, 1, count)
 
 
 def _pack(archive: Path, members: dict[str, Path]) -> None:

@@ -19,7 +19,7 @@ from pivotnet.structures import Predictions
 from recordings import inputs, rule, shim
 from recordings.close_calls import CloseCalls
 from recordings.comparison import Comparison, Row
-from recordings.golden_criterion import FIELDS, OF_PIXELS, kept_pixels, split_classes
+from recordings.golden_criterion import FIELDS, OF_PIXELS, flat, kept_pixels, split_classes, subsampled
 
 # Five times the largest difference between upstream in float32 and upstream in float64 (noise_floor_*.json of three
 # presets and two modes): two float32 programmes that differ only in the order of their sums each stray by up to that
@@ -173,11 +173,8 @@ def record_forward(name: str, seed: int, mask_step: int) -> dict[str, np.ndarray
         features.clear()
         with torch.no_grad():
             result = network(network_inputs(seed, extrinsic, intrinsic))
-        for key, rows in result["outputs"].items():
-            for i, row in enumerate(rows):
-                for label, tensor in enumerate(row):
-                    kept = tensor[..., ::mask_step, ::mask_step] if key in OF_PIXELS else tensor
-                    record[f"{mode}/{key}/{i}/{label}"] = kept.numpy()
+        for key, tensor in flat(result["outputs"]).items():
+            record[f"{mode}/{key}"] = subsampled(key, tensor, mask_step).numpy()
         for i, tensor in enumerate(result["bev_enc_features"]):
             record[f"{mode}/bev_enc_features/{i}"] = tensor[:, ::4, ::4, ::4].numpy()
         for i, (tensor, (c, h, w)) in enumerate(zip(features, FEATURE_STEPS[name])):
@@ -238,13 +235,9 @@ def outputs_of(predictions: Predictions, mask_size: tuple[int, int], **sizes: tu
     Args:
         sizes: queries and points by class, if not those of the presets.
     """
-    found = {}
-    for name, field in FIELDS.items():
-        output = getattr(predictions, field)
-        output = upsampled(output, mask_size) if name in OF_PIXELS else output
-        for i, row in enumerate(split_classes(name, output, **sizes)):
-            found.update({f"{name}/{i}/{label}": tensor for label, tensor in enumerate(row)})
-    return found
+    outputs = {name: getattr(predictions, field) for name, field in FIELDS.items()}
+    outputs.update({name: upsampled(outputs[name], mask_size) for name in OF_PIXELS})
+    return flat({name: split_classes(name, output, **sizes) for name, output in outputs.items()})
 
 
 def upsampled(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -26,7 +26,7 @@ from pivotnet.model.backbone import build_backbone
 from pivotnet.model.pivotnet import PivotNet
 from recordings import inputs, rule, shim
 from recordings.comparison import Comparison, Row
-from recordings.golden_criterion import FIELDS
+from recordings.golden_criterion import FIELDS, flat, kept_pixels, subsampled
 from recordings.golden_network import outputs_of
 
 # Neither side is a multiple of 32 (upstream's padding then depends on the backbone); in Swin's last stage a side is
@@ -196,17 +196,12 @@ def _record_small(seed: int) -> dict[str, np.ndarray] | None:
             state.update(part(state))
         if min(float(masks.abs().min()) for row in state["mask_features"] for masks in row) < MARGIN:
             return None
-        rows = ((name, i, row) for name in FIELDS for i, row in enumerate(state["outputs"][name]))
-        outputs = {f"{name}/{i}/{label}": t for name, i, row in rows for label, t in enumerate(row)}
-        record |= {f"{mode}/{key}": _kept(key, tensor).detach().numpy() for key, tensor in outputs.items()}
+        outputs = flat({name: state["outputs"][name] for name in FIELDS})
+        record |= {f"{mode}/{key}": subsampled(key, tensor, 2).detach().numpy() for key, tensor in outputs.items()}
     functional(seed, outputs).backward()
     record |= _gradients(network, leaves)
     record |= {f"after/{key}": buffer.numpy() for key, buffer in network.named_buffers() if "running" in key}
     return record | _upstream_projection(extrinsic, intrinsic)
-
-
-def _kept(key: str, tensor: Tensor) -> Tensor:
-    return tensor[..., ::2, :] if "masks" in key else tensor
 
 
 def _gradients(network: nn.Module, leaves: list[Tensor]) -> dict[str, np.ndarray]:
@@ -298,7 +293,7 @@ def check_small(path: Path) -> list[Row]:
             "other outputs are recorded", keys == {k for k in recorded.files if k.startswith(f"{mode}/")}
         )
         for key, tensor in outputs.items():
-            comparison.add(key, _kept(key, tensor).detach().numpy(), recorded[f"{mode}/{key}"])
+            comparison.add(*kept_pixels(f"{mode}/{key}", tensor.detach().numpy(), recorded))
         rows.append(comparison.row())
     functional(seed, outputs).backward()
     found = _gradients(network, backbone.leaves)

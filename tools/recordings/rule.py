@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -55,18 +55,22 @@ def images(seed: int, shape: tuple[int, ...] = FULL_IMAGES) -> Tensor:
     return torch.from_numpy(z.astype(np.float32))
 
 
-def statistics(draws: Sequence[Tensor]) -> dict[str, float]:
-    """Mean, population standard deviation, minimum and maximum of the values of all draws, computed in float64."""
-    values = torch.cat([draw.detach().double().flatten() for draw in draws])
-    return {
-        "mean": float(values.mean()),
-        "std": float(values.std(unbiased=False)) if values.min() < values.max() else 0.0,
-        "min": float(values.min()),
-        "max": float(values.max()),
-    }
-
-
 def initial_statistics(build: Callable[[], nn.Module], draws: int) -> dict[str, dict[str, float]]:
-    """Statistics of every parameter over so many fresh constructions; one alone says little of a bias of two values."""
-    networks = [dict(build().named_parameters()) for _ in range(draws)]
-    return {key: statistics([network[key] for network in networks]) for key in networks[0]}
+    """Mean, population standard deviation, minimum and maximum of every parameter over so many fresh constructions; one
+    alone says little of a bias of two values."""
+    each: dict[str, list[tuple[float, ...]]] = {}
+    for _ in range(draws):  # one network at a time: memory
+        for key, parameter in build().named_parameters():
+            values = parameter.detach().double()
+            variance = values.var(unbiased=False)
+            each.setdefault(key, []).append(tuple(map(float, (values.mean(), variance, values.min(), values.max()))))
+    return {key: _joined(*map(np.array, zip(*parts))) for key, parts in each.items()}
+
+
+def _joined(means: np.ndarray, variances: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> dict[str, float]:
+    """Statistics of draws of the same size, joined."""
+    low, high, mean = float(lows.min()), float(highs.max()), float(means.mean())
+    if low == high:
+        return {"mean": low, "std": 0.0, "min": low, "max": high}
+    deviation = math.sqrt((variances + (means - mean) ** 2).mean())
+    return {"mean": mean, "std": deviation, "min": low, "max": high}

@@ -73,36 +73,11 @@ def import_upstream(checkout: Path) -> Path:
 
 
 def _replace_cuda() -> None:
-    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign,assignment]
-    nn.Module.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign,assignment]
+    for kind in (torch.Tensor, nn.Module):
+        kind.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign,assignment]
     for name, kind in (("bool", bool), ("float", float)):
         if name not in np.__dict__:
             setattr(np, name, kind)
-
-
-def _stand_in(name: str, **members: Any) -> None:
-    """Register an empty module (and its parents) under that name unless the real one is installed."""
-    parts = name.split(".")
-    if importlib.util.find_spec(parts[0]) is not None and parts[0] not in sys.modules:
-        return
-    for depth in range(1, len(parts) + 1):
-        full = ".".join(parts[:depth])
-        if full not in sys.modules:
-            module = types.ModuleType(full)
-            module.__path__ = []  # type: ignore[attr-defined]
-            module.__spec__ = importlib.util.spec_from_loader(full, loader=None)
-            sys.modules[full] = module
-            if depth > 1:
-                setattr(sys.modules[".".join(parts[: depth - 1])], parts[depth - 1], module)
-    for key, value in members.items():
-        setattr(sys.modules[name], key, value)
-
-
-def _unavailable(name: str) -> Any:
-    def fail(*args: Any, **kwargs: Any) -> Any:
-        raise ShimError(f"{name} was called: it is only a stand-in here")
-
-    return fail
 
 
 class _Compose:
@@ -115,14 +90,38 @@ class _Compose:
         return functools.reduce(lambda value, transform: transform(value), self.transforms, item)
 
 
+def _unavailable(*args: Any, **kwargs: Any) -> Any:
+    raise ShimError("upstream called a function that is only a stand-in here")
+
+
+# parents first
+_STAND_INS: dict[str, dict[str, Any]] = {
+    "clearml": {"Task": _unavailable},
+    "torchvision": {"_is_tracing": lambda: False},
+    "torchvision.transforms": {"Compose": _Compose},
+    "detectron2": {},
+    "detectron2.projects": {},
+    "detectron2.projects.point_rend": {},
+    "detectron2.projects.point_rend.point_features": {
+        "point_sample": _unavailable,
+        "get_uncertain_point_coords_with_randomness": _unavailable,
+    },
+    "MultiScaleDeformableAttention": {},
+}
+
+
 def _add_stand_ins() -> None:
-    _stand_in("clearml", Task=_unavailable("clearml.Task"))
-    _stand_in("torchvision.transforms", Compose=_Compose)
-    _stand_in("torchvision", _is_tracing=lambda: False)
-    points = "detectron2.projects.point_rend.point_features"
-    names = ("point_sample", "get_uncertain_point_coords_with_randomness")
-    _stand_in(points, **{name: _unavailable(f"{points}.{name}") for name in names})
-    _stand_in("MultiScaleDeformableAttention")
+    """Register modules under those names unless the real packages are installed."""
+    installed = {name for name in _STAND_INS if "." not in name and importlib.util.find_spec(name) is not None}
+    for name, members in _STAND_INS.items():
+        if name.partition(".")[0] not in installed:
+            module = types.ModuleType(name)
+            module.__spec__ = importlib.util.spec_from_loader(name, loader=None)
+            module.__dict__.update(members, __path__=[])
+            sys.modules[name] = module
+            parent, _, child = name.rpartition(".")
+            if parent:
+                setattr(sys.modules[parent], child, module)
 
 
 def _replace_deformable_attention() -> None:
@@ -193,7 +192,9 @@ def build(preset: str, family: str = "pivotnet", deterministic: bool = True) -> 
     setup = model_setup(preset, family)
     with _without_pretrained_files(setup):
         network = importlib.import_module("mapmaster.models.network").MapMaster(setup)
-    network = _plain_batch_norm(network)
+    for module in network.modules():
+        if isinstance(module, nn.SyncBatchNorm):  # torch's refuses the CPU, and one process needs none
+            module.__class__ = nn.BatchNorm2d
     if deterministic:
         switch_randomness_off(network)
     return network
@@ -211,20 +212,3 @@ def switch_randomness_off(network: nn.Module) -> None:
         parameters = getattr(module, "_global_params", None)
         if parameters is not None and hasattr(parameters, "_replace"):
             module._global_params = parameters._replace(drop_connect_rate=0.0)
-
-
-def _plain_batch_norm(module: nn.Module) -> nn.Module:
-    """SyncBatchNorm -> BatchNorm2d under the same names: torch's refuses the CPU, and one process needs none."""
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.SyncBatchNorm):
-            plain = nn.BatchNorm2d(
-                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
-            )
-            plain.load_state_dict(child.state_dict())
-            plain.train(child.training)
-            for key, parameter in child.named_parameters(recurse=False):
-                getattr(plain, key).requires_grad_(parameter.requires_grad)
-            setattr(module, name, plain)
-        else:
-            _plain_batch_norm(child)
-    return module

@@ -48,7 +48,7 @@ class FilePatch:
     """The hunks of one file."""
 
     path: str
-    hunks: list[Hunk] = field(default_factory=list)
+    hunks: list[Hunk]
 
 
 @dataclass
@@ -69,47 +69,41 @@ def parse(data: bytes) -> Patch:
     Raises:
         PatchError: no diff, a count that is wrong, or a file that is added, deleted, renamed or binary.
     """
-    rows = data.splitlines(keepends=True)
-    first = next((i for i, row in enumerate(rows) if row.startswith(b"diff --git ")), None)
-    if first is None:
+    header, *files = re.split(rb"^(?=diff --git )", data, flags=re.MULTILINE)
+    if not files:
         raise PatchError("there is no 'diff --git' line")
-    patch = Patch([row.decode().rstrip("\r\n") for row in rows[:first]], [])
-    index = first
-    while index < len(rows):
-        row = rows[index]
-        index += 1
-        if row.startswith(b"diff --git "):
-            patch.files.append(FilePatch(row.split(b" b/", 1)[1].decode().strip()))
-        elif row.startswith(b"@@ "):
-            index = _parse_hunk(rows, index, patch.files[-1])
-        elif not row.startswith((b"index ", b"--- a/", b"+++ b/")):
-            raise PatchError(f"line {index} is not expected in a thin patch: {row.decode(errors='replace').strip()}")
-    for file in patch.files:
-        if not file.hunks:
-            raise PatchError(f"{file.path} has no hunk")
-    return patch
+    return Patch(header.decode().splitlines(), [_parse_file(text) for text in files])
 
 
-def _parse_hunk(rows: list[bytes], index: int, file: FilePatch) -> int:
-    """Add the hunk whose header lies before ``index``; returns the index of the row after it."""
-    match = HUNK.match(rows[index - 1])
+def _parse_file(data: bytes) -> FilePatch:
+    head, *hunks = re.split(rb"^(?=@@ )", data, flags=re.MULTILINE)
+    first, *rest = head.decode(errors="replace").splitlines()
+    path = first.split(" b/", 1)[1]
+    for line in rest:
+        if not line.startswith(("index ", "--- a/", "+++ b/")):
+            raise PatchError(f"{path}: this line is not expected in a thin patch: {line}")
+    if not hunks:
+        raise PatchError(f"{path} has no hunk")
+    return FilePatch(path, [_parse_hunk(path, text) for text in hunks])
+
+
+def _parse_hunk(path: str, data: bytes) -> Hunk:
+    head, *rows = data.splitlines(keepends=True)
+    match = HUNK.match(head)
     if match is None:
-        raise PatchError(f"line {index} is no hunk header")
+        raise PatchError(f"{path}: this line is no hunk header: {head.decode(errors='replace').strip()}")
     start, old, _, new = (1 if group is None else int(group) for group in match.groups())
     hunk = Hunk(start)
-    while index < len(rows) and (len(hunk.of(" ", "-")) < old or len(hunk.of(" ", "+")) < new):
-        sign, content = rows[index][:1].decode(), rows[index][1:]
-        index += 1
-        if sign not in (" ", "-", "+"):
-            raise PatchError(f"line {index} belongs to no hunk")
-        if index < len(rows) and rows[index].startswith(NO_NEWLINE):
-            content = content.rstrip(b"\n")
-            index += 1
-        hunk.lines.append((sign, content))
+    for row in rows:
+        if row.startswith(NO_NEWLINE) and hunk.lines:
+            hunk.lines[-1] = (hunk.lines[-1][0], hunk.lines[-1][1].rstrip(b"\n"))
+        elif row[:1] in (b" ", b"-", b"+"):
+            hunk.lines.append((row[:1].decode(), row[1:]))
+        else:
+            raise PatchError(f"{path}: this line belongs to no hunk: {row.decode(errors='replace').strip()}")
     if len(hunk.of(" ", "-")) != old or len(hunk.of(" ", "+")) != new:
-        raise PatchError(f"the hunk of {file.path} at line {start} does not have the lines that its header counts")
-    file.hunks.append(hunk)
-    return index
+        raise PatchError(f"the hunk of {path} at line {start} does not have the lines that its header counts")
+    return hunk
 
 
 def counts(patch: Patch) -> dict[str, int]:

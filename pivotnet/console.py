@@ -1,12 +1,11 @@
-"""Long runs on the terminal: a progress bar, and SIGTERM as gentle as Ctrl-C."""
+"""Long runs on the terminal: a progress bar, and SIGTERM that stops them as Ctrl-C does."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn

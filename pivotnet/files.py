@@ -1,4 +1,4 @@
-"""Files and folders: a file appears whole or not at all, and what goes wrong is told in one line."""
+"""Files and folders: a file appears whole or not at all, and an error is one line."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Callable, Union
+from typing import IO, Any, Union
 
 from pivotnet.errors import PivotNetError
 

@@ -59,7 +59,7 @@ def compare_samples(token: str, first: Annotation, second: Annotation) -> Differ
         elif (a != b).any() and key.endswith(("_mask", "_mask8")):
             result.pixels[key] = int((a != b).sum())
         elif (a != b).any():
-            result.structure.append(f"{key} differs in {(a != b).sum()} of {a.size} places")
+            result.structure.append(f"{key} differs in {(a != b).sum()} of {a.size} elements")
     return result
 
 

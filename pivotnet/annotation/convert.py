@@ -37,7 +37,7 @@ def convert_sample(sample: Sample, location: LocationMap, options: Options, conf
         (thin, thick), map_vectors = rasterize(lines, config, options.distinct_ids)
     except shapely.errors.GEOSException as error:
         raise PivotNetError(
-            f"the map {sample.location} around sample {sample.token} has broken geometry ({error}): mend the map"
+            f"the map {sample.location} around sample {sample.token} has broken geometry ({error}): fix the map"
         ) from error
     points, lengths = pad_pivots(pivot_lines(map_vectors, config))
     return Annotation(

@@ -54,10 +54,21 @@ class Annotation:
     pivot_lengths: dict[int, np.ndarray]  # int64 [n] by class: points of each instance before padding
 
 
+def joined_points(lines: Sequence[Line]) -> np.ndarray:
+    """The points of all lines one after the other, float64 [sum of n, 2]."""
+    return np.concatenate([np.zeros((0, 2)), *(line.points for line in lines)])
+
+
+def split_points(lines: Sequence[Line], points: np.ndarray) -> list[Line]:
+    """Lines of the same lengths and labels as ``lines``, with ``points`` [sum of n, 2] instead of theirs."""
+    ends = np.cumsum([len(line.points) for line in lines]).tolist()
+    return [Line(points[start:end], line.label) for start, end, line in zip([0, *ends], ends, lines)]
+
+
 def lines_to_arrays(key: str, lines: Sequence[Line]) -> dict[str, np.ndarray]:
     """The three arrays under which ``lines`` are stored."""
     return {
-        f"{key}.points": np.concatenate([np.zeros((0, 2)), *(line.points for line in lines)]),
+        f"{key}.points": joined_points(lines),
         f"{key}.offsets": np.cumsum([0, *(len(line.points) for line in lines)], dtype=np.int64),
         f"{key}.types": np.array([line.label for line in lines], np.int64),
     }

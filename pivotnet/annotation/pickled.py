@@ -154,6 +154,6 @@ def read_objects(content: bytes, shape: tuple[int, ...]) -> np.ndarray:
     if level:
         raise ValueError(f"its containers are nested more than {_DEEPEST} deep")
     array = np.empty(len(items), object)
-    for row, item in enumerate(items):
-        array[row] = item
+    for index, item in enumerate(items):
+        array[index] = item
     return array.reshape(shape)

@@ -8,22 +8,11 @@ import cv2
 import numpy as np
 import shapely
 
-from pivotnet.annotation.format import Line
+from pivotnet.annotation.format import Line, joined_points, split_points
 from pivotnet.annotation.vectors import line_parts
 from pivotnet.config import CLASSES, MapConfig
 
 _LARGEST_ID = 255
-
-
-def split_points(lines: Sequence[Line], points: np.ndarray) -> list[Line]:
-    """Lines of the same lengths and labels as ``lines``, with ``points`` [sum of n, 2] instead of theirs."""
-    ends = np.cumsum([len(line.points) for line in lines]).tolist()
-    return [Line(points[start:end], line.label) for start, end, line in zip([0, *ends], ends, lines)]
-
-
-def joined_points(lines: Sequence[Line]) -> np.ndarray:
-    """The points of all lines one after the other, float64 [sum of n, 2]."""
-    return np.concatenate([np.zeros((0, 2)), *(line.points for line in lines)])
 
 
 def clip_again(lines: Sequence[Line], config: MapConfig) -> list[Line]:

@@ -142,7 +142,7 @@ def annotate(
         progress: called with (samples done, samples to do) after every few samples.
 
     Raises:
-        PivotNetError: anything that the user can mend; see the message.
+        PivotNetError: anything that the user can fix; see the message.
     """
     options, config = options or Options(), MapConfig()
     samples = read_samples(root, version)

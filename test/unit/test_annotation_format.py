@@ -123,7 +123,7 @@ def test_folders_are_compared(tmp_path):
         "b: ego_vectors.points is float64[12, 2] and float64[5, 2]",
         "b: ego_vectors.offsets is int64[5] and int64[4]",
         "b: ego_vectors.types is int64[4] and int64[3]",
-        "b: map_vectors.types differs in 1 of 2 places",
+        "b: map_vectors.types differs in 1 of 2 elements",
     ]
     assert len(report.failures(points=1e-5, pixels=17)) == 6
     with pytest.raises(PivotNetError, match="holds no annotated samples"):

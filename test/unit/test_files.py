@@ -43,10 +43,10 @@ def test_rights_follow_the_umask(tmp_path):
         assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-def test_places_that_cannot_be_written_are_told(tmp_path):
+def test_an_error_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    for place in (tmp_path / "none" / "a", tmp_path / "file" / "a"):
-        with pytest.raises(PivotNetError, match="cannot write .*a: .*directory"), atomic_write(place):
+    for path in (tmp_path / "none" / "a", tmp_path / "file" / "a"):
+        with pytest.raises(PivotNetError, match="cannot write .*a: .*directory"), atomic_write(path):
             pytest.fail("it was opened")
     assert os.listdir(tmp_path) == ["file"]
 

@@ -15,17 +15,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CANNSIM = ROOT / "tools" / "cannsim"
 INSIDE = "CANNSIM" in os.environ
-OUTCOMES = "PIVOTNET_NPU_OUTCOMES"  # the file in which the inner process tells its outcomes
+OUTCOMES = "PIVOTNET_NPU_OUTCOMES"  # the file in which the inner process writes its outcomes
 
 
-def missing() -> Optional[str]:
+def missing() -> str | None:
     """Why the simulator cannot run here; None when it can."""
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed"
@@ -47,8 +47,8 @@ class Inner:
     """The run of the simulated process, started once, and what each test did in it."""
 
     def __init__(self) -> None:
-        self.outcomes: Optional[dict[str, dict[str, Any]]] = None
-        self.problem: Optional[str] = None
+        self.outcomes: dict[str, dict[str, Any]] | None = None
+        self.problem: str | None = None
 
     def run(self, items: list[pytest.Item], folder: Path) -> None:
         self.outcomes = {}
@@ -80,7 +80,7 @@ def report(item: pytest.Item, phase: str, outcome: str, longrepr: Any, seconds: 
     return made
 
 
-def pytest_runtest_protocol(item: pytest.Item, nextitem: Optional[pytest.Item]) -> Optional[bool]:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     if INSIDE or item.get_closest_marker("npu") is None:  # pytest asks every conftest, whatever the item's folder
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -88,16 +88,13 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: Optional[pytest.Item]) 
         mine = [other for other in item.session.items if other.get_closest_marker("npu")]
         INNER.run(mine, Path(item.config._tmp_path_factory.getbasetemp()))  # type: ignore[attr-defined]
     assert INNER.outcomes is not None
-    outcome, text, seconds = (
-        "failed",
-        f"the simulated process ended before this test:\n{getattr(INNER, 'tail', '')}",
-        0.0,
-    )
+    outcome, seconds = "failed", 0.0
+    text = f"the simulated process ended before this test:\n{getattr(INNER, 'tail', '')}"
     if INNER.problem:
         outcome, text = "skipped", INNER.problem
     elif item.nodeid in INNER.outcomes:
-        told = INNER.outcomes[item.nodeid]
-        outcome, text, seconds = told["outcome"], told["text"], told["seconds"]
+        seen = INNER.outcomes[item.nodeid]
+        outcome, text, seconds = seen["outcome"], seen["text"], seen["seconds"]
     report(item, "setup", "passed", None, 0.0)
     path, line, _ = item.location
     longrepr: Any = None

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
-import cv2
-import numpy as np
 import torch
 from recordings.rule import fill
 from torch import Tensor
 
+from pivotnet.audit.sample import random_batch
 from pivotnet.config import Config, preset
-from pivotnet.data.targets import build_targets
+from pivotnet.distributed import Ranks
 from pivotnet.model.pivotnet import PivotNet
-from pivotnet.structures import Batch, Targets
+from pivotnet.structures import Batch
+from pivotnet.training.loop import Run, Trainer
+from pivotnet.training.setup import build_trainer
 
 CPU = torch.device("cpu")
 # The ordinary test process, where torch has no NPU, reads these files too, to know their tests.
@@ -37,40 +40,28 @@ def network(config: Config) -> PivotNet:
     return built
 
 
-def targets(config: Config, seed: int, samples: int = 1) -> Targets:
-    """Two dividers, a crossing and three boundaries a sample, as random walks."""
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(samples):
-        mask = np.zeros((3, *config.map.map_size), np.uint8)
-        points: dict[int, np.ndarray] = {}
-        lengths: dict[int, np.ndarray] = {}
-        identifier = 0
-        for kind, (count, most) in enumerate(zip((2, 1, 3), config.map.max_points)):
-            points[kind] = np.zeros((count, most, 2))
-            lengths[kind] = rng.integers(2, most + 1, count)
-            for line, length in zip(points[kind], lengths[kind]):
-                steps = rng.normal(0, 0.06, (int(length), 2))
-                line[:length] = np.clip(rng.random(2) + np.cumsum(steps, 0), 0, 0.999)
-                pixels = (line[:length] * config.map.map_size).astype(np.int32)[:, ::-1]
-                identifier += 2
-                cv2.polylines(mask[kind], [np.ascontiguousarray(pixels)], False, (identifier,), 8)
-        drawn.append((mask, points, lengths))
-    return build_targets(drawn, config)
-
-
 def batch(config: Config, seed: int = 0, samples: int = 1) -> Batch:
-    """Random images, cells that look anywhere (one in five sees nothing), and targets."""
-    generator = torch.Generator().manual_seed(seed)
-    height, width = config.model.image_size
-    cells = config.model.bev_size[0] * config.model.bev_size[1]
-    return Batch(
-        images=torch.randint(0, 256, (samples, 6, height, width, 3), dtype=torch.uint8, generator=generator),
-        reference_points=torch.rand(samples, cells, 2, generator=generator),
-        reference_valid=torch.rand(samples, cells, generator=generator) > 0.2,
-        tokens=[f"{seed}-{index}" for index in range(samples)],
-        targets=targets(config, seed, samples),
-    )
+    """Random images, cells that look anywhere (one in five sees nothing), and drawn targets."""
+    return random_batch(config, samples, seed, counts=(2, 1, 3))
+
+
+def trainer(config: Config, device: torch.device, folder: Path, **options: Any) -> Trainer:
+    """What ``pivotnet train`` makes, for one rank, with the weights of ``network``."""
+    run = Run(folder, steps=8, steps_per_epoch=8, save_every=8, lr=config.optim.lr, **options)
+    made = build_trainer(config, device, Ranks(), run)
+    made.model.load_state_dict(network(config).state_dict())
+    return made
+
+
+def losses(made: Trainer, steps: int) -> list[float]:
+    """Loss of each step, of which the last one's is read at the end."""
+    found = []
+    for step in range(steps):
+        carried = made.train_step(batch(made.config, seed=step))
+        if carried is not None:
+            found.append(float(carried[1]))
+    assert made._pending is not None
+    return [*found, float(made._pending[1])]
 
 
 def assert_near(actual: Tensor, expected: Tensor, share: float = 1e-5, what: str = "") -> None:

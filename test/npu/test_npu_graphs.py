@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from cannsim.counters import Counters
-from scene import NPU, batch, small
-from test_npu_training import losses, trainer
-
-from pivotnet.config import Config
-from pivotnet.training.loop import Trainer
+from scene import NPU, batch, losses, small, trainer
 
 STEPS = 2
 
@@ -23,16 +17,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def graphed(config: Config, folder: Path, amp: Any = None) -> Trainer:
-    made = trainer(config, NPU, folder, amp)
-    made.run = dataclasses.replace(made.run, graph=True)
-    return made
-
-
 @pytest.mark.parametrize("name, drop", [("smoke", 0.0), ("smoke", 0.2), ("swint", 0.0)])
 def test_replayed_steps_equal_ordinary_steps(name: str, drop: float, tmp_path: Path):
     config = small(name, dropout=drop, drop_connect=drop)
-    plain, replayed = trainer(config, NPU, tmp_path), graphed(config, tmp_path)
+    plain, replayed = trainer(config, NPU, tmp_path), trainer(config, NPU, tmp_path, graph=True)
     found = []
     for made in (plain, replayed):
         torch.manual_seed(1)
@@ -46,20 +34,17 @@ def test_replayed_steps_equal_ordinary_steps(name: str, drop: float, tmp_path: P
 def test_graphs_in_bfloat16(tmp_path: Path):
     """Casts are not kept within a graph, so that gradients are summed up in another precision."""
     config = small("smoke")
-    plain, replayed = (losses(make(config, tmp_path, amp=torch.bfloat16), 2) for make in (_on_npu, graphed))
+    amp = torch.bfloat16
+    plain, replayed = (losses(trainer(config, NPU, tmp_path, amp=amp, graph=graph), 2) for graph in (False, True))
     assert replayed[0] == plain[0]
     assert replayed[1] == pytest.approx(plain[1], rel=1e-2)
-
-
-def _on_npu(config: Config, folder: Path, amp: Any) -> Trainer:
-    return trainer(config, NPU, folder, amp)
 
 
 def test_a_pass_is_one_launch(tmp_path: Path):
     config = small("smoke")
     counter = Counters()
     counts = []
-    for made in (trainer(config, NPU, tmp_path), graphed(config, tmp_path)):
+    for made in (trainer(config, NPU, tmp_path), trainer(config, NPU, tmp_path, graph=True)):
         losses(made, 1)
         torch.npu.synchronize()
         counter.since()

@@ -9,33 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from scene import CPU, NPU, assert_near, batch, network, small
+from scene import CPU, NPU, assert_near, batch, losses, small, trainer
 
 from pivotnet import checkpoint as checkpoints
 from pivotnet import device as devices
-from pivotnet.config import Config
-from pivotnet.distributed import Ranks
-from pivotnet.training.loop import Run, Trainer
-from pivotnet.training.setup import build_trainer
-
-
-def trainer(config: Config, device: torch.device, folder: Path, amp: Any = None) -> Trainer:
-    """What ``pivotnet train`` makes, for one rank, with the weights of ``network``."""
-    run = Run(folder, steps=8, steps_per_epoch=8, save_every=8, lr=config.optim.lr, amp=amp)
-    made = build_trainer(config, device, Ranks(), run)
-    made.model.load_state_dict(network(config).state_dict())
-    return made
-
-
-def losses(made: Trainer, steps: int) -> list[float]:
-    """Loss of each step, of which the last one's is read at the end."""
-    found = []
-    for step in range(steps):
-        carried = made.train_step(batch(made.config, seed=step))
-        if carried is not None:
-            found.append(float(carried[1]))
-    assert made._pending is not None
-    return [*found, float(made._pending[1])]
 
 
 @pytest.mark.parametrize("name, steps", [("smoke", 3), ("swint", 1)])
@@ -54,7 +31,7 @@ def test_training_steps_equal_the_cpu(name: str, steps: int, tmp_path: Path):
 
 def test_a_training_step_runs_with_dropout_and_in_bfloat16(tmp_path: Path):
     config = small("smoke", dropout=0.1, drop_connect=0.2, checkpointing=True)
-    assert all(math.isfinite(loss) for loss in losses(trainer(config, NPU, tmp_path, torch.bfloat16), 2))
+    assert all(math.isfinite(loss) for loss in losses(trainer(config, NPU, tmp_path, amp=torch.bfloat16), 2))
 
 
 def test_fused_adamw_equals_adamw_over_ten_steps():

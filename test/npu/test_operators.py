@@ -51,16 +51,14 @@ for unary in (
     "rsqrt",
     "sin",
     "cos",
-    "atan",
     "sigmoid",
-    "tanh",
     "floor",
     "ceil",
 ):
     case(unary, getattr(torch, unary), positive(3, 5))
 for unary in ("round", "sign", "reciprocal", "erf", "square", "trunc", "isfinite", "isnan", "isinf"):
     case(unary, getattr(torch, unary), positive(3, 5))
-for binary in ("add", "sub", "mul", "div", "maximum", "minimum", "pow", "atan2", "eq", "ne", "lt", "le", "gt", "ge"):
+for binary in ("add", "sub", "mul", "div", "maximum", "minimum", "pow", "eq", "ne", "lt", "le", "gt", "ge"):
     case(binary, getattr(torch, binary), positive(3, 5), positive(1, 5))
 case("numbers", lambda a: ((a + 2) * 3 - 1) / 4 + (1 - a) + 2 / a + a**2 + 2**a, positive(3, 5))
 case("compare with numbers", lambda a: (a > 0.3) & (a <= 0.7) | (a == 0.5) ^ ~(a < 0.1), positive(3, 5))
@@ -86,7 +84,7 @@ case(
     positive(9),
 )
 # activations
-for activation in ("relu", "gelu", "silu", "softplus", "leaky_relu", "hardswish", "logsigmoid"):
+for activation in ("relu", "gelu", "silu", "softplus", "logsigmoid"):
     case(activation, getattr(F, activation), r(3, 5))
 # reductions
 case("sum", lambda a: (a.sum(), a.sum(1), a.sum((0, 2), keepdim=True)), r(2, 3, 4))

@@ -83,5 +83,5 @@ def run(args: argparse.Namespace) -> int:
             script = ROOT / "test" / SCRIPTS[args.kind]
             hint = f"; go on with: {shlex.join(['bash', str(script), '--resume', str(choices.output)])}"
         print(f"interrupted{hint}", file=sys.stderr)
-        return error.status
+        return int(error.args[0])
     return 0

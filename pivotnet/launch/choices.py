@@ -11,21 +11,19 @@ from typing import Any
 from pivotnet.config import preset
 from pivotnet.errors import PivotNetError
 from pivotnet.files import read_json, write_json
-from pivotnet.launch.torchrun import Nodes, whole_number
+from pivotnet.launch import whole_number
+from pivotnet.launch.torchrun import Nodes
 
 _CHECKOUT = Path(__file__).absolute().parents[2]
 ROOT = _CHECKOUT if (_CHECKOUT / "test" / "env_npu.sh").is_file() else Path.cwd()  # installed without its checkout
 OUTPUTS = ROOT / "test" / "output"
 SAVED = "launch.json"  # in the output folder: the choices, for --resume
 SCRIPTS = {"performance": "train_8p_performance.sh", "full": "train_full_8p.sh"}
+PATCHED = "builtin, or patched: the checkout of upstream in PIVOTNET_DIR (PivotNet/), through its run.sh"
 # name: (metavar, meaning, default); the environment variable is the name in capitals
 OPTIONS = {
     "preset": ("NAME", "network: swint, res50, effb0 or smoke", "swint, smoke without an accelerator"),
-    "network": (
-        "NAME",
-        "builtin, or patched: the checkout of upstream in PIVOTNET_DIR (PivotNet/), through its run.sh",
-        "patched where there is one",
-    ),
+    "network": ("NAME", PATCHED, "patched where there is one"),
     "device": ("NAME", "npu, cuda or cpu", "the first of them that works"),
     "cards": ("N", "processes on this machine", "all accelerators, 2 without one"),
     "batch_size": ("N", "samples a card and step", "the preset's: 1"),
@@ -57,10 +55,10 @@ class Choices:
     nodes: Nodes = field(default_factory=Nodes)
 
     def save(self) -> None:
-        """Write SAVED for --resume."""
+        """Write SAVED."""
         assert self.output
-        names = [name for name in OPTIONS if name not in ("weights", "output")]
-        texts = {name: str(getattr(self, name)) for name in names if getattr(self, name) is not None}
+        values = {name: getattr(self, name) for name in OPTIONS if name not in ("weights", "output")}
+        texts = {name: str(value) for name, value in values.items() if value is not None}
         write_json(self.output / SAVED, {**texts, "extra": self.extra})
 
 
@@ -75,43 +73,40 @@ def read_choices(kind: str, given: Mapping[str, str | None], extra: list[str]) -
     Raises:
         PivotNetError: a value cannot be used, or there is nothing to resume.
     """
-    texts: dict[str, Any] = {name: given.get(name) or os.environ.get(name.upper(), "") for name in OPTIONS}
-    nodes = Nodes.from_environment()
-    if given.get("resume") is not None:
-        if nodes.count > 1 and not (given["resume"] or texts["output"]):
+    values: dict[str, Any] = {name: given.get(name) or os.environ.get(name.upper()) or None for name in OPTIONS}
+    nodes, resume = Nodes.from_environment(), given.get("resume") is not None
+    if resume:
+        folder = given["resume"] or values["output"]
+        if nodes.count > 1 and not folder:
             raise PivotNetError("--resume on several machines needs the run's folder: give --resume DIR")
-        folder = given["resume"] or texts["output"] or _newest_unfinished(kind)
-        texts["output"] = folder
+        values["output"] = folder = folder or _newest_unfinished(kind)
         if not (folder and (Path(folder) / "checkpoints").is_dir()):
             raise PivotNetError(f"nothing to resume: {folder or 'no interrupted run here'} has no checkpoints")
         if (Path(folder) / SAVED).is_file():
             saved = read_json(Path(folder) / SAVED, "give the options of the run again, and remove this file")
-            texts = {name: text or saved.get(name, "") for name, text in texts.items()}
+            values = {name: value or saved.get(name) for name, value in values.items()}
             extra = extra or saved.get("extra", [])
-
-    for name in ("cards", "batch_size", "steps", "epochs"):
-        option = f"--{name.replace('_', '-')} ({name.upper()})"
-        texts[name] = whole_number(option, texts[name]) if texts[name] else None
-    if texts["preset"]:
-        preset(texts["preset"])
-    if texts["network"] not in ("", "builtin", "patched"):
-        raise PivotNetError(f"--network (NETWORK) is {texts['network']}: choose builtin or patched")
-    root = texts["data_root"] or (ROOT / "data" / "nuscenes" if (ROOT / "data" / "nuscenes").exists() else None)
+    for name, (metavar, *_) in OPTIONS.items():
+        if metavar == "N" and values[name]:
+            values[name] = whole_number(f"--{name.replace('_', '-')} ({name.upper()})", values[name])
+    if values["preset"]:
+        preset(values["preset"])
+    if values["network"] not in (None, "builtin", "patched"):
+        raise PivotNetError(f"--network (NETWORK) is {values['network']}: choose builtin or patched")
+    default = ROOT / "data" / "nuscenes"
+    root = values["data_root"] = values["data_root"] or (default if default.exists() else None)
     if root and not Path(root).is_dir():
         raise PivotNetError(f"data root {root} does not exist: give the folder of a nuScenes tree")
     if root and not (Path(root) / "samples").is_dir():
         raise PivotNetError(f"data root {root} is no nuScenes tree: it has no folder samples")
-    texts["data_root"] = root
     for name in ("data_root", "weights", "output"):
-        texts[name] = Path(texts[name]).absolute() if texts[name] else None
-    values = {name: value or None for name, value in texts.items()}
-    return Choices(kind, **values, extra=extra, resume=given.get("resume") is not None, nodes=nodes)
+        values[name] = values[name] and Path(values[name]).absolute()
+    return Choices(kind, **values, extra=extra, resume=resume, nodes=nodes)
 
 
 def _newest_unfinished(kind: str) -> Path | None:
-    def finished(folder: Path) -> bool:
-        summary = folder / "summary.json"
+    def finished(summary: Path) -> bool:
         return summary.is_file() and '"finished": true' in summary.read_text()
 
-    runs = [path.parent for path in OUTPUTS.glob(f"{kind}_*/checkpoints") if not finished(path.parent)]
-    return max(runs, key=lambda folder: (folder / "checkpoints").stat().st_mtime, default=None)
+    found = [path for path in OUTPUTS.glob(f"{kind}_*/checkpoints") if not finished(path.parent / "summary.json")]
+    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import multiprocessing
 import os
@@ -16,18 +15,13 @@ from pathlib import Path
 
 from pivotnet.errors import PivotNetError
 from pivotnet.files import make_folder
+from pivotnet.launch import say, whole_number
 from pivotnet.launch.choices import OUTPUTS, ROOT, Choices
 from pivotnet.launch.supervise import supervise
-from pivotnet.launch.torchrun import whole_number
 
 PIVOTNET = (sys.executable, "-m", "pivotnet")
 STEPS = {"cpu": 150, "simulated": 30}  # of a performance run; elsewhere:
 FIRST_STEPS = 1500  # of the 30-epoch schedule, as the published port times
-
-
-def say(text: str) -> None:
-    """A line to the user."""
-    print(f"[pivotnet] {text}", flush=True)
 
 
 def choose_device(choices: Choices) -> str:
@@ -43,19 +37,17 @@ def choose_device(choices: Choices) -> str:
         except BrokenProcessPool:
             raise PivotNetError("torch crashed while it looked for devices: see pivotnet doctor") from None
     simulated = bool(os.environ.get("CANNSIM")) and kind == "npu"  # tools/cannsim
-    asked = choices.cards
-    choices.cards = asked or (2 if kind == "cpu" else count)
+    choices.cards = cards = choices.cards or (2 if kind == "cpu" else count)
     choices.preset = choices.preset or ("smoke" if kind == "cpu" or simulated else "swint")
     if choices.kind == "performance" and not choices.steps:
         choices.steps = STEPS.get("simulated" if simulated else kind, FIRST_STEPS)
     if kind == "cpu":
-        say(f"no accelerator used: preset {choices.preset}, {choices.cards} processes on the CPU")
+        say(f"no accelerator used: preset {choices.preset}, {cards} processes on the CPU")
         return kind
-    if choices.cards > count:
-        raise PivotNetError(f"--cards is {choices.cards}, but this machine has {count} devices of type {kind}")
-    what = f"{count} simulated devices" if simulated else f"{count} devices"
-    note = "; their speed means nothing" if simulated else ""
-    say(f"{what} of type {kind}: preset {choices.preset}, {choices.cards} processes{note}")
+    if cards > count:
+        raise PivotNetError(f"--cards is {cards}, but this machine has {count} devices of type {kind}")
+    what, note = ("simulated devices", "; their speed means nothing") if simulated else ("devices", "")
+    say(f"{count} {what} of type {kind}: preset {choices.preset}, {cards} processes{note}")
     return kind
 
 
@@ -74,25 +66,25 @@ def choose_network(choices: Choices) -> Path | None:
     """
     named, asked = os.environ.get("PIVOTNET_DIR"), choices.network
     folder = Path(named or ROOT / "PivotNet").absolute()
-    found = (folder / "run.sh").is_file()
-    if named and asked != "builtin" and not found:
-        raise PivotNetError(
-            f"PIVOTNET_DIR={named} is no checkout of upstream: it has no run.sh; unset it to train the built-in network"
-        )
-    if asked == "patched" and not found:
-        raise PivotNetError(f"there is no checkout of upstream in {folder}: lay it out, or set PIVOTNET_DIR")
-    choices.network = asked or ("patched" if found else "builtin")
-    if choices.network == "patched" and not (folder / "configs" / f"pivotnet_nuscenes_{choices.preset}.py").is_file():
-        lacks = f"the checkout in {folder} has no configuration for preset {choices.preset}"
+    run_sh, reason = folder / "run.sh", ""
+    if asked != "builtin" and not run_sh.is_file():
+        if named:
+            remedy = "unset it to train the built-in network"
+            raise PivotNetError(f"PIVOTNET_DIR={named} is no checkout of upstream: it has no run.sh; {remedy}")
         if asked:
-            raise PivotNetError(f"{lacks}: choose --network builtin")
-        say(f"training the built-in network: {lacks}")
+            raise PivotNetError(f"there is no checkout of upstream in {folder}: lay it out, or set PIVOTNET_DIR")
         choices.network = "builtin"
-    elif choices.network == "builtin":
-        say(f"training the built-in network, preset {choices.preset}")
+    elif asked != "builtin":
+        choices.network = "patched"
+        if not (folder / "configs" / f"pivotnet_nuscenes_{choices.preset}.py").is_file():
+            reason = f": the checkout in {folder} has no configuration for preset {choices.preset}"
+            if asked:
+                raise PivotNetError(f"--network is patched{reason}; choose --network builtin")
+            choices.network = "builtin"
     if choices.network == "builtin":
+        say(f"training the built-in network, preset {choices.preset}{reason}")
         return None
-    if "pivotnet" not in (folder / "run.sh").read_text(errors="replace"):
+    if "pivotnet" not in run_sh.read_text(errors="replace"):
         raise PivotNetError(
             f"the checkout in {folder} is not patched: apply pivotnet.patch, or choose --network builtin"
         )
@@ -112,17 +104,15 @@ def prepare_data(choices: Choices) -> None:
         seed = whole_number("SYNTH_SEED", os.environ.get("SYNTH_SEED") or "0", least=0)
         choices.data_root = ROOT / "data" / f"synthetic-{seed}"
         say(f"no data in data/nuscenes and no DATA_ROOT: synthetic data, seed {seed}, in {choices.data_root}")
-        make_folder(ROOT / "data", "DATA_ROOT")
-        with locked(ROOT / "data"):
-            _run("synth", choices.data_root, "--seed", seed)
+        _run(make_folder(ROOT / "data", "DATA_ROOT"), "synth", choices.data_root, "--seed", seed)
     if not (choices.data_root / "customer" / "pivot-bezier" / "splits" / "train.txt").is_file():
         say(f"annotating {choices.data_root}")
-        with locked(choices.data_root):
-            _run("annotate", "-d", choices.data_root)
+        _run(choices.data_root, "annotate", "-d", choices.data_root)
 
 
-def _run(*words: object) -> None:
-    status = supervise([*PIVOTNET, *words])
+def _run(folder: Path, *words: object) -> None:
+    with locked(folder):
+        status = supervise([*PIVOTNET, *words])
     if status:
         raise PivotNetError(f"pivotnet {words[0]} failed (exit status {status}): see above")
 
@@ -139,12 +129,11 @@ def locked(folder: Path, busy: str | None = None) -> Iterator[None]:
         with contextlib.suppress(OSError):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno == errno.EWOULDBLOCK:
-                    if busy:
-                        raise PivotNetError(busy) from None
-                    say(f"waiting for another run that works in {folder}")
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except BlockingIOError:
+                if busy:
+                    raise PivotNetError(busy) from None
+                say(f"waiting for another run that works in {folder}")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
@@ -157,28 +146,14 @@ def make_output(choices: Choices) -> Path:
         PivotNetError: it cannot be made, or holds another run.
     """
     main = choices.nodes.rank == 0
-    if choices.resume:
-        assert choices.output
-        summary = choices.output / "summary.json"
-        if main and summary.exists():  # an earlier end of this run is not its result
-            ended = time.strftime("%Y%m%d-%H%M%S", time.localtime(summary.stat().st_mtime))
-            summary.rename(summary.with_name(f"summary.{ended}.json"))
-    elif choices.output:
-        make_folder(choices.output, "--output")
-        if main and list(choices.output.glob("*.json*")):
-            remedy = f"choose another --output, or --resume {choices.output}"
-            raise PivotNetError(f"{choices.output} holds a run already: {remedy}")
-    else:
-        make_folder(OUTPUTS, "--output")
-        name = f"{choices.kind}_{choices.preset}_{choices.cards}p_{time.strftime('%Y%m%d-%H%M%S')}"
-        number = 1
-        while not choices.output:
-            folder = OUTPUTS / (name if number == 1 else f"{name}-{number}")
-            try:
-                folder.mkdir()  # fails if another run has it
-                choices.output = folder
-            except FileExistsError:
-                number += 1
-            except OSError as error:
-                raise PivotNetError(f"cannot make {folder}: {error.strerror}; choose --output") from error
-    return choices.output
+    if not choices.output:
+        name = f"{choices.kind}_{choices.preset}_{choices.cards}p_{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        choices.output = OUTPUTS / name
+    summary = choices.output / "summary.json"
+    if choices.resume and main and summary.exists():  # an earlier end of this run is not its result
+        ended = time.strftime("%Y%m%d-%H%M%S", time.localtime(summary.stat().st_mtime))
+        summary.rename(summary.with_name(f"summary.{ended}.json"))
+    if not choices.resume and main and list(choices.output.glob("*.json*")):
+        remedy = f"choose another --output, or --resume {choices.output}"
+        raise PivotNetError(f"{choices.output} holds a run already: {remedy}")
+    return make_folder(choices.output, "--output")

@@ -13,20 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pivotnet.errors import PivotNetError
+from pivotnet.launch import whole_number
 
 MARK = "PIVOTNET_RUN"  # environment variable that every process of a supervised command has
-GRACE = "PIVOTNET_GRACE"  # seconds that a command has to end after the first signal
+GRACE = "PIVOTNET_GRACE"  # seconds that a command has to end after the first signal (60)
 LEFT_BEHIND = 2.0  # seconds that processes have to end when the command that started them has ended
 PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 
 
 class Interrupted(Exception):
-    """The user has ended a supervised command by a signal; ``status`` is the exit status that says so."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__("interrupted")
-        self.status = status
+    """The user has ended a supervised command by a signal; the argument is the exit status that says so."""
 
 
 def end_with_parent() -> None:
@@ -44,68 +40,46 @@ def _end_with_parent() -> None:
 
 
 def supervise(command: Sequence[object], **options: Any) -> int:
-    """Run a command; returns its exit status, below 0 for a signal.
+    """Run a command with subprocess.Popen's options; returns its exit status, below 0 for a signal.
 
     The command gets a session of its own, so Ctrl-C reaches this process alone. The first signal asks the command to
-    end (SIGTERM). A second one, or PIVOTNET_GRACE seconds (60), end all of its processes (SIGKILL).
-
-    Args:
-        command: words.
-        options: of subprocess.Popen.
+    end (SIGTERM). A second one, or PIVOTNET_GRACE seconds, end all of its processes (SIGKILL).
 
     Raises:
         Interrupted: SIGINT, SIGTERM or SIGHUP came.
     """
-    grace = _grace()
+    grace = whole_number(GRACE, os.environ.get(GRACE) or "60", least=0)
     mark = secrets.token_hex(8)
-    environment = {**options.pop("env", os.environ), MARK: mark}
     received: list[int] = []
-    deadline = float("inf")
-    child: subprocess.Popen[Any] | None = None
-
-    def take(number: int, frame: Any) -> None:
-        nonlocal deadline
-        received.append(number)
-        if len(received) > 1:
-            deadline = 0.0
-        elif child:
-            deadline = time.monotonic() + grace
-            child.terminate()
-
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.signal(number, take) for number in numbers}
+    previous = {number: signal.signal(number, lambda number, frame: received.append(number)) for number in numbers}
     try:
         child = subprocess.Popen(
             [str(word) for word in command],
-            env=environment,
+            env={**options.pop("env", os.environ), MARK: mark},
             start_new_session=True,
             preexec_fn=_end_with_parent,
             **options,
         )
-        if received:
-            child.terminate()
+        deadline = None
         while child.poll() is None:
-            if time.monotonic() > deadline:
+            if received and not deadline:
+                child.terminate()
+                deadline = time.monotonic() + grace
+            if deadline and (len(received) > 1 or time.monotonic() > deadline):
                 _signal_marked(mark, signal.SIGKILL)
             time.sleep(0.05)
-        if _signal_marked(mark, signal.SIGTERM):
-            limit = time.monotonic() + LEFT_BEHIND
-            while _signal_marked(mark, signal.SIGKILL if time.monotonic() > limit else 0):
-                time.sleep(0.05)
+        limit = time.monotonic() + LEFT_BEHIND
+        number: int = signal.SIGTERM
+        while _signal_marked(mark, number):
+            number = signal.SIGKILL if time.monotonic() > limit else 0
+            time.sleep(0.05)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
     if received:
         raise Interrupted(130 if received[-1] == signal.SIGINT else 143)
     return child.returncode
-
-
-def _grace() -> float:
-    text = os.environ.get(GRACE) or "60"
-    try:
-        return float(text)
-    except ValueError:
-        raise PivotNetError(f"{GRACE} is {text!r}: give seconds") from None
 
 
 def _signal_marked(mark: str, number: int) -> int:

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from pivotnet.errors import PivotNetError
+from pivotnet.launch import whole_number
 from pivotnet.launch.supervise import end_with_parent
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torchrun names it to each rank
@@ -28,17 +29,6 @@ ENDED_BY_TORCHRUN = (-15, 143)  # exit statuses of ranks that lost another one
 LOST = "lost the connection to another rank"  # in the message of LostRankError
 # Advised for training that the host holds up; test/env_npu.sh gives reasons. Other devices do not read them.
 ENVIRONMENT = {"TASK_QUEUE_ENABLE": "2", "CPU_AFFINITY_CONF": "1"}
-
-
-def whole_number(name: str, text: str, least: int = 1) -> int:
-    """A number that the user has given.
-
-    Raises:
-        PivotNetError: it is none, or less than ``least``.
-    """
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
-        raise PivotNetError(f"{name} is {text}: give a whole number of at least {least}")
-    return int(text)
 
 
 @dataclass(frozen=True)
@@ -61,12 +51,10 @@ class Nodes:
         count = whole_number("NNODES", get("NNODES") or "1")
         rank = whole_number("NODE_RANK", get("NODE_RANK") or "0", least=0)
         if rank >= count:
-            limit = f"give a number from 0 to {count - 1} (NNODES - 1), another one on each machine"
-            raise PivotNetError(f"NODE_RANK is {rank}: {limit}")
-        address = get("MASTER_ADDR") or ""
-        if count > 1 and not address:
+            raise PivotNetError(f"NODE_RANK is {rank}: give 0 to {count - 1} (NNODES - 1), another one on each machine")
+        if count > 1 and not get("MASTER_ADDR"):
             raise PivotNetError(f"NNODES is {count}: set MASTER_ADDR to the address of node 0")
-        return cls(count, rank, address, whole_number("MASTER_PORT", get("MASTER_PORT") or "29500"))
+        return cls(count, rank, get("MASTER_ADDR", ""), whole_number("MASTER_PORT", get("MASTER_PORT") or "29500"))
 
 
 def command(cards: int, nodes: Nodes, words: list[str], logs: Path | None = None) -> list[str]:
@@ -74,39 +62,36 @@ def command(cards: int, nodes: Nodes, words: list[str], logs: Path | None = None
 
     With ``logs`` only rank 0's stdout goes to the console. What else the ranks write goes into files there.
     """
-    options = ["--nproc-per-node", str(cards), "--monitor-interval", "0.5"]
+    options = [f"--nproc-per-node={cards}", "--monitor-interval=0.5"]
     if nodes.count == 1:
         options += ["--standalone"]
     else:
-        options += ["--nnodes", str(nodes.count), "--node-rank", str(nodes.rank)]
-        options += ["--master-addr", nodes.address, "--master-port", str(nodes.port)]
+        options += [f"--nnodes={nodes.count}", f"--node-rank={nodes.rank}"]
+        options += [f"--master-addr={nodes.address}", f"--master-port={nodes.port}"]
     if logs:
         redirects = ",".join(f"{rank}:{3 if rank else 2}" for rank in range(cards))
-        options += ["--log-dir", str(logs), "--redirects", redirects]
+        options += [f"--log-dir={logs}", f"--redirects={redirects}"]
     return [sys.executable, "-m", "pivotnet.launch.torchrun", *options, *words]
 
 
 def environment(cards: int) -> dict[str, str]:
     """This process's environment, and what ranks need that the user has not set."""
     # threads of a CPU operator: more than a rank's share of the cores makes all ranks slower
-    threads = max(1, len(os.sched_getaffinity(0)) // cards) if hasattr(os, "sched_getaffinity") else 1
-    return {"OMP_NUM_THREADS": str(threads), **ENVIRONMENT, **os.environ}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(max(1, cores // cards)), **ENVIRONMENT, **os.environ}
 
 
 def hand_over(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Report an uncaught exception of a rank; only one that the user cannot fix shows its traceback."""
+    """Report an uncaught exception of a rank; only one that the user cannot repair shows its traceback."""
     expected = isinstance(error, PivotNetError)
     if not expected:
         sys.__excepthook__(kind, error, trace)
     # a worker of a data loader wraps the message in its traceback, of which it is the last line
     message = (str(error).strip().splitlines() or [""])[-1]
     message = message[message.startswith("pivotnet.") and message.find(": ") + 2 :]
-    if not expected:
-        message = f"{kind.__name__}: {message}"
-    path = os.environ.get(ERROR_FILE)
-    if path:
-        content = {"message": message, "timestamp": int(time.time()), "status": 2 if expected else 1}
-        Path(path).write_text(json.dumps(content))
+    if ERROR_FILE in os.environ:
+        content = {"message": message if expected else f"{kind.__name__}: {message}", "timestamp": int(time.time())}
+        Path(os.environ[ERROR_FILE]).write_text(json.dumps({**content, "status": 2 if expected else 1}))
     elif expected:
         print(f"error: {message}", file=sys.stderr)
 
@@ -136,19 +121,17 @@ def explain(failures: Mapping[int, Any], logs: Path) -> tuple[list[str], int]:
                 lines[f"error: rank {rank}: {written[0][len('error: ') :]}"] = None
         # an error that all ranks find at the same time is printed by rank 0 alone
         elif code not in ENDED_BY_TORCHRUN and not (code == 2 and rank and stderr and not written):
-            if code == -signal.SIGKILL:
-                how = "was ended by signal 9 (KILL): did the machine run out of memory?"
-            elif code < 0:
+            how = f"failed with exit status {code}"
+            if code < 0:
                 how = f"was ended by signal {-code} ({failure.signal_name().replace('SIG', '')})"
-            else:
-                how = f"failed with exit status {code}"
+            memory = ": did the machine run out of memory?" if code == -signal.SIGKILL else ""
             shown = [f"--- last lines of rank {rank}", *written] if written else []
-            lines.update(dict.fromkeys([*shown, f"error: rank {rank} {how}"]))
+            lines.update(dict.fromkeys([*shown, f"error: rank {rank} {how}{memory}"]))
             status = 1
     return list(lines) or ["error: all ranks were ended"], status
 
 
-def main() -> None:
+def main() -> int:
     """Run torchrun with the arguments of the command line."""
     end_with_parent()
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -161,15 +144,14 @@ def main() -> None:
         arguments.log_dir = arguments.log_dir or temporary
         try:
             run(arguments)
+            return 0
         except ChildFailedError as error:
             lines, status = explain(error.failures, Path(arguments.log_dir))
             print("\n".join(lines), file=sys.stderr)
+            return status
         except SignalException as error:
-            status = 128 + error.sigval
-        else:
-            status = 0
-    sys.exit(status)
+            return 128 + error.sigval
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

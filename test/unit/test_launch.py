@@ -43,7 +43,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--data-root /no_where", {}, "data root /no_where does not exist"),
         ("", {"DATA_ROOT": "/usr"}, "/usr is no nuScenes tree"),
         ("", {"NNODES": "2"}, "set MASTER_ADDR"),
-        ("", {"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "a"}, "NODE_RANK is 2: give a number from 0 to 1"),
+        ("", {"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "a"}, "NODE_RANK is 2: give 0 to 1"),
         ("--resume", {}, "nothing to resume: no interrupted run here has no checkpoints"),
         ("--resume", {"NNODES": "2", "MASTER_ADDR": "a"}, "--resume on several machines needs the run's folder"),
         ("--resume /no_where", {}, "nothing to resume: /no_where has no checkpoints"),
@@ -100,13 +100,13 @@ def test_the_patched_checkout_is_taken_where_it_has_the_preset(monkeypatch, plac
 
 
 def test_torchrun_gets_cards_machines_and_logs(monkeypatch):
-    command = " ".join(torchrun.command(3, torchrun.Nodes.from_environment(), ["x.py"], Path("/logs")))
-    assert "--nproc-per-node 3" in command and "--standalone" in command
-    assert command.endswith("--log-dir /logs --redirects 0:2,1:3,2:3 x.py")
+    command = torchrun.command(3, torchrun.Nodes.from_environment(), ["x.py"], Path("/logs"))
+    assert "--nproc-per-node=3" in command and "--standalone" in command
+    assert command[-3:] == ["--log-dir=/logs", "--redirects=0:2,1:3,2:3", "x.py"]
     for name, value in {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1"}.items():
         monkeypatch.setenv(name, value)
-    command = " ".join(torchrun.command(1, torchrun.Nodes.from_environment(), ["x.py"]))
-    assert "--nnodes 2 --node-rank 1 --master-addr 10.0.0.1 --master-port 29500 x.py" in command
+    command = torchrun.command(1, torchrun.Nodes.from_environment(), ["x.py"])
+    assert command[-5:-1] == ["--nnodes=2", "--node-rank=1", "--master-addr=10.0.0.1", "--master-port=29500"]
 
 
 RANK = """
@@ -180,7 +180,7 @@ def test_supervision_leaves_nothing_behind(tmp_path, monkeypatch):
     child = int((tmp_path / "child").read_text())
     assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text()
     monkeypatch.setenv(supervise.GRACE, f"a[$(touch {tmp_path}/evil)]")
-    with pytest.raises(PivotNetError, match="PIVOTNET_GRACE is .*: give seconds"):
+    with pytest.raises(PivotNetError, match="PIVOTNET_GRACE is .*: give a whole number"):
         supervise.supervise(["true"])
     assert not (tmp_path / "evil").exists()
 

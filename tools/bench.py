@@ -1,64 +1,211 @@
 #!/usr/bin/env python3
 """How fast, and against what: measure this project, alone or side by side with another checkout.
 
-    python tools/bench.py step       a training step: seconds by phase, memory, operators, arithmetic
+    python tools/bench.py step       a training step: seconds by phase, memory, launches, arithmetic
     python tools/bench.py criterion  matching and losses alone
     python tools/bench.py annotate   nuScenes tables and maps -> annotated samples
     python tools/bench.py evaluate   result files -> average precision
     python tools/bench.py load       annotated samples and JPEGs -> batches
-    python tools/bench.py draw       a picture of what one of them wrote by --json
 
-With --against CHECKOUT (upstream, or a published port of it to NPUs, unmodified) both sides run in turns, each in a
-process of its own, on this CPU; without it ours alone is measured. --json FILE keeps everything that was measured.
+With --against CHECKOUT (of upstream, unmodified) both sides take turns, each in a process of its own, on this CPU;
+without it ours alone is measured. --json FILE keeps everything that was measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-from benchmarks import commands_data, commands_step, picture  # noqa: E402
-from benchmarks.options import natural, positive  # noqa: E402
+from benchmarks import file_inputs, file_tasks, train_tasks  # noqa: E402
+from benchmarks.printed import GIB, Printed  # noqa: E402
+from benchmarks.turns import TOTAL, Measurement, Task, Turns  # noqa: E402
+from recordings import inputs, shim  # noqa: E402
 
+from pivotnet.config import PRESETS  # noqa: E402
 from pivotnet.errors import PivotNetError  # noqa: E402
 
-BENCHMARKS = {
-    "step": (commands_step.run_step, commands_step.configure_step),
-    "criterion": (commands_step.run_criterion, commands_step.configure_criterion),
-    "annotate": (commands_data.run_annotate, commands_data.configure_annotate),
-    "evaluate": (commands_data.run_evaluate, commands_data.configure_evaluate),
-    "load": (commands_data.run_load, commands_data.configure_load),
-}
+CHECKPOINTING = {"default": None, "on": True, "off": False}
+
+
+def run_step(args: argparse.Namespace, printed: Printed) -> None:
+    """A training step: seconds by phase, memory, launches, arithmetic."""
+    ours = partial(
+        train_tasks.our_step,
+        preset_name=args.preset,
+        checkpointing=CHECKPOINTING[args.checkpointing],
+        device=args.device,
+        amp=torch.bfloat16 if args.amp == "bf16" else None,
+        graph=args.graph,
+    )
+    upstream = partial(train_tasks.upstream_step, preset_name=args.preset)
+    _measure_sizes(args, printed, f"step of {args.preset}", ours, upstream)
+
+
+def run_criterion(args: argparse.Namespace, printed: Printed) -> None:
+    """Matching and losses alone, on random predictions and drawn targets."""
+    ours = partial(train_tasks.our_criterion, device=args.device)
+    _measure_sizes(args, printed, "criterion", ours, train_tasks.upstream_criterion)
+
+
+def run_annotate(args: argparse.Namespace, printed: Printed) -> None:
+    """nuScenes tables and maps -> annotated samples, on one core."""
+    if args.against and not args.converter_python:
+        raise PivotNetError(
+            "upstream's converter needs shapely 1: name a Python that has it, nuscenes-devkit 1.1.11, numpy < 2, "
+            "opencv, visvalingamwyatt and torch by --converter-python"
+        )
+    root = file_inputs.make_tree(args.data, args.scenes, args.samples_per_scene, args.seed, False, args.map_scale)
+    count = args.scenes * args.samples_per_scene
+    ours = partial(file_tasks.our_annotation, root=root)
+    upstream = partial(file_tasks.upstream_annotation, root=root, samples=count, python=args.converter_python)
+    _measure(
+        args, printed, f"annotate {count} samples, maps of scale {args.map_scale:g}, one core", count, ours, upstream
+    )
+
+
+def run_evaluate(args: argparse.Namespace, printed: Printed) -> None:
+    """Result files -> average precision, on one core."""
+    root = args.data / "results"
+    tokens = file_inputs.write_results(root, args.samples, args.seed)
+    sides = [
+        partial(make, root=root, tokens=tokens) for make in (file_tasks.our_evaluation, file_tasks.upstream_evaluation)
+    ]
+    _measure(args, printed, f"evaluate {args.samples} samples, one core", args.samples, *sides)
+
+
+def run_load(args: argparse.Namespace, printed: Printed) -> None:
+    """Annotated samples and JPEGs -> batches, by number of workers."""
+    root = file_inputs.make_tree(args.data, args.scenes, args.samples_per_scene, args.seed, True, 1.0)
+    tokens = file_inputs.annotated_tokens(root) * args.repeats
+    for workers in args.workers:
+        sides = [
+            partial(make, root=root, tokens=tokens, preset_name=args.preset, workers=workers)
+            for make in (file_tasks.our_loading, file_tasks.upstream_loading)
+        ]
+        _measure(args, printed, f"load {len(tokens)} samples, {workers} workers", len(tokens), *sides)
+
+
+def _measure_sizes(
+    args: argparse.Namespace, printed: Printed, name: str, ours: Callable[..., Task], upstream: Callable[..., Task]
+) -> None:
+    """Measure every case and batch size, upstream where the batch size is 1, and list them."""
+    if args.against and 1 not in args.batch_sizes:
+        raise PivotNetError(f"--batch-sizes {args.batch_sizes}: upstream knows 1 only; add it, or leave --against out")
+    rows = []
+    for case in args.cases:
+        for size in args.batch_sizes:
+            sides = [partial(ours, seed=args.seed, case=case, batch_size=size)]
+            if size == 1:
+                sides.append(partial(upstream, seed=args.seed, case=case))
+            one = _measure(args, printed, f"{name}, targets {case}, batch {size}", size, *sides)
+            wall, cpu = (statistics.median(seconds[TOTAL]) / size for seconds in (one.wall, one.cpu))
+            launches = sum(one.counts.get("launches", {}).values()) / size
+            rows.append(
+                [case, str(size), f"{wall:.3f}", f"{cpu:.3f}", f"{launches:.0f}", f"{one.peak_bytes / GIB:.2f}"]
+            )
+    if len(rows) > 1:
+        heads = ("targets", "batch", "wall s a sample", "CPU s a sample", "launches a sample", "peak GiB of the batch")
+        printed.table("ours by targets and batch size", heads, rows)
+
+
+def _measure(
+    args: argparse.Namespace,
+    printed: Printed,
+    title: str,
+    samples: int,
+    ours: Callable[..., Task],
+    upstream: Callable[..., Task] | None = None,
+) -> Measurement:
+    """Measure one or both sides, print that, and return ours."""
+    sides = {"ours": ours}
+    if args.against and upstream:
+        sides["upstream"] = partial(upstream, checkout=args.against)
+    with Turns(sides, args.threads) as turns:
+        results = turns.take(args.rounds, args.warmup)
+        printed.times(title, results, samples)
+        if args.count:
+            printed.counts(turns.count())
+    return results[0]
+
+
+def whole(text: str, least: int = 1) -> int:
+    """A whole number from ``least``."""
+    if not text.isdigit() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from {least}")
+    return int(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All benchmarks' options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
-    for name, (run, configure) in BENCHMARKS.items():
+    for name, run in BENCHMARKS.items():
         sub = benchmarks.add_parser(name, help=(run.__doc__ or "").splitlines()[0])
-        sub.add_argument("--against", type=Path, metavar="CHECKOUT", help="the other side (default: ours alone)")
-        sub.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
-        sub.add_argument("--rounds", type=positive, default=3, help="measured turns of each side (default 3)")
-        sub.add_argument("--warmup", type=natural, default=1, help="turns before them (default 1)")
-        sub.add_argument("--threads", type=positive, default=2, help="torch's threads (default 2)")
-        sub.add_argument("--seed", type=int, default=1234, help="seed of the inputs (default 1234)")
-        configure(sub)
-        sub.set_defaults(run=run)
-    drawing = benchmarks.add_parser("draw", help=(picture.run_draw.__doc__ or "").splitlines()[0])
-    picture.configure_draw(drawing)
-    drawing.set_defaults(run=picture.run_draw)
+        sub.set_defaults(run=run, threads=1, count=False, preset="swint")
+        add = sub.add_argument
+        add("--against", type=Path, metavar="CHECKOUT", help="a checkout of upstream (default: ours alone)")
+        add("--json", type=Path, metavar="FILE", help="write what was measured")
+        add("--rounds", type=whole, default=3, help="measured turns of each side (3)")
+        add("--warmup", type=partial(whole, least=0), default=1, help="turns before them (1)")
+        add("--seed", type=int, default=1234, help="seed of the inputs (1234)")
+        if name in ("step", "criterion"):
+            cases = "drawn targets; typical has 6 dividers, 3 crossings, 4 boundaries, dense 20, 25, 15"
+            add("--cases", nargs="+", choices=tuple(inputs.CASES), default=["typical"], help=cases)
+            add("--batch-sizes", nargs="+", type=whole, default=[1], help="ours; upstream knows 1")
+            add("--threads", type=whole, default=2, help="torch's threads (2)")
+            add("--device", default="cpu", help="of ours: npu, cuda, cpu (cpu)")
+            add("--no-count", action="store_false", dest="count", default=True, help="count no launches and MACs")
+        else:
+            kept = Path(tempfile.gettempdir()) / "pivotnet-bench"
+            add("--data", type=Path, default=kept, metavar="DIR", help="where inputs are made and kept (%(default)s)")
+        if name in ("step", "load"):
+            add("--preset", choices=tuple(PRESETS), help="(swint)")
+        if name in ("annotate", "load"):
+            per_scene = 16 if name == "annotate" else 4
+            add("--scenes", type=whole, default=4, help="of the data set (4)")
+            add("--samples-per-scene", type=whole, default=per_scene, help=f"({per_scene})")
+        if name == "step":
+            add("--checkpointing", choices=tuple(CHECKPOINTING), default="default", help="of ours")
+            add("--amp", choices=("none", "bf16"), default="none", help="of ours (none)")
+            add("--graph", action="store_true", help="ours as captured graphs, as train's --graph; with --no-count")
+        elif name == "annotate":
+            add("--map-scale", type=float, default=6.0, help="size of the towns (6: maps of nuScenes' size)")
+            add("--converter-python", help="for upstream's converter: shapely 1, nuscenes-devkit 1.1.11")
+        elif name == "evaluate":
+            add("--samples", type=whole, default=24, help="drawn samples of 13 lines (24)")
+        elif name == "load":
+            add("--workers", nargs="+", type=partial(whole, least=0), default=[0], help="loading processes (0)")
+            add("--repeats", type=whole, default=2, help="how often a run loads each sample (2)")
     return parser
+
+
+BENCHMARKS = {
+    "step": run_step,
+    "criterion": run_criterion,
+    "annotate": run_annotate,
+    "evaluate": run_evaluate,
+    "load": run_load,
+}
 
 
 def main() -> int:
     """Parse the command line and run a benchmark; returns the exit status."""
     args = build_parser().parse_args()
     try:
-        args.run(args)
+        if args.against and args.preset not in shim.PRESETS:
+            raise PivotNetError(f"--preset {args.preset}: upstream has {', '.join(shim.PRESETS)}")
+        printed = Printed(args.benchmark, args.json)
+        args.run(args, printed)
+        printed.close()
     except PivotNetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -119,12 +119,6 @@ class OperatorCounter(TorchDispatchMode):
         """Of the running phase."""
         return self.audit.phases.setdefault(self.phase, Counts())
 
-    @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
-        """Count the operators of the block."""
-        with self:
-            yield
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)

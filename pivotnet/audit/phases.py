@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -17,15 +16,16 @@ NETWORK_PHASES = {
 }
 
 
-@contextlib.contextmanager
-def follow_phases(
+def announce_phases(
     network: nn.Module,
     criterion: nn.Module,
     optimizer: torch.optim.Optimizer,
     enter: Callable[[str], None],
     network_phases: Mapping[str, str] = NETWORK_PHASES,
-) -> Iterator[None]:
-    """Within the block, call ``enter`` with the name of each phase when it begins.
+) -> None:
+    """From now on, call ``enter`` with the name of each phase when it begins.
+
+    A step has an input phase before the first of these, which the caller enters.
 
     Args:
         network_phases: names by the path of the module that begins them.
@@ -34,17 +34,9 @@ def follow_phases(
     def entering(phase: str) -> Callable[..., None]:
         return lambda *_: enter(phase)
 
-    handles = [
-        network.get_submodule(path).register_forward_pre_hook(entering(phase)) for path, phase in network_phases.items()
-    ]
-    handles += [
-        criterion.register_forward_pre_hook(entering("criterion")),
-        criterion.register_forward_hook(entering("backward")),
-        optimizer.register_step_pre_hook(entering("optimiser")),
-        optimizer.register_step_post_hook(entering("loss report")),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    for path, phase in network_phases.items():
+        network.get_submodule(path).register_forward_pre_hook(entering(phase))
+    criterion.register_forward_pre_hook(entering("criterion"))
+    criterion.register_forward_hook(entering("backward"))
+    optimizer.register_step_pre_hook(entering("optimiser"))
+    optimizer.register_step_post_hook(entering("loss report"))

@@ -89,7 +89,7 @@ class Recorder(OperatorCounter):
         with contextlib.ExitStack() as stack:
             if self.tracking:
                 stack.enter_context(_Crossings(self))
-            stack.enter_context(super().recording())
+            stack.enter_context(self)
             if self._counters is not None:
                 self._counters.watch(self._waited, self._fell_back)
                 stack.callback(self._counters.unwatch)

@@ -8,7 +8,7 @@ import torch
 
 from pivotnet import device as devices
 from pivotnet.audit.counts import Audit
-from pivotnet.audit.phases import follow_phases
+from pivotnet.audit.phases import announce_phases
 from pivotnet.audit.recorder import Recorder
 from pivotnet.audit.sample import random_batch
 from pivotnet.config import Config
@@ -35,10 +35,10 @@ def audit_step(config: Config, device: torch.device, ranks: Ranks, samples: int 
     recorder = Recorder(device)
     with recorder.recording():
         trainer = build_trainer(config, recorder.device, ranks, Run(Path(), lr=config.optim.lr))
-        with follow_phases(trainer.model, trainer.criterion, trainer.optimizer, recorder.enter):
-            for batch in batches:
-                recorder.enter("input")
-                recorder.audit = Audit()
-                trainer.train_step(batch)
-                recorder.end_phase()
+        announce_phases(trainer.model, trainer.criterion, trainer.optimizer, recorder.enter)
+        for batch in batches:
+            recorder.enter("input")
+            recorder.audit = Audit()
+            trainer.train_step(batch)
+            recorder.end_phase()
     return recorder.audit

@@ -1,0 +1,156 @@
+"""The benchmark tool: turns of two sides, ratios, counts, and its command line."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+import time
+import types
+from functools import partial
+from pathlib import Path
+
+import bench
+import pytest
+import torch
+from benchmarks.turns import TOTAL, Clock, Measurement, Task, Turns, ratio
+from benchmarks.upstream_imports import attention_as_one_launch
+from support.diary_task import diary
+from torch import Tensor
+
+from pivotnet.audit.operators import OperatorCounter
+from pivotnet.errors import PivotNetError
+
+
+def test_sides_take_turns_and_are_measured(tmp_path: Path) -> None:
+    path = tmp_path / "diary"
+    sides = {"ours": partial(diary, path, "a"), "upstream": partial(diary, path, "b", sleep=0.3, mebibytes=200)}
+    with Turns(sides, threads=1) as turns:
+        ours, other = turns.take(rounds=2, turn_seconds=0.0)
+        assert path.read_text() == "ababab"
+        turns.count()
+    assert list(ours.wall) == ["work", "sleep", TOTAL]
+    assert all(len(values) == 2 for values in (*ours.wall.values(), *other.cpu.values()))
+    assert min(other.wall["sleep"]) >= 0.3 > max(other.cpu["sleep"])  # sleeping takes no CPU time
+    assert min(ours.cpu["work"]) >= 0.05
+    assert other.peak_bytes - ours.peak_bytes > 150 * 2**20
+    assert ours.facts == {"children": multiprocessing.get_context().get_start_method()}
+    assert ours.counts == {"launches": {"sleep": 2}, "bytes": {"sleep": 36}, "flops": 0}
+
+
+@pytest.mark.parametrize(
+    ("fail", "message"), [("made", "upstream failed: cannot be made: try another"), ("run", "in the run")]
+)
+def test_a_failing_side_is_reported_and_ends_the_other(tmp_path: Path, fail: str, message: str) -> None:
+    sides = {name: partial(diary, tmp_path / "diary", name) for name in ("ours", "upstream")}
+    sides["upstream"] = partial(sides["upstream"], fail=fail)
+    with pytest.raises(PivotNetError, match=message), Turns(sides, threads=1) as turns:
+        turns.take(rounds=1, warmup=0, turn_seconds=0.0)
+
+
+def test_a_turn_is_the_median_of_its_runs_and_one_run_at_least() -> None:
+    lengths = [0.2]  # the first run takes long, as the first one after another's turn does
+    runs: list[float] = []
+
+    def nap() -> None:
+        runs.append(lengths.pop() if lengths else 0.02)
+        time.sleep(runs[-1])
+
+    task = Task(Clock(), nap)
+    assert task.take_turn(0.0)["samples"][0] >= 0.2
+    assert len(runs) == 1
+    lengths.append(0.2)
+    assert 0.02 <= task.take_turn(0.5)["samples"][0] < 0.2
+    assert len(runs) > 3
+
+
+def test_phases_are_summed_and_ratios_taken_round_by_round() -> None:
+    clock = Clock()
+    clock.begin("a")
+    for phase in ("b", "a", ""):
+        time.sleep(0.02 if phase != "a" else 0)
+        clock.enter(phase)
+    assert clock.seconds["a"][0] >= 0.04 > clock.seconds["b"][0]
+    one = Measurement("one")
+    one.add({"a": (1.0, 0.5), "b": (2.0, 0.25)})
+    assert (one.wall[TOTAL], one.cpu[TOTAL]) == ([3.0], [0.75])
+    assert ratio([1.0, 2.0, 9.0], [2.0, 8.0, 10.0]) == (0.5, 0.25, 0.9)
+    assert ratio([1.0], [0.0]) is None
+
+
+def test_upstreams_attention_counts_once_each_way_and_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    class MSDeformAttnFunction:
+        @staticmethod
+        def apply(value: Tensor, shapes: int, starts: None, locations: Tensor, weights: Tensor, step: int) -> Tensor:
+            for _ in range(shapes * step):
+                value = (value * locations).sin() + weights
+            return value
+
+    module = types.SimpleNamespace(MSDeformAttnFunction=MSDeformAttnFunction)
+    monkeypatch.setitem(sys.modules, "mapmaster.models.bev_decoder.deform_transformer.ops.functions", module)
+
+    def gradients() -> list[Tensor]:
+        torch.manual_seed(0)
+        value, locations, weights = leaves = torch.randn(3, 5, requires_grad=True).unbind()
+        return list(
+            torch.autograd.grad(MSDeformAttnFunction.apply(value, 2, None, locations, weights, 2).sum(), leaves)
+        )
+
+    expected, counter = gradients(), OperatorCounter()
+    with attention_as_one_launch(counter), counter:
+        found = gradients()
+    torch.testing.assert_close(found, expected)
+    names = {name: count for (_, name), count in counter.audit.operators.items() if name.startswith("deformable")}
+    assert names == {"deformable_attention": 1, "deformable_attention_backward": 1}
+    assert not {"sin", "cos"} & {name for _, name in counter.audit.operators}
+    torch.testing.assert_close(gradients(), expected)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["bench.py", *arguments])
+    return bench.main()
+
+
+def test_a_benchmark_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "measured.json"
+    options = ["--rounds", "1", "--warmup", "0", "--samples", "2", "--data", str(tmp_path), "--json", str(path)]
+    assert call(monkeypatch, "evaluate", *options) == 0
+    assert "evaluate 2 samples, one core" in capsys.readouterr().out
+    (result,) = json.loads(path.read_text())["results"]
+    assert result["samples_per_run"] == 2 and result["sides"][0]["wall"]["total"][0] > 0
+
+
+@pytest.mark.full
+def test_steps_of_several_sizes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--preset", "smoke", "--batch-sizes", "1", "2", "--rounds", "1", "--warmup", "0"]
+    assert call(monkeypatch, "step", *options) == 0
+    printed = capsys.readouterr().out
+    assert "point head forward" in printed and "ours by targets and batch size" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("step --batch-sizes 2 4", "--batch-sizes [2, 4]: upstream knows 1 only"),
+        ("step --preset smoke", "--preset smoke: upstream has swint, res50, effb0"),
+        ("annotate", "by --converter-python"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    options: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, *options.split(), "--against", "upstream") == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "least"), [("--rounds", "0", 1), ("--warmup", "-1", 0), ("--rounds", "1.5", 1)]
+)
+def test_numbers_of_turns_are_checked(
+    option: str, value: str, least: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "step", f"{option}={value}")
+    assert f"{value} is no whole number from {least}" in capsys.readouterr().err

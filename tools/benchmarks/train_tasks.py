@@ -1,0 +1,190 @@
+"""A training step, and its criterion alone: ours and upstream's.
+
+A ``case`` of targets is a key of recordings.inputs.CASES.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recordings import inputs, rule, shim
+from recordings.golden_criterion import as_targets, post_processor, predictions_from
+from recordings.golden_network import network_inputs, upsampled
+from torch import Tensor
+
+from benchmarks.turns import Clock, Task
+from benchmarks.upstream_imports import attention_as_one_launch, import_upstream
+from pivotnet import device as devices
+from pivotnet.audit.phases import NETWORK_PHASES, announce_phases
+from pivotnet.config import CAMERAS, Config, preset
+from pivotnet.criterion.criterion import Criterion
+from pivotnet.data.projection import project_bev_grid
+from pivotnet.data.targets import build_targets
+from pivotnet.distributed import Ranks
+from pivotnet.structures import Batch, Predictions
+from pivotnet.training.loop import Run
+from pivotnet.training.setup import build_trainer
+
+UPSTREAM_PHASES = {
+    "im_backbone": "backbone forward",
+    "bev_decoder": "BEV forward",
+    "ins_decoder": "line decoder forward",
+    "output_head": "point head forward",
+}
+GRID_MASKS = ("ins_masks", "sem_masks")
+FIELDS = ("object_logits", "points", "point_logits", "masks", "semantic_logits")
+
+
+def drawn_samples(seed: int, case: str, batch_size: int) -> list[Any]:
+    """What build_targets takes, one a sample."""
+    drawn = [inputs.target(seed + index, case) for index in range(batch_size)]
+    return [(target["masks"], target["points"], target["valid_len"]) for target in drawn]
+
+
+def drawn_batch(config: Config, seed: int, case: str, batch_size: int) -> Batch:
+    """Random images, rigs of cameras and drawn targets in host memory, as the loader gives them."""
+    height, width = config.model.image_size
+    images = np.random.default_rng(seed).integers(0, 256, (batch_size, len(CAMERAS), height, width, 3), dtype=np.uint8)
+    rigs = [inputs.cameras(seed + index) for index in range(batch_size)]
+    projected = [project_bev_grid(rig[0], lens[0], config.model.bev_size, config.map) for rig, lens in rigs]
+    points, valid = (torch.stack([torch.as_tensor(each) for each in column]) for column in zip(*projected))
+    return Batch(
+        images=torch.from_numpy(images),
+        reference_points=points,
+        reference_valid=valid,
+        tokens=[f"sample {index}" for index in range(batch_size)],
+        targets=build_targets(drawn_samples(seed, case, batch_size), config),
+    )
+
+
+def our_step(
+    preset_name: str,
+    seed: int,
+    case: str,
+    batch_size: int,
+    checkpointing: bool | None,
+    device: str,
+    amp: torch.dtype | None,
+    graph: bool,
+) -> Task:
+    """Trainer.train_step on a drawn batch.
+
+    Args:
+        checkpointing: None for the preset's own choice.
+        graph: replay the network as captured graphs, whose parts cannot be timed.
+    """
+    clock = Clock(devices.select_device(device))
+    config = preset(preset_name)
+    if checkpointing is not None:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, checkpointing=checkpointing))
+    batch = drawn_batch(config, seed, case, batch_size)
+    if devices.pin_memory(clock.device):
+        batch = batch.pin_memory()
+    run = Run(Path(), seed=seed, lr=config.optim.lr, amp=amp, graph=graph)
+    trainer = build_trainer(config, clock.device, Ranks(), run)
+    parts = {} if graph else NETWORK_PHASES
+    announce_phases(trainer.model, trainer.criterion, trainer.optimizer, clock.enter, parts)
+
+    def step() -> None:
+        trainer.train_step(batch)
+
+    facts = {"device": devices.device_name(clock.device), "checkpointing": config.model.checkpointing}
+    return Task(clock, step, first_phase="network forward" if graph else "input", facts=facts)
+
+
+def upstream_step(checkout: Path, preset_name: str, seed: int, case: str) -> Task:
+    """The same step of upstream, batch 1 (it knows no other), on a CPU; dropout and checkpointing as it ships."""
+    import_upstream(checkout)
+    devices.seed_everything(seed)
+    network = shim.build(preset_name, deterministic=False).train()
+    criterion = network.get_submodule("post_processor")
+    images = {**network_inputs(seed, *inputs.cameras(seed)), "images": rule.images(seed)}
+    target = inputs.target(seed, case)
+    setup = importlib.import_module("pivotnet_nuscenes_swint").EXPConfig.optimizer_setup
+    optimizer = torch.optim.AdamW(importlib.import_module("mapmaster.utils.misc").get_param_groups(network, setup))
+    clock = Clock()
+    announce_phases(network, criterion, optimizer, clock.enter, UPSTREAM_PHASES)
+    targets: dict[str, Any] = {}
+
+    def prepare() -> None:
+        targets.update(as_targets(copy.deepcopy(target)))  # the criterion changes them in place
+
+    def step() -> None:
+        optimizer.zero_grad()
+        total, _ = criterion(network(images)["outputs"], targets)
+        total.backward()
+        optimizer.step()
+
+    return Task(clock, step, prepare, "input", attention_as_one_launch, {"checkpointing": True})
+
+
+def drawn_outputs(seed: int, case: str, bev_size: tuple[int, int]) -> dict[str, list[list[np.ndarray]]]:
+    """Random outputs by the rule of the recordings, but with masks on the BEV grid, where networks predict them."""
+    outputs = inputs.outputs(seed, case)
+    generator = np.random.default_rng(seed)
+    for name in GRID_MASKS:
+        outputs[name] = [
+            [generator.standard_normal((*array.shape[:-2], *bev_size), dtype=np.float32) for array in row]
+            for row in outputs[name]
+        ]
+    return outputs
+
+
+def our_criterion(seed: int, case: str, batch_size: int, device: str) -> Task:
+    """Targets, matching, losses and their gradient for a batch. Upsampling the masks is part of it."""
+    clock = Clock(devices.select_device(device))
+    config = preset("swint")
+    criterion = Criterion(config).to(clock.device)
+    samples = drawn_samples(seed, case, batch_size)
+    single = [predictions_from(drawn_outputs(seed + index, case, config.model.bev_size)) for index in range(batch_size)]
+    joined = {name: torch.cat([getattr(one, name) for one in single], dim=1) for name in FIELDS}
+    leaves = {name: tensor.to(clock.device).requires_grad_() for name, tensor in joined.items()}
+
+    def prepare() -> None:
+        for tensor in leaves.values():
+            tensor.grad = None
+
+    def run() -> None:
+        targets = build_targets(samples, config).to(clock.device)
+        clock.enter("criterion")
+        result = criterion(Predictions(**leaves), targets)
+        clock.enter("backward")
+        result.total.backward()
+
+    return Task(clock, run, prepare, "targets", facts={"device": devices.device_name(clock.device)})
+
+
+def upstream_criterion(checkout: Path, seed: int, case: str) -> Task:
+    """The same of upstream, one sample, on a CPU. Its network has upsampled the masks before, its criterion makes the
+    targets."""
+    import_upstream(checkout)
+    processor = post_processor().train()
+    target = inputs.target(seed, case)
+    config = preset("swint")
+
+    def given(name: str, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return (upsampled(tensor, config.mask_size) if name in GRID_MASKS else tensor).requires_grad_()
+
+    drawn = drawn_outputs(seed, case, config.model.bev_size).items()
+    outputs = {name: [[given(name, array) for array in row] for row in rows] for name, rows in drawn}
+    targets: dict[str, Any] = {}
+    clock = Clock()
+
+    def prepare() -> None:
+        targets.update(as_targets(copy.deepcopy(target)))  # a run changes them in place
+        for tensor in (tensor for rows in outputs.values() for row in rows for tensor in row):
+            tensor.grad = None
+
+    def run() -> None:
+        total, _ = processor(outputs, targets)
+        clock.enter("backward")
+        total.backward()
+
+    return Task(clock, run, prepare, "criterion")

@@ -1,0 +1,218 @@
+"""Measure one task, or two that do the same, each in a process of its own.
+
+The sides take turns (ours, other, ours, other, ...) and never run at once, so that what else the machine does meets
+both alike, and a ratio is taken of neighbours in time. A turn of a short task is the median of a second of runs.
+Processes of their own make peak memory comparable, and keep what has to be replaced for one side away from the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pivotnet import device as devices
+from pivotnet.audit.operators import OperatorCounter
+from pivotnet.errors import PivotNetError
+
+CPU = torch.device("cpu")
+TOTAL = "total"
+TURN_SECONDS = 1.0
+
+Seconds = dict[str, tuple[float, float]]  # wall and CPU by phase
+
+
+class Clock:
+    """Wall and CPU seconds of each phase of a run.
+
+    CPU seconds are those of all threads of the process and of its finished children. On a shared machine they are the
+    ones to trust: waiting for a core is not in them.
+    """
+
+    def __init__(self, device: torch.device = CPU) -> None:
+        self.device = device
+        self.counter: OperatorCounter | None = None
+        self.begin("")
+
+    def begin(self, phase: str) -> None:
+        """A run starts with this phase."""
+        self.seconds: Seconds = {}
+        self._phase = ""
+        self.enter(phase)
+
+    def enter(self, phase: str) -> None:
+        """End the running phase and begin another; "" ends the run."""
+        devices.synchronize(self.device)
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        now = time.perf_counter(), time.process_time() + children.ru_utime + children.ru_stime
+        if self._phase:
+            wall, cpu = self.seconds.get(self._phase, (0.0, 0.0))
+            self.seconds[self._phase] = (wall + now[0] - self._since[0], cpu + now[1] - self._since[1])
+        self._phase, self._since = phase, now
+        if self.counter is not None:
+            self.counter.phase = phase
+
+
+@dataclass
+class Task:
+    """Something that can be run again and again, made in the measuring process."""
+
+    clock: Clock
+    run: Callable[[], Seconds | None]  # calls clock.enter where a phase begins, or returns seconds of its own
+    prepare: Callable[[], None] = lambda: None  # what a run needs and is not measured
+    first_phase: str = "samples"
+    counting: Callable[[OperatorCounter], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    facts: dict[str, Any] = field(default_factory=dict)  # what a reader of the result should know
+
+    def timed_run(self) -> Seconds:
+        """Wall and CPU seconds by phase of one run."""
+        self.prepare()
+        self.clock.begin(self.first_phase)
+        own = self.run()
+        self.clock.enter("")
+        return own or self.clock.seconds
+
+    def take_turn(self, least_seconds: float) -> Seconds:
+        """Run until ``least_seconds`` have passed, at least once; medians of each phase's seconds.
+
+        A short task would otherwise be measured with the caches and sleeping threads that the other's turn leaves.
+        """
+        runs: list[Seconds] = []
+        start = time.perf_counter()
+        while not runs or time.perf_counter() - start < least_seconds:
+            runs.append(self.timed_run())
+        return {
+            phase: (statistics.median(run[phase][0] for run in runs), statistics.median(run[phase][1] for run in runs))
+            for phase in runs[0]
+        }
+
+    def memory_and_facts(self) -> tuple[int, dict[str, Any]]:
+        """Bytes at the most since the task was made, and the facts."""
+        return devices.peak_memory(self.clock.device), self.facts
+
+    def count(self) -> dict[str, Any]:
+        """Launches of a run and bytes of their operands and results, by phase; and floating point operations of matrix
+        products, convolutions and attention in another run (a multiply-add is two)."""
+        self.clock.counter = counter = OperatorCounter()
+        with self.counting(counter), counter:
+            phases = [phase for phase in self.timed_run() if phase in counter.audit.phases]
+        self.clock.counter = None
+        with FlopCounterMode(display=False) as arithmetic:
+            self.timed_run()
+        return {
+            "launches": {phase: counter.audit.phases[phase].launches for phase in phases},
+            "bytes": {phase: counter.audit.phases[phase].memory_bytes for phase in phases},
+            "flops": int(arithmetic.get_total_flops()),
+        }
+
+
+@dataclass
+class Measurement:
+    """What one side measured. Seconds of each phase and of the total, a value a round."""
+
+    name: str
+    wall: dict[str, list[float]] = field(default_factory=dict)
+    cpu: dict[str, list[float]] = field(default_factory=dict)
+    peak_bytes: int = 0  # resident (CPU) or allocated (card) at the most during the runs
+    facts: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, seconds: Seconds) -> None:
+        """One more round."""
+        total = (sum(wall for wall, _ in seconds.values()), sum(cpu for _, cpu in seconds.values()))
+        for phase, (wall, cpu) in [*seconds.items(), (TOTAL, total)]:
+            self.wall.setdefault(phase, []).append(wall)
+            self.cpu.setdefault(phase, []).append(cpu)
+
+
+def ratio(ours: Sequence[float], other: Sequence[float]) -> tuple[float, float, float] | None:
+    """Median, least and largest of ours by other, round by round; None where the other took no time."""
+    values = [mine / theirs for mine, theirs in zip(ours, other) if theirs > 0]
+    return (statistics.median(values), min(values), max(values)) if values else None
+
+
+class Turns:
+    """The measuring processes of one or two sides, for a ``with`` block.
+
+    Args:
+        sides: how to make the task of each, by name; picklable.
+        threads: torch's threads in each process.
+
+    Raises:
+        PivotNetError: from every method, if a side fails, with its message or traceback.
+    """
+
+    def __init__(self, sides: Mapping[str, Callable[[], Task]], threads: int) -> None:
+        self.sides, self.threads = sides, threads
+        self.results = [Measurement(name) for name in sides]
+
+    def __enter__(self) -> Turns:
+        context = multiprocessing.get_context("spawn")
+        with contextlib.ExitStack() as stack:
+            self.pools = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=context)) for name in self.sides}
+            for name, make in self.sides.items():
+                self._ask(name, _make, make, self.threads)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def take(self, rounds: int, warmup: int = 1, turn_seconds: float = TURN_SECONDS) -> list[Measurement]:
+        """Results of so many turns of each side, after some that are not measured.
+
+        Args:
+            turn_seconds: a turn goes on until so many have passed; the median of its runs counts.
+        """
+        for number in range(warmup + rounds):
+            for result in self.results:
+                seconds = self._ask(result.name, _call, "take_turn", turn_seconds)
+                if number >= warmup:
+                    result.add(seconds)
+        for result in self.results:
+            result.peak_bytes, result.facts = self._ask(result.name, _call, "memory_and_facts")
+        return self.results
+
+    def count(self) -> list[Measurement]:
+        """The results with what further runs of each side count."""
+        for result in self.results:
+            result.counts = self._ask(result.name, _call, "count")
+        return self.results
+
+    def _ask(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return self.pools[name].submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise PivotNetError(
+                f"the process that measures {name} was killed (too little memory? choose a smaller size)"
+            ) from error
+        except PivotNetError as error:
+            raise PivotNetError(f"{name} failed: {error}") from error
+        except Exception as error:
+            raise PivotNetError(f"{name} failed: {str(error.__cause__ or error).strip()}") from error
+
+
+# In the measuring process.
+_task: Task
+
+
+def _make(make: Callable[[], Task], threads: int) -> None:
+    global _task
+    torch.set_num_threads(threads)
+    multiprocessing.set_start_method(None, force=True)  # its children start as elsewhere, not as this process did
+    _task = make()
+    devices.reset_peak_memory(_task.clock.device)
+
+
+def _call(method: str, *arguments: Any) -> Any:
+    return getattr(_task, method)(*arguments)

@@ -1,4 +1,4 @@
-"""What travels between the stations: Targets, Batch and Predictions.
+"""What travels between the stages: Targets, Batch and Predictions.
 
 Letters in shapes: B samples, C=3 classes, G instances of the class that has most of them (at least 1, padded),
 Q=60 instance queries (20 dividers, 25 crossings, 15 boundaries, in this order), T=700 point queries (20x10, 25x2,
@@ -8,8 +8,10 @@ Q=60 instance queries (20 dividers, 25 crossings, 15 boundaries, in this order),
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,25 +26,16 @@ class Targets:
     counts: Tensor  # int32 [B, C] instances of each class
     masks: Tensor  # uint8 [B, C, G, H, W] 0/1, instance masks
     semantic: Tensor  # uint8 [B, C, H, W] 0/1
-    host: Optional[Targets] = None
+    host: Targets | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Targets:
         """A copy on ``device`` that remembers this one as ``host``."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=non_blocking)
-            for name in ("points", "lengths", "counts", "masks", "semantic")
-        }
-        return Targets(**moved, host=self.host or self)
+        moved = _for_each_tensor(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return dataclasses.replace(moved, host=self.host or self)
 
     def pin_memory(self) -> Targets:
         """Page-locked copy (called by torch's DataLoader)."""
-        return Targets(
-            self.points.pin_memory(),
-            self.lengths.pin_memory(),
-            self.counts.pin_memory(),
-            self.masks.pin_memory(),
-            self.semantic.pin_memory(),
-        )
+        return _for_each_tensor(self, Tensor.pin_memory)
 
 
 @dataclass
@@ -53,27 +46,25 @@ class Batch:
     reference_points: Tensor  # float32 [B, N, 2] (x, y) of each BEV cell in the side-by-side image, in [0, 1]
     reference_valid: Tensor  # bool [B, N] whether a camera sees the cell
     tokens: list[str]  # B sample tokens
-    targets: Optional[Targets] = None
+    targets: Targets | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """A copy on ``device``."""
-        return Batch(
-            self.images.to(device, non_blocking=non_blocking),
-            self.reference_points.to(device, non_blocking=non_blocking),
-            self.reference_valid.to(device, non_blocking=non_blocking),
-            self.tokens,
-            None if self.targets is None else self.targets.to(device, non_blocking=non_blocking),
-        )
+        moved = _for_each_tensor(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return dataclasses.replace(moved, targets=self.targets and self.targets.to(device, non_blocking))
 
     def pin_memory(self) -> Batch:
         """Page-locked copy (called by torch's DataLoader)."""
-        return Batch(
-            self.images.pin_memory(),
-            self.reference_points.pin_memory(),
-            self.reference_valid.pin_memory(),
-            self.tokens,
-            None if self.targets is None else self.targets.pin_memory(),
-        )
+        pinned = _for_each_tensor(self, Tensor.pin_memory)
+        return dataclasses.replace(pinned, targets=self.targets and self.targets.pin_memory())
+
+
+Structure = TypeVar("Structure", Targets, Batch)
+
+
+def _for_each_tensor(structure: Structure, function: Callable[[Tensor], Tensor]) -> Structure:
+    tensors = {name: value for name, value in vars(structure).items() if isinstance(value, Tensor)}
+    return dataclasses.replace(structure, **{name: function(tensor) for name, tensor in tensors.items()})
 
 
 @dataclass
@@ -83,6 +74,6 @@ class Predictions:
     object_logits: Tensor  # [D, B, Q, 2], class 0 is "object"
     points: Tensor  # [D, B, T, 2] (row, column) in [0, 1]
     point_logits: Tensor  # [D, B, T, 2], class 1 is "pivot"
-    masks: Optional[Tensor] = None  # [D, B, Q, h, w] instance mask logits on the BEV grid
-    semantic_logits: Optional[Tensor] = None  # [E, B, C, 2, h, w], channel 0 is never supervised
-    extras: Optional[dict[str, Any]] = None  # features kept on request, for tests
+    masks: Tensor | None = None  # [D, B, Q, h, w] instance mask logits on the BEV grid
+    semantic_logits: Tensor | None = None  # [E, B, C, 2, h, w], channel 0 is never supervised
+    extras: dict[str, Any] | None = None  # features kept on request, for tests

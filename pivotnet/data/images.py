@@ -7,7 +7,6 @@ time, part of which PIL spends on copies. PIL's draft mode would be faster still
 from __future__ import annotations
 
 import io
-from typing import Optional
 
 import cv2
 import numpy as np
@@ -63,7 +62,7 @@ def _decode(path: PathLike) -> np.ndarray:
         raise PivotNetError(f"camera image {path} cannot be decoded ({reason}): copy it anew") from error
 
 
-def resize(image: np.ndarray, size: tuple[int, int], out: Optional[np.ndarray] = None) -> np.ndarray:
+def resize(image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None) -> np.ndarray:
     """uint8 [h, w, 3] -> uint8 [height, width, 3] for size = (height, width), bilinear; into ``out`` if given."""
     height, width = size
     return cv2.resize(image, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)

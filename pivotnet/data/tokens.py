@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
 
 from pivotnet.annotation.format import FOLDER
 from pivotnet.errors import PivotNetError
@@ -37,7 +36,7 @@ def read_split(data_root: PathLike, split: str) -> list[str]:
     return tokens
 
 
-def chosen_tokens(data_root: PathLike, split: str, tokens: Optional[Sequence[str]] = None) -> list[str]:
+def chosen_tokens(data_root: PathLike, split: str, tokens: Sequence[str] | None = None) -> list[str]:
     """The samples that the options name.
 
     Args:

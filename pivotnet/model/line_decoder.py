@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Optional, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pivotnet.config import MapConfig, ModelConfig
-from pivotnet.model.mlp import Mlp
+from pivotnet.model.layers import Mlp
 
 Projection = tuple[Tensor, Tensor]  # weight and bias of a linear map
 
@@ -28,7 +28,7 @@ class LineFeatures:
 
     points: list[Tensor]  # of each class [D, B, instances * P, C], normalised
     object_logits: Tensor  # [D, B, Q, 2]
-    mask_logits: Optional[Tensor]  # [D, B, Q, N] float32; None when only the last layer was asked for
+    mask_logits: Tensor | None  # [D, B, Q, N] float32; None when only the last layer was asked for
 
 
 class LineDecoder(nn.Module):
@@ -59,10 +59,11 @@ class LineDecoder(nn.Module):
         self.mask_embed = nn.ModuleList(
             Mlp((channels * points, channels, channels, channels)) for points in self.points
         )
-        lengths = [p for p, q in zip(self.points, self.instances) for _ in range(q)]
-        instance_of_point = torch.tensor([i for i, length in enumerate(lengths) for _ in range(length)]).int()
-        classes = [label for label, q in enumerate(self.instances) for _ in range(q)]
-        own_class = torch.tensor([i * len(self.instances) + label for i, label in enumerate(classes)]).int()
+        instances, points = torch.tensor(self.instances), torch.tensor(self.points)
+        lengths = points.repeat_interleave(instances)  # [Q] points of each instance
+        labels = torch.arange(len(instances)).repeat_interleave(instances)  # [Q]
+        instance_of_point = torch.arange(len(lengths)).repeat_interleave(lengths).int()
+        own_class = (torch.arange(len(labels)) * len(instances) + labels).int()
         self.register_buffer("instance_of_point", instance_of_point, persistent=False)  # [T]
         # row of an instance's own class where every instance has one row for each class, [Q]
         self.register_buffer("own_class", own_class, persistent=False)
@@ -126,41 +127,29 @@ class LineDecoder(nn.Module):
         # Autocast keeps the weights it casts: cast here, without gradient, they would get none elsewhere either.
         with torch.autocast(device_type=points.device.type, enabled=False):
             parts = self._split(self.decoder_norm(points.float()))
-            hidden = torch.cat(
-                [
-                    F.linear(
-                        self._join(part, index),
-                        mlp.get_parameter("layers.0.weight"),
-                        mlp.get_parameter("layers.0.bias"),
-                    )
-                    for index, (part, mlp) in enumerate(zip(parts, self.mask_embed))
-                ],
-                dim=1,
-            )  # [B, Q, C]
+            first = [
+                mlp.layers[0](self._join(part, index)) for index, (part, mlp) in enumerate(zip(parts, self.mask_embed))
+            ]
+            hidden = torch.cat(first, dim=1)  # [B, Q, C]
             for weight, bias in mask_layers:
                 of_all_classes = F.linear(F.relu(hidden), weight, bias).view(len(hidden), -1, hidden.shape[-1])
                 hidden = of_all_classes.index_select(1, self.own_class)
             logits = hidden @ bev.float().transpose(1, 2)  # [B, Q, N]
-        hidden_cells = self.hides(logits)
-        # an instance that sees nothing may look everywhere
-        allowed = ~hidden_cells | hidden_cells.all(dim=-1, keepdim=True)
+        masked = self.masked(logits)
+        # an instance whose cells are all masked may look everywhere
+        allowed = ~masked | masked.all(dim=-1, keepdim=True)
         return allowed.index_select(1, self.instance_of_point)[:, None]
 
     @staticmethod
-    def hides(logits: Tensor) -> Tensor:
-        """Where a mask closes a cell; upstream compares the probability: in float32 that differs just below zero."""
+    def masked(logits: Tensor) -> Tensor:
+        """Which cells are masked; upstream compares the probability: in float32 that differs just below zero."""
         return logits.sigmoid() < 0.5
 
     @torch.no_grad()
     def _joined_mask_layers(self) -> list[Projection]:
         """The second and third layer of the classes' mask perceptrons, each as one [classes * C, C]."""
-        return [
-            (
-                torch.cat([mlp.get_parameter(f"layers.{number}.weight") for mlp in self.mask_embed]),
-                torch.cat([mlp.get_parameter(f"layers.{number}.bias") for mlp in self.mask_embed]),
-            )
-            for number in (1, 2)
-        ]
+        layers = [[mlp.get_submodule(f"layers.{number}") for mlp in self.mask_embed] for number in (1, 2)]
+        return [(torch.cat([one.weight for one in same]), torch.cat([one.bias for one in same])) for same in layers]
 
 
 def _joined_linear(source: Tensor, projections: list[Projection]) -> list[Tensor]:
@@ -187,7 +176,7 @@ class Attention(nn.Module):
         """Weights and biases of query, key and value."""
         return list(zip(self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)))
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Optional[Tensor] = None) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:
         """Attend with projected [B, T, C], [B, N, C], [B, N, C]; allowed: bool [B, 1, T, N]. Returns [B, T, C]."""
         query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)  # [B, heads, T, c]

@@ -5,6 +5,8 @@ Modules are named as in upstream's checkpoints, whose state_dict loads here and 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -40,6 +42,16 @@ class PivotNet(nn.Module):
         self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN), persistent=False)
         self.register_buffer("image_scale", (1 / torch.tensor(IMAGE_STD).double()).float(), persistent=False)
 
+    @property
+    def bev_encoder(self) -> BevEncoder:
+        """Under upstream's name in the state_dict."""
+        return cast(BevEncoder, self.bev_decoder["bev_encoder"])
+
+    @property
+    def line_decoder(self) -> LineDecoder:
+        """Under upstream's name in the state_dict."""
+        return cast(LineDecoder, self.ins_decoder["bev_decoder"])
+
     def forward(
         self, images: Tensor, reference_points: Tensor, reference_valid: Tensor, final_only: bool = False
     ) -> Predictions:
@@ -56,8 +68,8 @@ class PivotNet(nn.Module):
         # First, so that its part of the backward pass comes last, when no other activations are left.
         mean_features = self.output_head.mean_coordinate_features()
         features = self.im_backbone(images.flatten(0, 1))
-        bev = self.bev_decoder["bev_encoder"](features, reference_points, reference_valid)  # [E, B, N, hidden]
-        lines = self.ins_decoder["bev_decoder"](bev[-1], final_only)
+        bev = self.bev_encoder(features, reference_points, reference_valid)  # [E, B, N, hidden]
+        lines = self.line_decoder(bev[-1], final_only)
         points, point_logits = self.output_head(lines.points, mean_features)
         predictions = Predictions(lines.object_logits.float(), points, point_logits.float())
         if lines.mask_logits is not None:

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pivotnet.config import CLASSES, MapConfig, ModelConfig
-from pivotnet.model.mlp import Mlp
-from pivotnet.model.recompute import run
+from pivotnet.model.layers import Mlp, run
 
 
 class PointHead(nn.Module):

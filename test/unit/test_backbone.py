@@ -16,7 +16,7 @@ from pivotnet.config import ModelConfig, preset
 from pivotnet.errors import PivotNetError
 from pivotnet.model.backbone import build_backbone
 from pivotnet.model.backbone.efficientnet import MOMENTUM
-from pivotnet.model.backbone.stochastic_depth import StochasticDepth, add_branch
+from pivotnet.model.layers import StochasticDepth, add_branch
 
 PRESETS = ("swint", "res50", "effb0")
 HOST_READS = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "item", "equal")

@@ -39,11 +39,11 @@ class CloseCalls:
     @contextlib.contextmanager
     def decide(self, network: PivotNet) -> Iterator[None]:
         """Run the network's decoder with the decisions found so far."""
-        decoder: Any = network.ins_decoder["bev_decoder"]
-        usual = decoder.hides
+        decoder: Any = network.line_decoder
+        usual = decoder.masked
         self.logits = []
 
-        def hides(logits: torch.Tensor) -> torch.Tensor:
+        def masked(logits: torch.Tensor) -> torch.Tensor:
             hidden = usual(logits)
             for layer, instance, cell in self.flipped:
                 if layer == len(self.logits):
@@ -51,7 +51,7 @@ class CloseCalls:
             self.logits.append(logits)
             return hidden
 
-        with mock.patch.object(decoder, "hides", hides):
+        with mock.patch.object(decoder, "masked", masked):
             yield
 
     def reconsider(self, difference: np.ndarray, tolerance: float) -> bool:

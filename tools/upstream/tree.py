@@ -30,7 +30,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 from recordings import rule, shim  # noqa: E402
 
 from pivotnet.annotation.format import FOLDER, load_annotation, to_upstream  # noqa: E402
-from pivotnet.model.backbone.stochastic_depth import StochasticDepth  # noqa: E402
+from pivotnet.model.layers import StochasticDepth  # noqa: E402
 
 SEED = 0
 EPOCH, STEPS = 3, 2  # of a written checkpoint

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pivotnet.model.backbone.stochastic_depth import StochasticDepth, add_branch
-from pivotnet.model.recompute import run
+from pivotnet.model.layers import StochasticDepth, add_branch, run
 
 STEM_CHANNELS = 32
 # (blocks, kernel size, stride of the first block, expansion, output channels) of each stage

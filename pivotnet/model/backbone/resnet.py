@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pivotnet.model.recompute import run
+from pivotnet.model.layers import run
 
 DEPTHS = (3, 4, 6, 3)
 STEM_CHANNELS = 64

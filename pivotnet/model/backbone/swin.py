@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pivotnet.model.backbone.stochastic_depth import StochasticDepth, add_branch
-from pivotnet.model.recompute import run
+from pivotnet.model.layers import StochasticDepth, add_branch, run
 
 WINDOW = 7  # tokens along a side of a window
 SHIFT = WINDOW // 2  # tokens by which every other block moves its windows

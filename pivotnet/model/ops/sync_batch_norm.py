@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,7 +15,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
     In eval mode, and when a single process runs, it is BatchNorm2d. Every rank has to run every forward and backward.
     """
 
-    def __init__(self, *args: Any, process_group: Optional[dist.ProcessGroup] = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, process_group: dist.ProcessGroup | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.process_group = process_group
 
@@ -40,13 +40,13 @@ class _Normalise(torch.autograd.Function):
     def forward(
         ctx: Any,
         input: Tensor,
-        weight: Optional[Tensor],
-        bias: Optional[Tensor],
-        running_mean: Optional[Tensor],
-        running_var: Optional[Tensor],
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
         momentum: Any,  # a number, or a tensor of one
         eps: float,
-        group: Optional[dist.ProcessGroup],
+        group: dist.ProcessGroup | None,
     ) -> Tensor:
         variance, mean = torch.var_mean(input.float(), dim=(0, 2, 3), unbiased=False)
         channels, local_count = len(mean), input.numel() // len(mean)
@@ -69,7 +69,7 @@ class _Normalise(torch.autograd.Function):
         return torch.batch_norm(input, weight, bias, mean, variance, False, 0.0, eps, False)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Optional[Tensor], ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         input, weight, mean, variance, count = ctx.saved_tensors
         # With the statistics held fixed: scale * g, sum(g * normalised input), sum(g).
         grad_input, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
@@ -90,7 +90,7 @@ class _Normalise(torch.autograd.Function):
         return (grad_input, grad_weight if affine else None, grad_bias if affine else None, *(None,) * 5)
 
 
-def convert_sync_batch_norm(module: nn.Module, process_group: Optional[dist.ProcessGroup] = None) -> nn.Module:
+def convert_sync_batch_norm(module: nn.Module, process_group: dist.ProcessGroup | None = None) -> nn.Module:
     """Replace every BatchNorm2d in ``module`` by a SyncBatchNorm that holds the same tensors, options and mode.
 
     Returns:
@@ -117,5 +117,5 @@ def convert_sync_batch_norm(module: nn.Module, process_group: Optional[dist.Proc
     return synchronised.train(module.training)
 
 
-def _several_ranks(group: Optional[dist.ProcessGroup]) -> bool:
+def _several_ranks(group: dist.ProcessGroup | None) -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1

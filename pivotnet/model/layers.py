@@ -1,0 +1,68 @@
+"""Layers that several parts of the network share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+def run(function: Callable[..., Any], recompute: bool, *arguments: Any) -> Any:
+    """``function(*arguments)``; where ``recompute``, the backward pass calls it again instead of keeping activations.
+
+    The function must draw no random numbers: their state is not restored.
+    """
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return function(*arguments)
+
+
+class Mlp(nn.Module):
+    """Linear layers with ReLU between them, named as in upstream's checkpoints (layers.0, layers.1, ...)."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(narrow, wide) for narrow, wide in zip(widths, widths[1:]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., widths[0]] -> [..., widths[-1]]."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class StochasticDepth(nn.Module):
+    """Stochastic depth (Huang et al., 2016; "drop path" in Swin, "drop connect" in EfficientNet): residual branches of
+    single images are left out at random, the others are scaled up so that the expectation stays the same.
+
+    Draws the scales of all branches of a forward pass at once: one launch instead of several a branch. On the CPU the
+    random stream is read as if the branches drew one after another; a branch of rate 0 draws nothing.
+
+    Args:
+        rates: probability to leave a branch out, one a branch, in the order of use.
+    """
+
+    keep: Tensor
+
+    def __init__(self, rates: Sequence[float]) -> None:
+        super().__init__()
+        self.rates = tuple(rates)
+        keep = [1 - rate for rate in self.rates if rate]
+        self.register_buffer("keep", torch.tensor(keep).view(-1, 1), persistent=False)  # [branches, 1]
+
+    def forward(self, batch: int) -> list[Tensor | None]:
+        """Scales of each branch, [batch, 1, 1, 1] of 0 or 1/(1 - rate); None (scale 1) if not training or at rate 0."""
+        if not self.training or not self.keep.numel():
+            return [None] * len(self.rates)
+        draw = torch.rand(self.keep.shape[0], batch, dtype=self.keep.dtype, device=self.keep.device)
+        scales = iter((draw + self.keep).floor().div(self.keep).view(-1, batch, 1, 1, 1).unbind())
+        return [next(scales) if rate else None for rate in self.rates]
+
+
+def add_branch(shortcut: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
+    """shortcut + scale * branch, [B, ., ., .], in one launch."""
+    return shortcut + branch if scale is None else torch.addcmul(shortcut, branch, scale)

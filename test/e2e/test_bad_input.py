@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.commands import ENVIRONMENT, ROOT, command, fail, succeed
+from support.commands import fail, run, succeed
 
 SMOKE = ("train", "--preset", "smoke", "--device", "cpu", "--steps", 2)
 
@@ -24,10 +25,30 @@ def train(root: Path, output: Path, *more: object, ranks: int = 0) -> str:
     return fail(*SMOKE, "--data-root", root, "--output", output, *more, ranks=ranks)
 
 
-def test_data_root_that_is_no_nuscenes_tree(tmp_path: Path):
-    line = train(tmp_path / "nowhere", tmp_path / "run")
-    assert "nowhere is no nuScenes tree" in line
-    assert not (tmp_path / "run").exists()
+def delete_images(root: Path) -> None:
+    for path in (root / "samples" / "CAM_BACK").iterdir():
+        path.unlink()
+
+
+def truncate_annotations(root: Path) -> None:
+    for path in (root / "customer" / "pivot-bezier").glob("*.npz"):
+        path.write_bytes(path.read_bytes()[:500])
+
+
+@pytest.mark.parametrize(
+    ("damage", "options", "words"),
+    [
+        (delete_images, ("--workers", 0), ("camera image", "CAM_BACK", "is missing")),
+        (delete_images, ("--workers", 1), ("camera image", "CAM_BACK", "is missing")),
+        (truncate_annotations, (), (".npz is damaged",)),
+        (shutil.rmtree, (), ("nuscenes is no nuScenes tree",)),
+    ],
+)
+def test_damaged_data_set(copy: Path, tmp_path: Path, damage: Callable, options: tuple, words: tuple[str, ...]):
+    damage(copy)
+    line = train(copy, tmp_path / "run", *options)
+    assert all(word in line for word in words)
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_missing_map_expansion(copy: Path):
@@ -38,54 +59,30 @@ def test_missing_map_expansion(copy: Path):
     assert not list(copy.rglob("*.npz"))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_missing_image(copy: Path, tmp_path: Path, workers: int):
-    for path in (copy / "samples" / "CAM_BACK").iterdir():
-        path.unlink()
-    line = train(copy, tmp_path / "run", "--workers", workers)
-    assert "camera image" in line and "CAM_BACK" in line and "is missing" in line
-    assert not (tmp_path / "run" / "checkpoints").exists()
-
-
-def test_truncated_annotation(copy: Path, tmp_path: Path):
-    for path in (copy / "customer" / "pivot-bezier").glob("*.npz"):
-        path.write_bytes(path.read_bytes()[:500])
-    assert ".npz" in train(copy, tmp_path / "run")
-
-
 def test_missing_image_with_two_ranks_ends_both(copy: Path, tmp_path: Path):
-    for path in (copy / "samples" / "CAM_BACK").iterdir():
-        path.unlink()
-    done = subprocess.run(
-        command(*SMOKE, "--data-root", copy, "--output", tmp_path / "run", ranks=2),
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        cwd=ROOT,
-        timeout=120,
-    )
+    delete_images(copy)
+    done = run(*SMOKE, "--data-root", copy, "--output", tmp_path / "run", ranks=2, timeout=120)
     assert done.returncode != 0
     assert any(line.startswith("error: ") and "is missing" in line for line in done.stderr.splitlines())
 
 
-def test_unknown_preset_option_and_device(nuscenes: Path, tmp_path: Path):
-    root = ("--data-root", nuscenes, "--output", tmp_path / "run")
-    assert "unknown preset 'big'" in fail("train", "--preset", "big", *root)
-    assert "unknown device 'tpu'" in fail("train", "--preset", "smoke", *root, "--device", "tpu")
-    done = subprocess.run(command(*SMOKE, *root, "--fast"), capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
+@pytest.mark.parametrize(
+    ("options", "ranks", "words"),
+    [
+        (("--preset", "big"), 0, "unknown preset 'big'"),
+        (("--preset", "big"), 2, "unknown preset 'big'"),  # an error of all ranks is reported once
+        (("--device", "tpu"), 0, "unknown device 'tpu'"),
+        (("--lr", "1e30", "--steps", 6), 2, "no checkpoint was written"),
+    ],
+)
+def test_bad_option(nuscenes: Path, tmp_path: Path, options: tuple, ranks: int, words: str):
+    assert words in train(nuscenes, tmp_path / "run", *options, ranks=ranks)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_unknown_option():
+    done = run(*SMOKE, "--fast")
     assert done.returncode == 2 and "unrecognized arguments: --fast" in done.stderr
-    assert not (tmp_path / "run").exists()
-
-
-def test_an_error_of_all_ranks_is_told_once(nuscenes: Path, tmp_path: Path):
-    line = fail("train", "--preset", "big", "--data-root", nuscenes, "--output", tmp_path / "run", ranks=2)
-    assert "unknown preset 'big'" in line
-
-
-def test_nan_loss_with_two_ranks_is_told_once(nuscenes: Path, tmp_path: Path):
-    line = train(nuscenes, tmp_path, "--lr", "1e30", "--steps", 6, ranks=2)
-    assert "the loss of step" in line and "no checkpoint was written" in line
-    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_checkpoint_of_another_backbone(nuscenes: Path, tmp_path: Path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Optional
 
 from pivotnet.annotation.convert import Options
 from pivotnet.annotation.runner import annotate_on_terminal
@@ -20,7 +19,7 @@ FIXED = {
 }
 
 
-def convert_annotations(arguments: Optional[Sequence[str]] = None) -> None:
+def convert_annotations(arguments: Sequence[str] | None = None) -> None:
     """Annotate every version; exits with status 2 and one line if it cannot."""
     parser = argparse.ArgumentParser(
         description="nuScenes tables and maps -> annotated samples for PivotNet and BeMapNet"

@@ -23,11 +23,8 @@ sys.exit(sys.version_info < (3, 9) or any(u.find_spec(name) is None for name in 
 base_python() {
   local candidate
   for candidate in python3.11 python3.10 python3 python python3.9 python3.12; do
-    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' \
-      >/dev/null 2>&1; then
-      command -v "$candidate"
-      return
-    fi
+    "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' \
+      >/dev/null 2>&1 && command -v "$candidate" && return
   done
   die "no Python 3.9 to 3.12 with the venv module found; install one (Debian: apt-get install python3-venv)," \
     "or name one: PYTHON=/path/to/python"
@@ -86,9 +83,8 @@ make_venv() {
 # choose_profile NAME: sets PY to the Python of .venv-NAME, which holds what test/profiles/NAME*.txt name; PYTHON names
 # the interpreter that it is made with.
 choose_profile() {
-  local base names files=("$ROOT/test/profiles/$1.txt")
-  names="$(find "$ROOT/test/profiles" -name '*.txt' ! -name '*-nodeps.txt' -printf '%f ')"
-  [[ -f "${files[0]}" ]] || die "--profile is $1: choose from ${names//.txt/}"
+  local base files=("$ROOT/test/profiles/$1".txt)
+  [[ -f "${files[0]}" ]] || die "--profile is $1: choose published or newest"
   if [[ -f "$ROOT/test/profiles/$1-nodeps.txt" ]]; then files+=("$ROOT/test/profiles/$1-nodeps.txt"); fi
   base="${PYTHON:-$(base_python)}"
   make_venv "$base" ".venv-$1" "${files[@]}"

@@ -32,7 +32,6 @@ from pivotnet.errors import PivotNetError  # noqa: E402
 from pivotnet.files import make_folder  # noqa: E402
 
 SUMS = "SHA256SUMS"
-TRIES = 3
 FILES = {
     **{name: [backbone.weight_file] for name, backbone in BACKBONES.items()},
     **{name: [f"pivotnet_nuscenes_{name}.pth"] for name in ("swint_ep30", "swint_ep110", "res50_ep30", "effb0_ep30")},
@@ -88,16 +87,13 @@ def fetch(name: str, folder: Path) -> None:
         print(f"{name} is there")
         return
     print(f"downloading {name}", flush=True)
-    for left in reversed(range(TRIES)):
-        try:
-            receive(url, part)
-            break
-        except (OSError, http.client.HTTPException) as error:
-            if not left or isinstance(error, urllib.error.HTTPError):
-                raise PivotNetError(
-                    f"cannot download {url} ({error}): without a network, fetch it on another machine and copy it to "
-                    f"{path}; what has arrived is kept, run this again to go on"
-                ) from error
+    try:
+        receive(url, part)
+    except (OSError, http.client.HTTPException) as error:
+        raise PivotNetError(
+            f"cannot download {url} ({error}): without a network, fetch it on another machine and copy it to {path}; "
+            "what has arrived is kept, run this again to go on"
+        ) from error
     if not is_whole(part, name):
         part.unlink()
         raise PivotNetError(f"what {url} sent is damaged or no weight file; run this again, or fetch it by hand")
@@ -105,19 +101,18 @@ def fetch(name: str, folder: Path) -> None:
     print(path)
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(FILES))
     parser.add_argument("--to", type=Path, metavar="DIR", default=ROOT / "assets" / "weights", help="the folder")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     try:
         for name in args.names:
             if name not in FILES:
                 raise PivotNetError(f"unknown name {name}: choose from {', '.join(FILES)}")
-        folder = make_folder(args.to, "--to")
         for file in dict.fromkeys(file for name in args.names or ["backbones"] for file in FILES[name]):
-            fetch(file, folder)
+            fetch(file, make_folder(args.to, "--to"))
     except PivotNetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

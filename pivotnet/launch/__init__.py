@@ -11,11 +11,7 @@ def say(text: str) -> None:
 
 
 def whole_number(name: str, text: str, least: int = 1) -> int:
-    """A number that the user has given.
-
-    Raises:
-        PivotNetError: it is none, or less than ``least``.
-    """
+    """A number that the user has given."""
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
         raise PivotNetError(f"{name} is {text}: give a whole number of at least {least}")
     return int(text)

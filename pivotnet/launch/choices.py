@@ -69,9 +69,6 @@ def read_choices(kind: str, given: Mapping[str, str | None], extra: list[str]) -
         kind: of SCRIPTS.
         given: option values by name of OPTIONS; ``resume`` is None without --resume, and "" without its folder.
         extra: options of pivotnet train.
-
-    Raises:
-        PivotNetError: a value cannot be used, or there is nothing to resume.
     """
     values: dict[str, Any] = {name: given.get(name) or os.environ.get(name.upper()) or None for name in OPTIONS}
     nodes, resume = Nodes.from_environment(), given.get("resume") is not None

@@ -25,11 +25,7 @@ FIRST_STEPS = 1500  # of the 30-epoch schedule, as the published port times
 
 
 def choose_device(choices: Choices) -> str:
-    """Fill in what depends on the device: preset, cards and steps; returns the device's type.
-
-    Raises:
-        PivotNetError: the device cannot be used, or has fewer cards than are asked for.
-    """
+    """Fill in what depends on the device: preset, cards and steps; returns the device's type."""
     # in a process of its own: this one must not hold a device while the ranks run
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
@@ -59,11 +55,7 @@ def _find_devices(name: str | None) -> tuple[str, int]:
 
 
 def choose_network(choices: Choices) -> Path | None:
-    """The patched checkout of upstream that is to be trained; None for the built-in network.
-
-    Raises:
-        PivotNetError: the checkout that was asked for is missing, not patched, or does not have the preset.
-    """
+    """The patched checkout of upstream that is to be trained; None for the built-in network."""
     named, asked = os.environ.get("PIVOTNET_DIR"), choices.network
     folder = Path(named or ROOT / "PivotNet").absolute()
     run_sh, reason = folder / "run.sh", ""
@@ -95,11 +87,7 @@ def choose_network(choices: Choices) -> Path | None:
 
 
 def prepare_data(choices: Choices) -> None:
-    """Make synthetic data where there is no other, and annotate what is not annotated.
-
-    Raises:
-        PivotNetError: it did not work.
-    """
+    """Make synthetic data where there is no other, and annotate what is not annotated."""
     if not choices.data_root:
         seed = whole_number("SYNTH_SEED", os.environ.get("SYNTH_SEED") or "0", least=0)
         choices.data_root = ROOT / "data" / f"synthetic-{seed}"
@@ -119,11 +107,7 @@ def _run(folder: Path, *words: object) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path, busy: str | None = None) -> Iterator[None]:
-    """Have a folder for oneself, where the file system knows locks. Wait for other runs, or raise ``busy``.
-
-    Raises:
-        PivotNetError: another run has the folder, and ``busy`` says what to do.
-    """
+    """Have a folder for oneself, where the file system knows locks. Wait for other runs, or raise ``busy``."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -140,11 +124,7 @@ def locked(folder: Path, busy: str | None = None) -> Iterator[None]:
 
 
 def make_output(choices: Choices) -> Path:
-    """The folder of the run, a new one unless one was named.
-
-    Raises:
-        PivotNetError: it cannot be made, or holds another run.
-    """
+    """The folder of the run, a new one unless one was named."""
     main = choices.nodes.rank == 0
     if not choices.output:
         name = f"{choices.kind}_{choices.preset}_{choices.cards}p_{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"

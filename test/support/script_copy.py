@@ -10,15 +10,13 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pivotnet.launch.choices import OPTIONS
 from support.commands import ROOT
 
 PERFORMANCE, FULL = "train_8p_performance.sh", "train_full_8p.sh"
 TITLE = "------------------ Final result ------------------"
 # variables that a developer may have set, and that the scripts read
-CLEARED = (
-    *("PRESET", "NETWORK", "DEVICE", "CARDS", "BATCH_SIZE", "STEPS", "EPOCHS", "DATA_ROOT", "OUTPUT", "WEIGHTS"),
-    *("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "SYNTH_SEED", "PIVOTNET_DIR", "WHEELHOUSE"),
-)
+CLEARED = {*map(str.upper, OPTIONS), "NNODES", "NODE_RANK", "MASTER_ADDR", "SYNTH_SEED", "PIVOTNET_DIR", "WHEELHOUSE"}
 
 
 @dataclass

@@ -207,7 +207,14 @@ def test_help_and_check_need_no_package(tmp_path):
         assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
 
 
-def test_saved_choices_are_json(place):
-    chosen = choices.Choices("full", preset="smoke", cards=2, output=place)
+def test_a_folder_holds_one_run(place):
+    chosen = choices.Choices("full", preset="smoke", cards=2)
+    output = preparation.make_output(chosen)
+    assert output.parent == place / "output" and output.name.startswith("full_smoke_2p_2")
     chosen.save()
-    assert json.loads((place / choices.SAVED).read_text()) == {"preset": "smoke", "cards": "2", "extra": []}
+    assert json.loads((output / choices.SAVED).read_text()) == {"preset": "smoke", "cards": "2", "extra": []}
+    with pytest.raises(PivotNetError, match="holds a run already: choose another --output, or --resume"):
+        preparation.make_output(choices.Choices("full", output=output))
+    (output / "summary.json").touch()
+    preparation.make_output(choices.Choices("full", output=output, resume=True))
+    assert len(list(output.glob("summary.2*.json"))) == 1

@@ -130,5 +130,5 @@ def evaluate_splits(
 
 
 def results_folder(checkpoint: PathLike) -> Path:
-    """Where the result files of a checkpoint go unless told otherwise: results_<its name> beside it."""
+    """Where the result files of a checkpoint go by default: results_<its name> beside it."""
     return Path(checkpoint).parent / f"results_{Path(checkpoint).stem}"

@@ -1,14 +1,25 @@
-"""Long runs on the terminal: a progress bar, and SIGTERM that stops them as Ctrl-C does."""
+"""Long runs on the terminal: progress bars, and SIGTERM that stops a run as Ctrl-C does."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
+from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    track,
+)
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -44,3 +55,11 @@ def long_run(what: str, unit: str = "samples") -> Iterator[Callable[[int, int], 
         if bar.tasks:
             bar.stop()
         signal.signal(signal.SIGTERM, previous)
+
+
+def progress(items: Iterable[T], what: str, total: int, quiet: bool = False) -> Iterable[T]:
+    """``items`` behind a bar on the terminal, which goes when they end, so that an error message stands alone."""
+    console = Console(stderr=True)
+    if quiet or total == 0 or not console.is_terminal:
+        return items  # rich's own switch would still print an empty line
+    return track(items, what, total, console=console, transient=True)

@@ -9,11 +9,12 @@ from pathlib import Path
 from pivotnet.annotation.format import FOLDER, load_annotation
 from pivotnet.commands.options import add_network_arguments, add_sample_arguments, load_predictor
 from pivotnet.config import MapConfig
+from pivotnet.console import progress
 from pivotnet.data.tokens import chosen_tokens
 from pivotnet.device import select_device
 from pivotnet.distributed import ranks_from_environment
 from pivotnet.errors import PivotNetError
-from pivotnet.evaluation.score import progress, require_annotations
+from pivotnet.evaluation.score import require_annotations
 from pivotnet.evaluation.vector_map import MapLine, predicted_lines, stored_lines
 from pivotnet.files import make_folder
 

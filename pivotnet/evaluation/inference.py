@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pivotnet.config import Config
+from pivotnet.console import progress
 from pivotnet.data.dataset import build_loader
 from pivotnet.data.sampler import EvaluationSampler
 from pivotnet.distributed import Ranks, agreed, gather_objects
@@ -26,7 +27,7 @@ from pivotnet.evaluation.results import (
     result_path,
     save_result,
 )
-from pivotnet.evaluation.score import progress, score_results
+from pivotnet.evaluation.score import score_results
 from pivotnet.files import PathLike
 
 

@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from pivotnet.annotation.format import FOLDER
 from pivotnet.annotation.npz import read_npz
+from pivotnet.console import progress
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import ApResult, accumulate, sample_ap
 from pivotnet.evaluation.results import load_result, require_files, result_path
 from pivotnet.files import PathLike
 
 SAMPLES_PER_WORKER = 200  # a process costs about as much time to start as these samples take
-T = TypeVar("T")
-
-
-def progress(items: Iterable[T], what: str, total: int, quiet: bool = False) -> Iterable[T]:
-    """``items`` behind a bar on the terminal, which goes when they end, so that an error message stands alone."""
-    console = Console(stderr=True)
-    if quiet or total == 0 or not console.is_terminal:
-        return items  # rich's own switch would still print an empty line
-    return track(items, what, total, console=console, transient=True)
 
 
 def require_annotations(data_root: PathLike, tokens: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ import re
 import warnings
 import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ def save_checkpoint(path: PathLike, state: dict[str, Any]) -> None:
     """
     with atomic_write(path) as stream:
         guarded = _Stream(stream)
-        torch.save(state, guarded)
+        torch.save(state, cast(IO[bytes], guarded))
         if guarded.failure is not None:
             raise guarded.failure
 

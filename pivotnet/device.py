@@ -49,7 +49,7 @@ def npu_problem() -> str | None:
     except Exception as error:  # without CANN the import dies of OSError, ImportError or RuntimeError
         reason = " ".join(str(error).split())
         return f"torch_npu does not import ({reason}): install CANN, source its set_env.sh, and fit torch's version"
-    if not torch.npu.is_available():
+    if not _module("npu").is_available():
         return "torch_npu finds no device: look at npu-smi info and ASCEND_RT_VISIBLE_DEVICES"
     return None
 
@@ -250,8 +250,8 @@ def set_reduced_precision(allowed: bool) -> str:
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
     if "torch_npu" in sys.modules:
-        torch.npu.matmul.allow_hf32 = allowed
-        torch.npu.conv.allow_hf32 = allowed
+        _module("npu").matmul.allow_hf32 = allowed
+        _module("npu").conv.allow_hf32 = allowed
     return f"TF32/HF32 {'on' if allowed else 'off'}"
 
 

@@ -64,7 +64,8 @@ Structure = TypeVar("Structure", Targets, Batch)
 
 def _for_each_tensor(structure: Structure, function: Callable[[Tensor], Tensor]) -> Structure:
     tensors = {name: value for name, value in vars(structure).items() if isinstance(value, Tensor)}
-    return dataclasses.replace(structure, **{name: function(tensor) for name, tensor in tensors.items()})
+    changed: dict[str, Any] = {name: function(tensor) for name, tensor in tensors.items()}
+    return dataclasses.replace(structure, **changed)
 
 
 @dataclass

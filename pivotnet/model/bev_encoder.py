@@ -70,7 +70,8 @@ class BevEncoder(nn.Module):
         Returns:
             [E, B, N, C] BEV features of every decoder layer.
         """
-        tokens, positions = [], []
+        tokens: list[Tensor] = []
+        positions: list[Tensor] = []
         for level, projection, embedding in zip(features, self.input_proj, self.src_pos_embed):
             # A 1x1 convolution and a batch norm do not see where the cameras lie: project first, then rearrange.
             projected = projection(level)  # [B*V, C, h, w]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,10 @@ class Mlp(nn.Module):
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(narrow, wide) for narrow, wide in zip(widths, widths[1:]))
+
+    def layer(self, number: int) -> nn.Linear:
+        """One of the linear layers."""
+        return cast(nn.Linear, self.layers[number])
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., widths[0]] -> [..., widths[-1]]."""

@@ -127,9 +127,8 @@ class LineDecoder(nn.Module):
         # Autocast keeps the weights it casts: cast here, without gradient, they would get none elsewhere either.
         with torch.autocast(device_type=points.device.type, enabled=False):
             parts = self._split(self.decoder_norm(points.float()))
-            first = [
-                mlp.layers[0](self._join(part, index)) for index, (part, mlp) in enumerate(zip(parts, self.mask_embed))
-            ]
+            joined = [self._join(part, index) for index, part in enumerate(parts)]
+            first = [cast(Mlp, mlp).layer(0)(part) for mlp, part in zip(self.mask_embed, joined)]
             hidden = torch.cat(first, dim=1)  # [B, Q, C]
             for weight, bias in mask_layers:
                 of_all_classes = F.linear(F.relu(hidden), weight, bias).view(len(hidden), -1, hidden.shape[-1])
@@ -148,7 +147,7 @@ class LineDecoder(nn.Module):
     @torch.no_grad()
     def _joined_mask_layers(self) -> list[Projection]:
         """The second and third layer of the classes' mask perceptrons, each as one [classes * C, C]."""
-        layers = [[mlp.get_submodule(f"layers.{number}") for mlp in self.mask_embed] for number in (1, 2)]
+        layers = [[cast(Mlp, mlp).layer(number) for mlp in self.mask_embed] for number in (1, 2)]
         return [(torch.cat([one.weight for one in same]), torch.cat([one.bias for one in same])) for same in layers]
 
 

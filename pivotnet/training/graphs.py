@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from pivotnet import device as devices
-from pivotnet.model.pivotnet import PivotNet
 from pivotnet.structures import Predictions
 
 FIELDS = tuple(field.name for field in fields(Predictions) if field.name != "extras")
@@ -27,7 +26,7 @@ class GraphedNetwork:
         amp: of mixed precision, as in the steps to come.
     """
 
-    def __init__(self, model: PivotNet, inputs: tuple[Tensor, ...], amp: torch.dtype | None) -> None:
+    def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...], amp: torch.dtype | None) -> None:
         device = inputs[0].device
         buffers = [buffer.clone() for buffer in model.buffers()]
         random = devices.rng_state(device)
@@ -43,11 +42,12 @@ class GraphedNetwork:
 
     def __call__(self, *inputs: Tensor) -> Predictions:
         """Predictions whose memory the next call overwrites."""
-        return Predictions(**dict(zip(FIELDS, self.replay(*inputs))))
+        values: dict[str, Any] = dict(zip(FIELDS, self.replay(*inputs)))
+        return Predictions(**values)
 
 
 class _TupleOutput(nn.Module):
-    def __init__(self, model: PivotNet) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 

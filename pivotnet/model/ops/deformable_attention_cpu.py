@@ -91,11 +91,8 @@ def _forward(value: Tensor, sizes: list[int], locations: Tensor, weights: Tensor
     for b in range(batch):
         for head in range(heads):
             place = _Places(locations[b, :, head].flatten(1, 2), layout)
-            total = None
-            for rows, shares in zip(place.corners(), place.shares(weights[b, :, head].flatten(1))):
-                part = _bags(padded[b, head], rows, layout.bags, shares)
-                total = part if total is None else total.add_(part)
-            output[b, :, head] = total
+            corners = zip(place.corners(), place.shares(weights[b, :, head].flatten(1)))
+            output[b, :, head] = sum(_bags(padded[b, head], rows, layout.bags, shares) for rows, shares in corners)
     return output.flatten(2)
 
 

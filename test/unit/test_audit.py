@@ -91,14 +91,14 @@ def test_a_blocking_copy_to_the_device_waits():
         lambda values: torch.linalg.inv(torch.diag(values)),
     ],
 )
-def test_reading_a_value_or_a_size_is_one_wait_and_tells_its_line(read: Callable[[torch.Tensor], object]):
+def test_reading_a_value_or_a_size_is_one_wait_and_names_its_line(read: Callable[[torch.Tensor], object]):
     audit = recorded(lambda device: read(torch.ones(3, device=device)))
     assert audit.total("host_waits") == 1
     (_, line), count = next(iter(audit.wait_lines.items()))
     assert count == 1 and line.startswith("test_audit.py:")
 
 
-def test_float64_and_operators_without_an_npu_kernel_are_told():
+def test_float64_and_operators_without_an_npu_kernel_are_reported():
     def program(device: torch.device) -> None:
         (torch.ones(3, device=device).double() * 2).float()
         torch.lgamma(torch.ones(3, device=device))

@@ -57,11 +57,10 @@ def upstream_annotation(checkout: Path, root: Path, samples: int, python: str) -
     """The same by upstream's converter, under a Python that can run it; its process measures itself.
 
     Args:
-        root: a tree whose tables and maps are used, beside it.
         samples: how many at the most.
         python: an interpreter with shapely 1 and nuscenes-devkit 1.1.11.
     """
-    root = link_tree(root)
+    root = link_tree(root)  # ours writes into the other
     driver = Path(__file__).with_name("converter_driver.py")
     command = [python, "-B", "-W", "ignore", str(driver), str(checkout.resolve()), str(root), str(samples)]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

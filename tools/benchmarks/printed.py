@@ -52,11 +52,7 @@ class Printed:
         }
 
     def times(self, title: str, results: Sequence[Measurement], samples: int = 1) -> None:
-        """Seconds by phase of one or two sides, their ratios, and each side's memory and facts.
-
-        Args:
-            samples: of a run.
-        """
+        """Seconds by phase of one or two sides, their ratios, memory and facts, for runs of so many samples."""
         ratios: dict[str, Any] = {}
         rows = []
         phases = list(dict.fromkeys(phase for one in results for phase in one.wall if phase != TOTAL))

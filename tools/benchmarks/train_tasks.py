@@ -31,12 +31,7 @@ from pivotnet.structures import Batch, Predictions
 from pivotnet.training.loop import Run
 from pivotnet.training.setup import build_trainer
 
-UPSTREAM_PHASES = {
-    "im_backbone": "backbone forward",
-    "bev_decoder": "BEV forward",
-    "ins_decoder": "line decoder forward",
-    "output_head": "point head forward",
-}
+UPSTREAM_PHASES = dict(zip(("im_backbone", "bev_decoder", "ins_decoder", "output_head"), NETWORK_PHASES.values()))
 GRID_MASKS = ("ins_masks", "sem_masks")
 FIELDS = ("object_logits", "points", "point_logits", "masks", "semantic_logits")
 

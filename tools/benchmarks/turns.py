@@ -169,11 +169,7 @@ class Turns:
         self._stack.close()
 
     def take(self, rounds: int, warmup: int = 1, turn_seconds: float = TURN_SECONDS) -> list[Measurement]:
-        """Results of so many turns of each side, after some that are not measured.
-
-        Args:
-            turn_seconds: a turn goes on until so many have passed; the median of its runs counts.
-        """
+        """Results of so many turns of each side, of so many seconds at least, after some that are not measured."""
         for number in range(warmup + rounds):
             for result in self.results:
                 seconds = self._ask(result.name, _call, "take_turn", turn_seconds)

@@ -26,8 +26,6 @@ while [[ $# -gt 0 ]]; do
 done
 if [[ -z "$full" ]]; then arguments=(-m "not full" "${arguments[@]}"); fi
 
-# shellcheck source=test/env_npu.sh
-source "$ROOT/test/env_npu.sh"
 if [[ -n "$profile" ]]; then choose_profile "$profile"; else choose_python test; fi
 CDPATH='' cd -- "$ROOT"
 say "ruff"
@@ -48,7 +46,8 @@ fi
 say "simulated NPUs"
 PYTHON="$PY" bash tools/cannsim/setup.sh || say "skipped: test/npu, as tools/cannsim/setup.sh says above"
 say "pytest"
-# two workers of one thread each; where they share cores, threads that wait sleep: spinning takes the others' time
+# Two workers of one thread each; where they share cores, threads that wait sleep: spinning takes the others' time.
+# malloc stays as it is: env_npu.sh's settings hold on to memory, a worker of test/golden grew beyond 2 GB with them.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 # in the order of the folders, which starts with the longest tests
 exec "$PY" -m pytest -ra -n 2 --no-loadscope-reorder --durations=5 "${arguments[@]}"

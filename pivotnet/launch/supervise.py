@@ -51,7 +51,8 @@ def supervise(command: Sequence[object], **options: Any) -> int:
     grace = whole_number(GRACE, os.environ.get(GRACE) or "60", least=0)
     mark = secrets.token_hex(8)
     received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # what nohup has switched off stays off
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
     previous = {number: signal.signal(number, lambda number, frame: received.append(number)) for number in numbers}
     try:
         child = subprocess.Popen(

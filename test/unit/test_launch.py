@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -183,6 +184,18 @@ def test_supervision_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(PivotNetError, match="PIVOTNET_GRACE is .*: give a whole number"):
         supervise.supervise(["true"])
     assert not (tmp_path / "evil").exists()
+
+
+def test_a_signal_interrupts_unless_it_is_ignored():
+    hang_up = ["bash", "-c", "kill -HUP $PPID; sleep 0.5"]
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        assert supervise.supervise(hang_up) == 0
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+    with pytest.raises(supervise.Interrupted) as interrupted:
+        supervise.supervise(hang_up)
+    assert interrupted.value.args == (143,)
 
 
 def test_a_second_run_in_a_folder_is_refused_or_waits(tmp_path, capsys):

@@ -194,12 +194,14 @@ def check_forward(path: Path, name: str, modes: tuple[str, ...] = ("eval", "trai
         raise ValueError(f"{path}: this numpy draws other random numbers than the recording's; nothing can be compared")
     config = quiet(name)
     reference = project_bev_grid(recorded["extrinsic"][0], recorded["intrinsic"][0], config.model.bev_size, config.map)
+    network = build(config)
+    features = _Features(network, config.model.bev_size)
     rows = []
     for mode in modes:
         calls = CloseCalls(config.map, OUTPUT_ABSOLUTE["ins_masks"])
+        network.train(mode == "train")
         while True:
-            network = build(config).train(mode == "train")
-            features = _Features(network, config.model.bev_size)
+            rule.fill(network.state_dict())
             with calls.decide(network), torch.no_grad():
                 predictions = network(images, *(tensor[None] for tensor in reference))
             recorded_points = [

@@ -151,8 +151,8 @@ def record(
     folder.mkdir(parents=True, exist_ok=True)
     console = Console()
     for name, part in PARTS.items():
-        kind, _, preset = name.partition("/")
-        if part.record is None or kind not in names or preset not in ("", *presets):
+        group, _, preset = name.partition("/")
+        if part.record is None or group not in names or preset not in ("", *presets):
             continue
         with console.status(f"recording {name} (seed {seed})"):
             made = part.record(seed, mask_step)

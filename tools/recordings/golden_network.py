@@ -258,7 +258,7 @@ class _Features:
             self.found.update({f"{key}/{i}": tensor for i, tensor in enumerate(tensors)})
 
         network.im_backbone.register_forward_hook(lambda module, arguments, output: keep("bkb_features", output))
-        network.bev_decoder["bev_encoder"].register_forward_hook(
+        network.bev_encoder.register_forward_hook(
             # [E, B, N, hidden] -> E times [B, hidden, rows, columns]
             lambda module, arguments, output: keep("bev_enc_features", output.transpose(2, 3).unflatten(3, bev_size))
         )

@@ -185,6 +185,6 @@ class _RecordedBatchNorm(nn.Module):
 
 def run_as_recorded(network: PivotNet) -> None:
     """Give the input projections the batch norms of the recordings; parameters keep their order, not their names."""
-    encoder: Any = network.bev_decoder["bev_encoder"]
+    encoder = network.bev_encoder
     for projection in encoder.input_proj:
         projection[1] = _RecordedBatchNorm(projection[1], encoder.cameras)

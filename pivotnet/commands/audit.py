@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -21,7 +19,7 @@ from pivotnet.audit.step import audit_step
 from pivotnet.config import preset
 from pivotnet.distributed import process_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
-from pivotnet.files import atomic_write
+from pivotnet.files import read_json, write_json
 
 # of NUMBERS
 TITLES = ("launches", "waits", "fallbacks", "float64", "to device", "KiB", "to host", "KiB", "collectives")
@@ -77,8 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         setting = {"preset": args.preset, "image_size": config.model.image_size, "batch_size": args.batch_size}
         report = {**setting, "device": device.type, "ranks": ranks.world_size, **audit.to_dict()}
-        with atomic_write(args.json, "w") as stream:
-            json.dump(report, stream, indent=1)
+        write_json(args.json, report)
     exceeded = [f"{name} {audit.total(name)} > {limit}" for name, limit in budget.items() if audit.total(name) > limit]
     for line in exceeded:
         console.print(f"[red]over budget:[/red] {line}", highlight=False)
@@ -91,12 +88,7 @@ def read_budget(path: Path) -> dict[str, int]:
     Raises:
         PivotNetError: no JSON object of whole numbers, or an unknown name.
     """
-    try:
-        limits: Any = json.loads(path.read_text())
-    except OSError as error:
-        raise PivotNetError(f"cannot read --budget {path}: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise PivotNetError(f"--budget {path} is no JSON ({error})") from error
+    limits = read_json(path, "--budget needs a JSON object of whole numbers")
     if not isinstance(limits, dict) or not all(isinstance(limit, int) for limit in limits.values()):
         raise PivotNetError(f"--budget {path}: an object of whole numbers is needed")
     unknown = [name for name in limits if name not in NUMBERS]

@@ -148,7 +148,7 @@ def test_budgets(report: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str
     path.write_text(json.dumps({"launches": report["total"]["launches"], "host_waits": 0}))
     assert main(command) == 1
     assert "over budget: host_waits 1 > 0" in capsys.readouterr().out
-    faults = {"{": "is no JSON", '{"waits": 1}': "limits 'waits'", '{"launches": "1"}': "whole numbers"}
+    faults = {"{": "no JSON", '{"waits": 1}': "limits 'waits'", '{"launches": "1"}': "whole numbers"}
     for text, reason in faults.items():
         path.write_text(text)
         assert main(command) == 2

@@ -2,15 +2,13 @@
 
     python converter_driver.py CHECKOUT NUSCENES_ROOT SAMPLES
 
-Prints one line of JSON: wall and CPU seconds of the start (tables and maps) and of the samples. The
-converter is left as it is: only the progress bar that it draws is replaced, by one that looks at the clock.
+Prints one line of JSON: wall and CPU seconds of the start (tables and maps) and of the samples. The converter is left
+as it is: only the progress bar that it draws is replaced, by one that looks at the clock.
 """
 
 import json
 import sys
 import time
-
-sys.dont_write_bytecode = True
 
 
 def main():

@@ -27,7 +27,6 @@ from pivotnet.errors import PivotNetError
 
 CPU = torch.device("cpu")
 TOTAL = "total"
-TURN_SECONDS = 1.0
 
 Seconds = dict[str, tuple[float, float]]  # wall and CPU by phase
 
@@ -168,7 +167,7 @@ class Turns:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def take(self, rounds: int, warmup: int = 1, turn_seconds: float = TURN_SECONDS) -> list[Measurement]:
+    def take(self, rounds: int, warmup: int = 1, turn_seconds: float = 1.0) -> list[Measurement]:
         """Results of so many turns of each side, of so many seconds at least, after some that are not measured."""
         for number in range(warmup + rounds):
             for result in self.results:

@@ -16,8 +16,6 @@ from torch import Tensor
 from pivotnet.audit.operators import OperatorCounter
 from pivotnet.errors import PivotNetError
 
-ATTENTION = "deformable_attention"
-
 
 def import_upstream(checkout: Path) -> Path:
     """Make the checkout importable in this process.
@@ -50,7 +48,7 @@ def attention_as_one_launch(counter: OperatorCounter) -> Iterator[None]:
         def forward(ctx: Any, compute: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
             ctx.compute = compute
             ctx.save_for_backward(*inputs)
-            return counted(ATTENTION, lambda: (compute(*inputs),), inputs)[0]
+            return counted("deformable_attention", lambda: (compute(*inputs),), inputs)[0]
 
         @staticmethod
         def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
@@ -60,7 +58,7 @@ def attention_as_one_launch(counter: OperatorCounter) -> Iterator[None]:
                 with torch.enable_grad():
                     return torch.autograd.grad(ctx.compute(*leaves), leaves, gradient)
 
-            return None, *counted(f"{ATTENTION}_backward", differentiate, (gradient, *leaves))
+            return None, *counted("deformable_attention_backward", differentiate, (gradient, *leaves))
 
     def apply(value: Tensor, shapes: Any, starts: Any, locations: Tensor, weights: Tensor, step: int) -> Tensor:
         return Kernel.apply(lambda v, p, w: core(v, shapes, starts, p, w, step), value, locations, weights)

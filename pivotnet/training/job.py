@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pivotnet.distributed import Ranks, agreed
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.inference import Predictor, evaluate_splits
 from pivotnet.files import make_folder, write_json
+from pivotnet.structures import Batch
 from pivotnet.training.loop import Trainer
 from pivotnet.training.monitor import Monitor
 from pivotnet.training.records import StepRecords, warmup_steps
@@ -62,76 +64,42 @@ def train(options: Options, ranks: Ranks, device: torch.device, started: float) 
     trainer = build_trainer(config, device, ranks, run)
     with agreed(ranks):
         make_folder(run.output, "--output")
-        sampler = TrainingSampler(
-            len(tokens),
-            config.optim.batch_size,
-            seed=run.seed,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            start_step=start_step,
-            stop_step=run.steps,
-        )
-        loader = build_loader(
-            config,
-            options.data_root,
-            tokens,
-            sampler=sampler,
-            with_targets=True,
-            workers=options.workers,
-            device=device,
-            local_ranks=ranks.local_world_size,
-        )
+        loader = _build_loader(options, trainer, tokens, start_step)
 
     with contextlib.ExitStack() as stack:
-        monitor = stack.enter_context(
-            Monitor(
-                run.output,
-                total_steps=run.steps,
-                start_step=start_step,
-                log_every=options.log_every,
-                enabled=ranks.main,
-            )
+        monitor = Monitor(
+            run.output,
+            total_steps=run.steps,
+            start_step=start_step,
+            log_every=options.log_every,
+            enabled=ranks.main,
         )
+        stack.enter_context(monitor)
         if ranks.main:
             _write_config(options, trainer)
             for line in _describe(options, trainer, loader, resumed, start_step):
                 monitor.say(line)
+        batches = _start(trainer, loader, resumed, state)
+        state = None  # its memory is needed
         shutdown = Shutdown()
         left = run.steps - start_step
-        if left:
-            batches = iter(loader)
-            # The loader draws a random number before its first batch: take that before random states are set.
-            first = next(batches)
-            if state:
-                trainer.warm_up_ddp(first)
-        devices.seed_everything(run.seed + 1 + ranks.rank)  # each rank drops other units
-        if resumed and state:
-            trainer.restore(state, resumed)
-            state = None  # its memory is needed
-        devices.reset_peak_memory(device)
         finished = True
         if left:  # else the run ended in its evaluation, and goes on there
-            records = stack.enter_context(contextlib.closing(StepRecords(run.output, ranks.rank, start_step, left)))
-            after_step = None
-            if options.profile:
-                folder = str(run.output / "profile")
-                profiler = devices.profile(device, folder, PROFILE_AFTER, options.profile)
-                after_step = stack.enter_context(profiler).step
             stack.enter_context(shutdown)
-            finished = trainer.fit(chain([first], batches), records, monitor, shutdown, after_step)
-
+            finished = _fit(options, trainer, batches, monitor, shutdown)
+        description = Description(
+            preset=config.name,
+            batch_size=config.optim.batch_size,
+            precision=options.precision,
+            seed=run.seed,
+            epochs=config.optim.epochs,
+            steps_per_epoch=run.steps_per_epoch,
+            samples=len(tokens),
+            start_step=start_step,
+        )
         summary = summarise(
             run.output,
-            Description(
-                preset=config.name,
-                batch_size=config.optim.batch_size,
-                precision=options.precision,
-                seed=run.seed,
-                epochs=config.optim.epochs,
-                steps_per_epoch=run.steps_per_epoch,
-                samples=len(tokens),
-                start_step=start_step,
-            ),
+            description,
             ranks,
             device,
             warmup=warmup_steps(left),
@@ -153,6 +121,57 @@ def train(options: Options, ranks: Ranks, device: torch.device, started: float) 
             median = f", {times['median']:.4f} s/step (median)" if times else ""
             monitor.say(f"{'finished' if finished else 'stopped by SIGTERM'} after {trainer.step} steps{median}")
     return finished
+
+
+def _build_loader(options: Options, trainer: Trainer, tokens: list[str], start_step: int) -> Loader:
+    config, run, ranks = trainer.config, trainer.run, trainer.ranks
+    sampler = TrainingSampler(
+        len(tokens),
+        config.optim.batch_size,
+        seed=run.seed,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        start_step=start_step,
+        stop_step=run.steps,
+    )
+    return build_loader(
+        config,
+        options.data_root,
+        tokens,
+        sampler=sampler,
+        with_targets=True,
+        workers=options.workers,
+        device=trainer.device,
+        local_ranks=ranks.local_world_size,
+    )
+
+
+def _start(trainer: Trainer, loader: Loader, resumed: Path | None, state: dict[str, Any] | None) -> Iterator[Batch]:
+    """Set the random states, those of a resumed run too; returns the batches.
+
+    The loader draws a random number before its first batch, so that is fetched first.
+    """
+    batches = iter(loader)
+    first = [next(batches)] if len(loader) else []  # a run that goes on in its evaluation has none
+    if state and first:
+        trainer.warm_up_ddp(first[0])
+    devices.seed_everything(trainer.run.seed + 1 + trainer.ranks.rank)  # each rank drops other units
+    if resumed and state:
+        trainer.restore(state, resumed)
+    devices.reset_peak_memory(trainer.device)
+    return chain(first, batches)
+
+
+def _fit(options: Options, trainer: Trainer, batches: Iterator[Batch], monitor: Monitor, shutdown: Shutdown) -> bool:
+    run, rank = trainer.run, trainer.ranks.rank
+    with contextlib.ExitStack() as stack:
+        records = StepRecords(run.output, rank, trainer.step, run.steps - trainer.step)
+        stack.enter_context(contextlib.closing(records))
+        after_step = None
+        if options.profile:
+            profiler = devices.profile(trainer.device, str(run.output / "profile"), PROFILE_AFTER, options.profile)
+            after_step = stack.enter_context(profiler).step
+        return trainer.fit(batches, records, monitor, shutdown, after_step)
 
 
 def _write_config(options: Options, trainer: Trainer) -> None:

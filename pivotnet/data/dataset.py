@@ -24,7 +24,7 @@ from pivotnet.config import CAMERAS, Config
 from pivotnet.data.images import read_view
 from pivotnet.data.projection import project_bev_grid
 from pivotnet.data.sampler import EvaluationSampler, TrainingSampler
-from pivotnet.data.targets import build_targets
+from pivotnet.data.targets import Sample, build_targets
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike
 from pivotnet.structures import Batch
@@ -40,7 +40,7 @@ class Item:
     images: np.ndarray  # uint8 [6, H, W, 3] RGB, network input size
     reference_points: torch.Tensor  # float32 [N, 2]
     reference_valid: torch.Tensor  # bool [N]
-    targets: tuple | None  # criterion.targets.Sample's three members
+    targets: Sample | None
 
 
 def camera_matrices(annotation: Annotation) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +105,7 @@ class MapDataset(Dataset[Union[Item, PivotNetError]]):
         for view, path in zip(images, camera_paths(annotation, token)):
             read_view(self.root / path, view)
         points, valid = project_bev_grid(*camera_matrices(annotation), self.config.model.bev_size, self.config.map)
-        targets = (annotation.instance_mask8, annotation.pivot_points, annotation.pivot_lengths)
+        targets = Sample(annotation.instance_mask8, annotation.pivot_points, annotation.pivot_lengths)
         return Item(
             token,
             images,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pivotnet.config import ModelConfig
+from pivotnet.config import BACKBONES, ModelConfig
 from pivotnet.errors import PivotNetError
 from pivotnet.model.backbone.efficientnet import EfficientNet
 from pivotnet.model.backbone.resnet import ResNet
@@ -32,17 +32,15 @@ def build_backbone(model: ModelConfig) -> Backbone:
     Raises:
         PivotNetError: unknown name, or channels that are not those of this backbone.
     """
-    bkb: nn.Module
-    if model.backbone == "swint":
-        bkb, channels = SwinTransformer(model.drop_path, model.checkpointing), (384, 768)
-    elif model.backbone == "res50":
-        bkb, channels = ResNet(model.checkpointing), (1024, 2048)
-    elif model.backbone == "effb0":
-        bkb, channels = EfficientNet(model.drop_connect, model.checkpointing), (112, 320)
-    else:
-        raise PivotNetError(f"unknown backbone {model.backbone!r}: choose one of swint, res50, effb0")
+    if model.backbone not in BACKBONES:
+        raise PivotNetError(f"unknown backbone {model.backbone!r}: choose one of {', '.join(BACKBONES)}")
+    channels = BACKBONES[model.backbone].channels
     if tuple(model.backbone_channels) != channels:
         raise PivotNetError(
             f"backbone_channels is {tuple(model.backbone_channels)}, but {model.backbone} gives {channels}: correct it"
         )
-    return Backbone(bkb)
+    if model.backbone == "swint":
+        return Backbone(SwinTransformer(model.drop_path, model.checkpointing))
+    if model.backbone == "res50":
+        return Backbone(ResNet(model.checkpointing))
+    return Backbone(EfficientNet(model.drop_connect, model.checkpointing))

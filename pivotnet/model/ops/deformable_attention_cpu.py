@@ -217,14 +217,3 @@ _library.define(
 )
 _library.impl("deformable_attention", _forward, "CPU")
 _library.impl("deformable_attention_backward", _backward, "CPU")
-# What torch.compile asks: the shapes of their results.
-_library.impl(
-    "deformable_attention",
-    lambda value, sizes, locations, weights: value.new_empty(*weights.shape[:2], weights.shape[2] * value.shape[3]),
-    "Meta",
-)
-_library.impl(
-    "deformable_attention_backward",
-    lambda gradient, value, locations, weights, sizes: tuple(map(torch.empty_like, (value, locations, weights))),
-    "Meta",
-)

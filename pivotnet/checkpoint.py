@@ -74,9 +74,7 @@ def remove_old(folder: PathLike, keep: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def upstream_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, step: int, callback: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def upstream_state(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, step: int) -> dict[str, Any]:
     """What upstream's loader takes, in host memory: after the whole epoch of index ``epoch``, and ``step`` steps.
 
     Raises:
@@ -92,7 +90,7 @@ def upstream_state(
         "global_step": step,
         "model_state": weights,
         "optimizer_state": _optimizer_state(optimizer),
-        "callback": callback or {},
+        "callback": {},
     }
 
 

@@ -74,7 +74,7 @@ def train(options: Options, ranks: Ranks, device: torch.device, started: float) 
             log_every=options.log_every,
             enabled=ranks.main,
         )
-        stack.enter_context(monitor)
+        stack.enter_context(contextlib.closing(monitor))
         if ranks.main:
             _write_config(options, trainer)
             for line in _describe(options, trainer, loader, resumed, start_step):

@@ -7,7 +7,6 @@ known one step late, by all ranks at the same step, and checkpoints are written 
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,12 +22,12 @@ from pivotnet import checkpoint as checkpoints
 from pivotnet import device as devices
 from pivotnet.config import Config
 from pivotnet.criterion.criterion import Criterion, CriterionResult
-from pivotnet.distributed import CollectiveError, Ranks, agreed, average_over_ranks, gather_objects
+from pivotnet.distributed import Ranks, agreed, average_over_ranks, gather_objects
 from pivotnet.structures import Batch, Predictions
 from pivotnet.training.graphs import GraphedNetwork
 from pivotnet.training.monitor import Monitor
 from pivotnet.training.optim import MultiStepSchedule
-from pivotnet.training.records import StepRecords
+from pivotnet.training.records import StepRecords, check_loss
 from pivotnet.training.shutdown import Shutdown
 
 
@@ -188,13 +187,8 @@ class Trainer:
             CollectiveError: the loss is not finite.
         """
         loss, terms = float(values[1]), dict(zip(self._terms, values[2:].tolist()))
-        if not all(math.isfinite(value) for value in (loss, *terms.values())):
-            bad = ", ".join(name for name, value in terms.items() if not math.isfinite(value)) or "total"
-            kept = f"the last checkpoint is {self.checkpoint}" if self.checkpoint else "no checkpoint was written"
-            raise CollectiveError(
-                f"the loss of step {record['step']} is {loss} (terms: {bad}): try a lower --lr, or look at that step's "
-                f"samples; {kept}"
-            )
+        kept = f"the last checkpoint is {self.checkpoint}" if self.checkpoint else "no checkpoint was written"
+        check_loss(record["step"], loss, terms, f"try a lower --lr, or look at that step's samples; {kept}")
         records.add(record, loss, terms)
         monitor.step(record, devices.peak_memory(self.device))
         return bool(values[0] > 0)

@@ -17,7 +17,7 @@ GIB = 1 << 30
 
 
 class Monitor:
-    """Console, train.log and TensorBoard of one run; a context manager.
+    """Console, train.log and TensorBoard of one run, until ``close``.
 
     Args:
         folder: output folder.
@@ -51,10 +51,7 @@ class Monitor:
         self.task = self.progress.add_task("training", total=total_steps, completed=start_step, note="")
         self.progress.start()
 
-    def __enter__(self) -> Monitor:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
         """Leave the terminal in order and the files complete."""
         if self.enabled:
             self.progress.stop()

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from pivotnet.distributed import CollectiveError
 from pivotnet.files import PathLike, atomic_write
 
 WARMUP_STEPS = 20  # at most; a quarter of a short run
@@ -44,6 +46,17 @@ def read_records(path: PathLike) -> Iterator[dict[str, Any]]:
         for line in stream:
             if line.endswith("\n"):
                 yield json.loads(line)
+
+
+def check_loss(step: int, loss: float, terms: dict[str, float], remedy: str) -> None:
+    """Stop training, in every rank at the same step.
+
+    Raises:
+        CollectiveError: the loss or a term, which are means over the ranks, is not finite.
+    """
+    if not all(map(math.isfinite, (loss, *terms.values()))):
+        bad = ", ".join(name for name, value in terms.items() if not math.isfinite(value)) or "total"
+        raise CollectiveError(f"the loss of step {step} is {loss} (terms: {bad}): {remedy}")
 
 
 def counted_times(records: Iterable[dict[str, Any]]) -> list[tuple[float, float]]:

@@ -1,7 +1,6 @@
 """Upstream's execution environment by name: devices, process group, synchronised batch norm, DDP.
 
-Works under torchrun, and started plainly: then core.py starts one process for each listed card, as upstream does. The
-CPU counts as one card unless CARDS says otherwise.
+Processes are started by torchrun; a config that is started without it starts it (see launch.py).
 """
 
 from __future__ import annotations
@@ -9,65 +8,29 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import socket
 import sys
 import warnings
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pivotnet import device as devices
 from pivotnet.annotation.format import FOLDER
-from pivotnet.distributed import TIMEOUT, Ranks, ranks_from_environment
+from pivotnet.distributed import TIMEOUT, ranks_from_environment
 from pivotnet.errors import PivotNetError
 from pivotnet.launch.supervise import end_with_parent
 from pivotnet.launch.torchrun import hand_over
 from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
 from pivotnet.training.optim import LR_FACTORS
+from pivotnet.upstream import launch
 from pivotnet.upstream.performance import Performance, requested_steps
-
-DEVICE = "PIVOTNET_DEVICE"  # npu, cuda or cpu; the first of them that works where it is not set
-
-
-def parse_cards(text: str | None) -> list[int]:
-    """ "0-3" -> [0, 1, 2, 3]; "0,2" -> [0, 2]; nothing -> [].
-
-    Raises:
-        PivotNetError: another form.
-    """
-    try:
-        cards: list[int] = []
-        for part in (text or "").split(",") if text else []:
-            first, _, last = part.partition("-")
-            cards.extend(range(int(first), int(last or first) + 1))
-        return cards
-    except ValueError as error:
-        raise PivotNetError(f"-d {text!r} lists no cards: write 0-7 or 0,2,3") from error
-
-
-def count_cards(listed: list[int]) -> int:
-    """Processes to start on this machine: CARDS, else those of the listed cards that exist, else all.
-
-    Raises:
-        PivotNetError: none of the listed cards exists, or CARDS is no number.
-    """
-    chosen = os.environ.get("CARDS", "")
-    if chosen:
-        if not chosen.isdigit() or int(chosen) < 1:
-            raise PivotNetError(f"CARDS is {chosen!r}: give a whole number of at least 1")
-        return int(chosen)
-    kind = devices.select_device(os.environ.get(DEVICE)).type
-    existing = 1 if kind == "cpu" else devices.device_count(kind)
-    count = len([card for card in listed if card < existing]) if listed else existing
-    if count == 0:
-        raise PivotNetError(f"none of the cards {listed} exists: {existing} of type {kind} are visible; correct -d")
-    return count
 
 
 class ShareFSUUIDNameServer(contextlib.nullcontext):
-    """Ranks find each other through torchrun's environment, or that of the process which started them."""
+    """Ranks find each other through torchrun's environment."""
 
 
 class RlaunchReplicaEnv:
@@ -80,21 +43,17 @@ class RlaunchReplicaEnv:
     """
 
     enabled_rank = None  # called back on every rank
+    nr_gpus = 1  # torchrun has started all processes: core.py has none to start
+    device: torch.device  # the card of this process
 
     def __init__(self, sync_bn: int = 0, devices: str | None = None, find_unused_parameters: bool = False) -> None:
+        if "WORLD_SIZE" not in os.environ:
+            launch.start(sys.argv)
         sys.excepthook = hand_over
         end_with_parent()
         self.sync_bn, self.find_unused_parameters = int(sync_bn), find_unused_parameters
-        cards = parse_cards(devices)
-        self.nr_gpus = 1  # torchrun has started all processes: core.py has none to start
         self.ranks = ranks_from_environment()
-        if "WORLD_SIZE" not in os.environ:
-            self.nr_gpus = count_cards(cards)
-            local = int(os.environ.get("LOCAL_RANK", 0))
-            self.ranks = Ranks(local, local, self.nr_gpus, self.nr_gpus)
-        local = self.ranks.local_rank
-        self.device = _select(cards[local] if local < len(cards) else local)
-        self._uri = "env://"
+        RlaunchReplicaEnv.device = _select(launch.parse_cards(devices), self.ranks.local_rank)
         self.performance = Performance(requested_steps(), self.device, self.ranks)
 
     def world_size(self) -> int:
@@ -115,15 +74,7 @@ class RlaunchReplicaEnv:
         return known
 
     def set_master_uri(self, ns: ShareFSUUIDNameServer) -> None:
-        """Choose the meeting point of processes that core.py is about to start; they inherit it."""
-        if "WORLD_SIZE" in os.environ:
-            return
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        if "MASTER_PORT" not in os.environ:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
-        self._uri = f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        """torchrun has chosen the meeting point."""
 
     @staticmethod
     def setup_nccl() -> None:
@@ -133,7 +84,6 @@ class RlaunchReplicaEnv:
         """Form the process group; also for a single process, since upstream's code asks for DDP's ``module``."""
         dist.init_process_group(
             devices.distributed_backend(self.device),
-            init_method=self._uri,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
             timeout=TIMEOUT,
@@ -197,21 +147,16 @@ class RlaunchReplicaEnv:
         self.performance.finish(executor)
 
 
-_selected: Any = None  # the card of this process, once there is one
-
-
-def _select(card: int) -> Any:
-    global _selected
-    _selected = devices.select_device(os.environ.get(DEVICE), local_rank=card)
-    return _selected
+def _select(cards: list[int], local_rank: int) -> torch.device:
+    """The card of this rank among the listed ones, as far as they go."""
+    card = cards[local_rank] if local_rank < len(cards) else local_rank
+    return devices.select_device(os.environ.get(launch.DEVICE), local_rank=card)
 
 
 def collect_env_info() -> str:
     """Versions of Python and the packages, and the device."""
     lines = [f"{name} {version}" for name, version in devices.versions().items()]
-    # selecting another card would make it the current one
-    device = _selected or devices.select_device(os.environ.get(DEVICE))
-    return "\n".join([*lines, f"device {devices.device_name(device)}"])
+    return "\n".join([*lines, f"device {devices.device_name(RlaunchReplicaEnv.device)}"])
 
 
 def get_root_dir() -> str:

@@ -10,14 +10,53 @@ import os
 import re
 import sys
 
+from pivotnet import device as devices
 from pivotnet.errors import PivotNetError
 from pivotnet.launch import torchrun
-from pivotnet.upstream.environ import count_cards, parse_cards
+
+DEVICE = "PIVOTNET_DEVICE"  # npu, cuda or cpu; the first of them that works where it is not set
 
 
-def main() -> None:
-    """Replace this process by torchrun: it holds no device, which this one may by now."""
-    words = sys.argv[1:]
+def parse_cards(text: str | None) -> list[int]:
+    """ "0-3" -> [0, 1, 2, 3]; "0,2" -> [0, 2]; nothing -> [].
+
+    Raises:
+        PivotNetError: another form.
+    """
+    try:
+        cards: list[int] = []
+        for part in (text or "").split(",") if text else []:
+            first, _, last = part.partition("-")
+            cards.extend(range(int(first), int(last or first) + 1))
+        return cards
+    except ValueError as error:
+        raise PivotNetError(f"-d {text!r} lists no cards: write 0-7 or 0,2,3") from error
+
+
+def count_cards(listed: list[int]) -> int:
+    """Processes to start on this machine: CARDS, else those of the listed cards that exist, else all.
+
+    Raises:
+        PivotNetError: none of the listed cards exists, or CARDS is no number.
+    """
+    chosen = os.environ.get("CARDS", "")
+    if chosen:
+        if not chosen.isdigit() or int(chosen) < 1:
+            raise PivotNetError(f"CARDS is {chosen!r}: give a whole number of at least 1")
+        return int(chosen)
+    kind = devices.select_device(os.environ.get(DEVICE)).type
+    existing = 1 if kind == "cpu" else devices.device_count(kind)
+    count = len([card for card in listed if card < existing]) if listed else existing
+    if count == 0:
+        raise PivotNetError(f"none of the cards {listed} exists: {existing} of type {kind} are visible; correct -d")
+    return count
+
+
+def start(words: list[str]) -> None:
+    """Replace this process by torchrun, which starts a config with its options: ``words``.
+
+    torchrun holds no device, which this process may by now.
+    """
     try:
         listed = re.search(r"(?:^|\0)(?:-d|--devices)[=\0]?([^\0]*)", "\0".join(words))
         cards = count_cards(parse_cards(listed and listed[1]))
@@ -29,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(sys.argv[1:])

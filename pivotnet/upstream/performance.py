@@ -1,12 +1,13 @@
-"""Step times of upstream's trainer, written as ``pivotnet train`` writes them.
+"""Progress and step times of upstream's trainer, shown and written as ``pivotnet train`` does.
 
-Every run leaves steps.rank<R>.jsonl (see training/records.py) and summary.json (see training/summary.py) in
-PIVOTNET_OUTPUT, or the run's own output folder, where ``pivotnet report`` finds them. PIVOTNET_PERFORMANCE_FLAG=1 stops
+Every run leaves train.log, tensorboard/, steps.rank<R>.jsonl (see training/records.py) and summary.json (see
+training/summary.py) in PIVOTNET_OUTPUT, or in the run's own output folder. PIVOTNET_PERFORMANCE_FLAG=1 stops
 after PIVOTNET_PERFORMANCE_STEPS steps (1500) and prints the Final result.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import time
@@ -17,10 +18,11 @@ import torch
 from torch import Tensor
 
 from pivotnet import device as devices
-from pivotnet.distributed import Ranks
+from pivotnet.distributed import Ranks, average_over_ranks
 from pivotnet.errors import PivotNetError
 from pivotnet.files import make_folder
-from pivotnet.training.records import StepRecords
+from pivotnet.training.monitor import Monitor
+from pivotnet.training.records import StepRecords, check_loss
 from pivotnet.training.summary import (
     SUMMARY,
     TITLE,
@@ -59,14 +61,8 @@ def add_evaluation(split: str, table: dict[str, Any]) -> None:
         write_summary(Path(folder), summary)
 
 
-def stack_values(loss: Tensor, terms: dict[str, Any] | None) -> Tensor:
-    """Loss and terms [1 + terms], on their device."""
-    numbers = [torch.as_tensor(value, dtype=torch.float32, device=loss.device) for value in (terms or {}).values()]
-    return torch.stack([loss.detach().float(), *numbers])
-
-
 class Performance:
-    """The clock of a run.
+    """The clock of a run, and what it shows.
 
     Args:
         steps: end the process after so many; None: measure until training ends.
@@ -82,7 +78,16 @@ class Performance:
         saver = next(callback for callback in executor.callbacks if hasattr(callback, "local_path"))
         self.folder = make_folder(os.environ.get(OUTPUT) or Path(saver.local_path).parent)
         left = (executor.exp.max_epoch - executor.epoch) * len(executor.train_dataloader)
-        self.records = StepRecords(self.folder, self.ranks.rank, executor.global_step, self.steps or left)
+        start, steps = executor.global_step, self.steps or left
+        self.records = StepRecords(self.folder, self.ranks.rank, start, steps)
+        self.monitor = Monitor(
+            self.folder,
+            total_steps=start + steps,
+            start_step=start,
+            log_every=executor.exp.print_interval,
+            enabled=self.ranks.main,
+        )
+        atexit.register(self.monitor.close)
         devices.reset_peak_memory(self.device)
         self.began = time.perf_counter()
         self.records.request()
@@ -90,7 +95,8 @@ class Performance:
     def step(self, executor: Any, loss: Tensor, terms: dict[str, Tensor] | None) -> None:
         """A step is done; ends the process after the last one of a performance run."""
         record = self.records.end(executor.optimizer.param_groups[0]["lr"])
-        self.waiting.append((record, list(terms or {}), stack_values(loss, terms)))
+        values = [torch.as_tensor(value, dtype=torch.float32, device=loss.device) for value in (terms or {}).values()]
+        self.waiting.append((record, list(terms or {}), torch.stack([loss.detach().float(), *values])))
         if len(self.waiting) == READ_EVERY:
             self._write()
         if self.records.done == self.steps:
@@ -101,16 +107,27 @@ class Performance:
         self.records.request()
 
     def _write(self) -> None:
-        if self.waiting:
-            rows = torch.stack([values for _, _, values in self.waiting]).tolist()
-            for (record, names, _), (loss, *terms) in zip(self.waiting, rows):
-                self.records.add(record, loss, dict(zip(names, terms)))
-            self.waiting.clear()
+        """Read the losses, and write and show their steps.
+
+        Raises:
+            CollectiveError: a loss is not finite.
+        """
+        if not self.waiting:
+            return
+        rows = average_over_ranks(torch.stack([values for _, _, values in self.waiting]), self.ranks).tolist()
+        memory = devices.peak_memory(self.device)
+        for (record, names, _), (loss, *values) in zip(self.waiting, rows):
+            terms = dict(zip(names, values))
+            check_loss(record["step"], loss, terms, "look at that step's samples, and take an earlier checkpoint")
+            self.records.add(record, loss, terms)
+            self.monitor.step(record, memory)
+        self.waiting.clear()
 
     def finish(self, executor: Any) -> dict[str, Any]:
         """Write the summary, if a step was made."""
         self._write()
         self.records.close()
+        self.monitor.close()
         if not self.records.done:
             return {}
         exp = executor.exp

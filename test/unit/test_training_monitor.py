@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pivotnet.training.monitor import Monitor
 def show(folder: Path, steps: range, said: str = "", **changes: Any) -> None:
     """A monitor through some steps of half a second, of which the process's first has no time."""
     options = {"total_steps": 5, "start_step": steps.start, "log_every": 2, "enabled": True, **changes}
-    with Monitor(folder, **options) as monitor:
+    with contextlib.closing(Monitor(folder, **options)) as monitor:
         monitor.say(said)
         for step in steps:
             record = {"step": step, "seconds": None if step == steps.start else 0.5, "data_wait": 0.1, "lr": 1e-3}

@@ -98,12 +98,16 @@ class Criterion(nn.Module):
     ) -> Tensor:
         """The terms of the instance masks and of the semantic masks, [2]."""
         s = supervision
-        logits = torch.cat([masks[s.decoder, s.sample, s.query], semantic_masks.flatten(0, 2)])
+        logits = torch.cat([masks.flatten(0, 2).index_select(0, s.predicted_masks), semantic_masks.flatten(0, 2)])
         semantic_targets = semantic_targets.float().expand(len(semantic_masks), -1, -1, -1, -1).flatten(0, 2)
-        losses = mask_losses(logits, torch.cat([targets[s.sample, s.label, s.instance], semantic_targets]))
+        targets = torch.cat([targets.flatten(0, 2).index_select(0, s.target_masks), semantic_targets])
+        losses = mask_losses(logits, targets)
         pairs, semantic = losses.split([len(s.pair_weights), len(semantic_targets)])
         return torch.stack(
-            [(pairs * s.pair_weights / normaliser[s.label]).sum(), (semantic * s.semantic_weights.flatten()).sum()]
+            [
+                (pairs * s.pair_weights / normaliser.index_select(0, s.pair_labels)).sum(),
+                (semantic * s.semantic_weights.flatten()).sum(),
+            ]
         )
 
     def _point_terms(self, predictions: Predictions, supervision: Supervision[Tensor], normaliser: Tensor) -> Tensor:

@@ -21,18 +21,27 @@ def upsample(grids: Tensor, size: tuple[int, ...]) -> Tensor:
     """
     if grids.shape[1:] == size:
         return grids
-    rows = _interpolation(grids.shape[1], size[0], grids.device)
-    columns = _interpolation(grids.shape[2], size[1], grids.device)
-    tall = torch.bmm(rows.expand(len(grids), -1, -1), grids)  # [M, H, w]
-    return (tall.flatten(0, 1) @ columns.t()).view(-1, *size)
+    rows, columns = _interpolation(grids.shape[1:], size, grids.device)
+    return rows @ grids @ columns.t()
+
+
+def on_grid(masks: Tensor, size: tuple[int, ...]) -> Tensor:
+    """The adjoint of ``upsample``: [M, H, W] -> [M, h, w] for size = (h, w), so that upsample(x).m = x.on_grid(m)."""
+    if masks.shape[1:] == size:
+        return masks
+    rows, columns = _interpolation(size, masks.shape[1:], masks.device)
+    return rows.t() @ (masks @ columns)
 
 
 @lru_cache(maxsize=16)
-def _interpolation(source: int, size: int, device: torch.device) -> Tensor:
-    """Linear interpolation with aligned ends as a matrix, float32 [size, source]."""
-    unit = torch.eye(source)[:, None]
-    matrix = F.interpolate(unit, size=size, mode="linear", align_corners=True)[:, 0].t()
-    return matrix.contiguous().to(device)
+def _interpolation(source: tuple[int, ...], size: tuple[int, ...], device: torch.device) -> list[Tensor]:
+    """Linear interpolation with aligned ends as a matrix for each axis, float32 [size, source]."""
+    units = [torch.eye(length)[:, None] for length in source]
+    matrices = [
+        F.interpolate(unit, size=length, mode="linear", align_corners=True)[:, 0].t()
+        for unit, length in zip(units, size)
+    ]
+    return [matrix.contiguous().to(device) for matrix in matrices]
 
 
 def mask_losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -57,7 +66,8 @@ def all_mask_losses(masks: Tensor, targets: Tensor, num_queries: tuple[int, ...]
     """``mask_losses`` of every query with every instance of its class.
 
     No query x instance copy of a mask is made: with logits x, probabilities p and a target t of 0 and 1, the mean
-    cross entropy is mean(softplus(x)) - x.t / pixels, and the overlap of the dice loss is p.t.
+    cross entropy is mean(softplus(x)) - x.t / pixels, and the overlap of the dice loss is p.t. Upsampling is linear, so
+    x.t is taken on the grid.
 
     Args:
         masks: float32 [D, B, Q, h, w].
@@ -67,14 +77,17 @@ def all_mask_losses(masks: Tensor, targets: Tensor, num_queries: tuple[int, ...]
     Returns:
         float32 [D, B, Q, G].
     """
+    grid, size = masks.shape[-2:], targets.shape[-2:]
+    targets_on_grid = on_grid(targets.flatten(0, 2), grid).view(*targets.shape[:3], -1)  # [B, C, G, hw]
     losses = []
-    size = targets.shape[-2:]
-    for label, queries in enumerate(masks.transpose(0, 1).split(num_queries, dim=2)):  # [B, D, Qc, h, w]
-        logits = upsample(queries.flatten(0, 2), size).view(len(queries), -1, size.numel())  # [B, D Qc, HW]
+    for label, queries in enumerate(masks.transpose(0, 1).split(num_queries, dim=2)):
+        queries = queries.flatten(1, 2)  # [B, D Qc, h, w]
+        products = queries.flatten(2) @ targets_on_grid[:, label].transpose(1, 2)  # [B, D Qc, G]
+        logits = upsample(queries.flatten(0, 1), size).view(*queries.shape[:2], -1)  # [B, D Qc, HW]
         target = targets[:, label].flatten(2).transpose(1, 2)  # [B, HW, G]
-        cross_entropy = F.softplus(logits).mean(-1, keepdim=True) - torch.bmm(logits, target) / size.numel()
+        cross_entropy = F.softplus(logits).mean(-1, keepdim=True) - products / size.numel()
         probabilities = logits.sigmoid_()
         areas = probabilities.sum(-1, keepdim=True) + target.sum(1, keepdim=True)
-        dice = 1 - (2 * torch.bmm(probabilities, target) + 1) / (areas + 1)
+        dice = 1 - (2 * (probabilities @ target) + 1) / (areas + 1)
         losses.append((cross_entropy + dice).unflatten(1, (len(masks), -1)))
     return torch.cat(losses, 2).transpose(0, 1)

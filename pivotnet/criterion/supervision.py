@@ -32,12 +32,10 @@ class Supervision(Generic[Array]):
     object_labels: Array  # [D, B, Q] 0 for a matched query, 1 for any other
     object_weights: Array  # [D, B, Q]
     semantic_weights: Array  # [E, B, C] of the semantic masks
-    # the K matched pairs of predicted and target masks
-    decoder: Array  # [K] index in D
-    sample: Array  # [K] index in B
-    query: Array  # [K] index in Q
-    label: Array  # [K] index in C
-    instance: Array  # [K] index in G
+    # the K matched pairs of masks
+    predicted_masks: Array  # [K] indices into [D, B, Q], flattened
+    target_masks: Array  # [K] indices into [B, C, G], flattened
+    pair_labels: Array  # [K]
     pair_weights: Array  # [K]
 
 
@@ -61,6 +59,8 @@ def supervise(matches: Sequence[ClassMatches], targets: Targets, config: Config)
     decoder = np.concatenate([matched.decoder for matched in matches])
     sample = np.concatenate([matched.sample for matched in matches])
     query = np.concatenate([own.start + matched.query for own, matched in zip(sizes.query_slices, matches)])
+    instance = np.concatenate([matched.instance for matched in matches])
+    labels = np.repeat(np.arange(classes), [len(matched.query) for matched in matches])
     supervision = Supervision(
         points=np.zeros((decoders, batch, sizes.total_points, 2), np.float32),
         point_weights=np.zeros((2, decoders, batch, sizes.total_points), np.float32),
@@ -69,11 +69,9 @@ def supervise(matches: Sequence[ClassMatches], targets: Targets, config: Config)
         object_labels=np.ones((decoders, batch, sizes.total_queries), np.int64),
         object_weights=np.zeros((decoders, batch, sizes.total_queries), np.float32),
         semantic_weights=np.tile(semantic_weights[:, None, None], (1, batch, classes)),
-        decoder=decoder,
-        sample=sample,
-        query=query,
-        label=np.repeat(np.arange(classes), [len(matched.query) for matched in matches]),
-        instance=np.concatenate([matched.instance for matched in matches]),
+        predicted_masks=np.ravel_multi_index((decoder, sample, query), (decoders, batch, sizes.total_queries)),
+        target_masks=np.ravel_multi_index((sample, labels, instance), targets.lengths.shape),
+        pair_labels=labels,
         pair_weights=np.float32(decoder_weights[decoder] * criterion.weight_mask),
     )
     supervision.object_labels[decoder, sample, query] = 0

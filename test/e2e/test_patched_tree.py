@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recordings.comparison import Comparison
+from recordings.golden_data import compare_annotations
 from support.recorded import unpack_hard_samples
 
-from pivotnet.annotation.compare import compare_annotations
 from pivotnet.annotation.format import FOLDER, lines_to_arrays, load_annotation
 
 ROOT = Path(__file__).parents[2]
@@ -108,8 +109,9 @@ def test_annotations_are_upstreams(patched: Path, tmp_path: Path) -> None:
         shutil.rmtree(root / FOLDER, ignore_errors=True)
         command(["python3", "tools/anno_converter/nuscenes/convert.py", "-d", root, *options], patched)
         if not options:
-            report = compare_annotations(root / FOLDER, tmp_path / "npz")
-            assert report.failures() == [] and report.samples == 8
+            comparison = Comparison("annotation", absolute=1e-9)
+            assert sum(compare_annotations(comparison, root / FOLDER, tmp_path / "npz")) == 8
+            assert comparison.good, comparison.note
     with np.load(tmp_path / "bezier.npz", allow_pickle=False) as recorded:
         for path in (root / FOLDER).glob("*.npz"):
             for key, value in lines_to_arrays("ctr_points", load_annotation(path).ctr_points).items():

@@ -1,10 +1,10 @@
-"""The one exception that means: the user can mend this."""
+"""The one exception that means: the user can repair this."""
 
 from __future__ import annotations
 
 
 class PivotNetError(Exception):
-    """Bad input or a bad machine, told in one line: what is wrong, where, and what to do.
+    """Bad input or a bad machine, reported in one line: what is wrong, where, and what to do.
 
     The command line prints the message after ``error: `` and exits with status 2, without a traceback.
     """

@@ -94,21 +94,16 @@ class _Geometry:
 
     def polygons(self, layer: str) -> np.ndarray:
         """Polygons [n] of a layer, not checked, but for those with less than three corners, and such holes."""
-        paths: list[Sequence[str]] = []
-        owners: list[int] = []
-        count = 0
-        for row in self.content[layer]:
-            polygon = self.polygon_records[row["polygon_token"]]
-            rings = [polygon["exterior_node_tokens"], *(hole["node_tokens"] for hole in polygon["holes"])]
-            if len(rings[0]) >= 3:
-                rings = [ring for ring in rings if len(ring) >= 3]
-                paths += rings
-                owners += [count] * len(rings)
-                count += 1
-        if not paths:
+        records = [self.polygon_records[row["polygon_token"]] for row in self.content[layer]]
+        outlines = [
+            [record["exterior_node_tokens"], *(hole["node_tokens"] for hole in record["holes"])] for record in records
+        ]
+        polygons = [[ring for ring in rings if len(ring) >= 3] for rings in outlines if len(rings[0]) >= 3]
+        if not polygons:
             return np.empty(0, object)
-        coordinates, ring_of_node = self._coordinates(paths)
-        return shapely.polygons(shapely.linearrings(coordinates, indices=ring_of_node), indices=np.array(owners))
+        coordinates, ring_of_node = self._coordinates([ring for rings in polygons for ring in rings])
+        owners = np.repeat(np.arange(len(polygons)), [len(rings) for rings in polygons])
+        return shapely.polygons(shapely.linearrings(coordinates, indices=ring_of_node), indices=owners)
 
 
 def crossing_edges(polygons: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from pivotnet.files import PathLike, atomic_write, make_folder, read_json, write
 OPTIONS_FILE = "annotation.json"
 _FORMAT = 1  # raised when files of an older program may not be mixed with new ones
 _DRAWING = ("ego_size", "resolution", "map_size", "max_points", "mask_thickness", "result_thickness")
+_AGAIN = "use --overwrite to annotate everything again"
 
 
 def annotation_folder(root: PathLike) -> Path:
@@ -29,26 +30,6 @@ def sample_path(folder: Path, token: str) -> Path:
     return folder / f"{token}.npz"
 
 
-def _recipe(options: Options, config: MapConfig) -> dict[str, Any]:
-    """Everything besides the maps that the content of a file depends on, as it reads back from JSON."""
-    drawing = {name: getattr(config, name) for name in _DRAWING}
-    return json.loads(json.dumps({"format": _FORMAT, **dataclasses.asdict(options), **drawing}))
-
-
-def _read_options(folder: Path) -> dict[str, Any]:
-    path = folder / OPTIONS_FILE
-    if not path.is_file():
-        raise PivotNetError(
-            f"{folder} holds samples but no {OPTIONS_FILE} (upstream's converter made them?): "
-            "train on them as they are, move them away, or use --overwrite to annotate everything again"
-        )
-    remedy = "use --overwrite to annotate everything again"
-    content = read_json(path, remedy)
-    if not isinstance(content, dict) or not isinstance(content.get("maps"), dict):
-        raise PivotNetError(f"{path} is no options file: {remedy}")
-    return content
-
-
 def _refuse_other(what: str, folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raise if ``old`` and ``new`` differ in a key that both have."""
     changed = [name for name in new if name in old and old[name] != new[name]]
@@ -56,7 +37,7 @@ def _refuse_other(what: str, folder: Path, old: Mapping[str, Any], new: Mapping[
         was, now = (", ".join(f"{name}={str(side[name])[:12]}" for name in changed) for side in (old, new))
         raise PivotNetError(
             f"{folder} was made with {what} {was}, this run has {now}: samples of both may not be mixed; "
-            "use the old ones, or --overwrite to annotate everything again"
+            f"use the old ones, or {_AGAIN}"
         )
 
 
@@ -73,19 +54,30 @@ def open_folder(
         PivotNetError: the folder holds samples of other options, other maps or unknown origin, or cannot be written.
     """
     folder = make_folder(annotation_folder(root))
-    recipe, known_maps = _recipe(options, config), dict(maps)
+    path = folder / OPTIONS_FILE
+    # Everything besides the maps that the content of a file depends on, as it reads back from JSON.
+    drawing = {name: getattr(config, name) for name in _DRAWING}
+    recipe = json.loads(json.dumps({"format": _FORMAT, **dataclasses.asdict(options), **drawing}))
+    known_maps = dict(maps)
     if overwrite:
         try:
-            for path in (*folder.glob("*.npz"), *folder.glob(".*.npz.*.tmp")):  # the latter if one was killed
-                path.unlink()
+            for old in (*folder.glob("*.npz"), *folder.glob(".*.npz.*.tmp")):  # the latter if one was killed
+                old.unlink()
         except OSError as error:
             raise PivotNetError(f"cannot write {folder}: {error.strerror or error}; make it writable") from error
     elif any(folder.glob("*.npz")):
-        content = _read_options(folder)
+        if not path.is_file():
+            raise PivotNetError(
+                f"{folder} holds samples but no {OPTIONS_FILE} (upstream's converter made them?): "
+                f"train on them as they are, move them away, or {_AGAIN}"
+            )
+        content = read_json(path, _AGAIN)
+        if not isinstance(content, dict) or not isinstance(content.get("maps"), dict):
+            raise PivotNetError(f"{path} is no options file: {_AGAIN}")
         _refuse_other("the map(s) of SHA-256", folder, content["maps"], known_maps)
         _refuse_other("the option(s)", folder, content, recipe)
         known_maps = {**content["maps"], **known_maps}
-    write_json(folder / OPTIONS_FILE, {**recipe, "maps": known_maps})
+    write_json(path, {**recipe, "maps": known_maps})
     return folder
 
 
@@ -95,11 +87,7 @@ def split_path(root: PathLike, split: str) -> Path:
 
 
 def write_split(root: PathLike, split: str, tokens: Iterable[str]) -> None:
-    """Write a split's tokens, one a line.
-
-    Raises:
-        PivotNetError: the folder is not writable or its disk is full.
-    """
+    """Write a split's tokens, one a line."""
     path = split_path(root, split)
     make_folder(path.parent)
     with atomic_write(path, "w") as stream:

@@ -17,18 +17,9 @@ import numpy as np
 
 _MOST_OPCODES = 1_000_000  # a sample has some thousands
 _DEEPEST = 8  # containers in containers; upstream's go to 3
-_VALUES = frozenset(
-    (
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG1",
-        "BINFLOAT",
-        "BINUNICODE",
-        "SHORT_BINUNICODE",
-        "BINBYTES",
-        "SHORT_BINBYTES",
-    )
+_VALUES = (
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"),
+    *("BINBYTES", "SHORT_BINBYTES"),
 )
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TO_MARK = ("TUPLE", "APPENDS", "SETITEMS")  # these take what lies above the last mark

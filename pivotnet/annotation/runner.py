@@ -1,16 +1,12 @@
-"""Annotates all samples of a nuScenes version, on all cores, location by location."""
+"""Annotates all samples of a nuScenes version, on all cores."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
+import functools
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,12 +14,11 @@ from pivotnet.annotation.convert import Options, convert_sample
 from pivotnet.annotation.expansion import LocationMap, expansion_path, fingerprint, read_map
 from pivotnet.annotation.folder import annotation_folder, open_folder, sample_path, write_split
 from pivotnet.annotation.format import save_annotation
-from pivotnet.annotation.splits import splits_of
 from pivotnet.annotation.tables import Sample, read_samples
 from pivotnet.config import CLASSES, MapConfig
 from pivotnet.console import long_run
-from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike
+from pivotnet.pool import available_cores, run_in_pool
 
 _CHUNK = 8  # samples handed to a worker at once: short enough to stop soon
 _MERGING_INSTANCES = 128  # from here on ids no longer fit into a byte
@@ -45,80 +40,29 @@ class Summary:
         instances = ", ".join(f"{name} {count}" for name, count in zip(CLASSES, self.instances))
         rate = self.written / self.seconds if self.written else 0.0
         splits = ", ".join(f"{name} {count}" for name, count in self.splits.items())
-        lines = [
-            f"folder     {self.folder}",
-            f"samples    {self.written} written, {self.kept} kept from before",
-            f"instances  {instances} (in the written samples)",
-            f"splits     {splits}",
-            f"time       {self.seconds:.1f} s, {rate:.1f} samples/s",
-        ]
-        if self.merging:
-            lines.append(
-                f"note       {self.merging} samples have more than 127 instances; the last ones share the id 255 in "
-                "the masks unless --distinct-ids is given"
-            )
-        return "\n".join(lines)
+        note = (
+            f"\nnote       {self.merging} samples have more than 127 instances; the last ones share the id 255 in "
+            "the masks unless --distinct-ids is given"
+        )
+        return (
+            f"folder     {self.folder}\n"
+            f"samples    {self.written} written, {self.kept} kept from before\n"
+            f"instances  {instances} (in the written samples)\n"
+            f"splits     {splits}\n"
+            f"time       {self.seconds:.1f} s, {rate:.1f} samples/s{note if self.merging else ''}"
+        )
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What every worker knows."""
-
-    folder: Path
-    maps: Mapping[str, LocationMap]
-    options: Options
-    config: MapConfig
-
-    def annotate(self, samples: Sequence[Sample]) -> list[list[int]]:
-        """Annotate and write some samples; instances by class of each."""
-        counts = []
-        for sample in samples:
-            annotation = convert_sample(sample, self.maps[sample.location], self.options, self.config)
-            save_annotation(sample_path(self.folder, sample.token), annotation)
-            counts.append([len(lengths) for lengths in annotation.pivot_lengths.values()])
-        return counts
-
-
-_job: _Job  # of this worker process
-
-
-def _start_worker(job: _Job) -> None:
-    global _job
-    _job = job
-    # Ctrl-C goes to the whole process group: the parent alone decides, after the samples in progress are whole.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _work(samples: Sequence[Sample]) -> list[list[int]]:
-    return _job.annotate(samples)
-
-
-def _run(job: _Job, samples: Sequence[Sample], workers: int | None) -> Iterator[list[list[int]]]:
-    """Results of all samples in chunks of one location, as they are finished."""
-    by_location = sorted(samples, key=lambda sample: sample.location)
-    chunks = [by_location[start : start + _CHUNK] for start in range(0, len(by_location), _CHUNK)]
-    workers = min(workers or available_cores(), len(chunks))
-    if workers <= 1:
-        yield from map(job.annotate, chunks)
-        return
-    # Forked workers share the maps' memory; elsewhere, where forking is unsafe or unknown, each gets a pickled copy.
-    method = "fork" if sys.platform == "linux" else "spawn"
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (job,))
-    try:
-        for future in as_completed([pool.submit(_work, chunk) for chunk in chunks]):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise PivotNetError(
-            f"one of {workers} annotation workers was killed (out of memory?): run again with fewer --workers"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _annotate_some(
+    folder: Path, maps: Mapping[str, LocationMap], options: Options, config: MapConfig, samples: Sequence[Sample]
+) -> list[list[int]]:
+    """Annotate and write some samples; instances by class of each."""
+    counts = []
+    for sample in samples:
+        annotation = convert_sample(sample, maps[sample.location], options, config)
+        save_annotation(sample_path(folder, sample.token), annotation)
+        counts.append([len(lengths) for lengths in annotation.pivot_lengths.values()])
+    return counts
 
 
 def annotate(
@@ -142,7 +86,7 @@ def annotate(
         progress: called with (samples done, samples to do) after every few samples.
 
     Raises:
-        PivotNetError: anything that the user can fix; see the message.
+        PivotNetError: anything that the user can repair; see the message.
     """
     options, config = options or Options(), MapConfig()
     samples = read_samples(root, version)
@@ -155,15 +99,19 @@ def annotate(
     # Only now is anything written: all input is there and readable.
     open_folder(root, options, config, fingerprints, overwrite)
     summary = Summary(folder, kept=len(samples) - len(todo))
+    chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
+    job = functools.partial(_annotate_some, folder, maps, options, config)
+    # Forked workers share the maps' memory; elsewhere, where forking is unsafe or unknown, each gets a pickled copy.
+    method = "fork" if sys.platform == "linux" else "spawn"
     start = time.perf_counter()
-    for counts in _run(_Job(folder, maps, options, config), todo, workers):
+    for counts in run_in_pool(job, chunks, workers or available_cores(), method):
         summary.written += len(counts)
         summary.merging += sum(sum(count) >= _MERGING_INSTANCES for count in counts)
         summary.instances = [sum(column) for column in zip(summary.instances, *counts)]
         if progress:
             progress(summary.written, len(todo))
     summary.seconds = time.perf_counter() - start
-    for split in splits_of(version):
+    for split in ("test",) if version.endswith("test") else ("train", "val"):
         tokens = [sample.token for sample in samples if sample.split == split]
         write_split(root, split, tokens)
         summary.splits[split] = len(tokens)

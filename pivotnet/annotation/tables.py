@@ -1,4 +1,4 @@
-"""Reads what annotation needs from nuScenes' tables: where each sample's cameras and car are."""
+"""Reads what annotation needs from nuScenes' tables: where each sample's cameras and car are, and its split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from pivotnet.annotation.splits import split_of_scene
 from pivotnet.config import CAMERAS
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike, read_json
@@ -20,6 +19,16 @@ from pivotnet.files import PathLike, read_json
 _LIDAR = "LIDAR_TOP"
 _CHANNELS = (*CAMERAS, _LIDAR)
 _FILE_NAME = re.compile(r"[\w-]+")
+
+# Scene numbers (first, last) of the 150 validation scenes of v1.0-trainval; its other 700 scenes are for training.
+# Facts published with the data set (nuscenes.org).
+_VAL_RUNS = (
+    *((3, 3), (12, 18), (35, 36), (38, 39), (92, 110), (221, 221), (268, 278), (329, 332), (344, 346)),
+    *((519, 524), (552, 565), (625, 627), (629, 630), (632, 638), (770, 771), (775, 775), (777, 778)),
+    *((780, 784), (794, 800), (802, 802), (904, 917), (919, 931), (962, 963), (966, 969), (971, 972), (1059, 1073)),
+)
+VAL_SCENES = frozenset(number for first, last in _VAL_RUNS for number in range(first, last + 1))
+MINI_VAL_SCENES = frozenset((103, 916))  # the other 8 scenes of v1.0-mini are for training
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,21 @@ class Sample:
     trans: np.ndarray  # float64 [6, 3] camera to ego translation, metres
     rots: np.ndarray  # float64 [6, 3, 3] camera to ego rotation
     intrins: np.ndarray  # float64 [6, 3, 3]
+
+
+def split_of_scene(scene_name: str, version: str) -> str:
+    """The split (train, val or test) of a scene; v1.0-mini has its own.
+
+    Raises:
+        PivotNetError: the name is not of the form scene-0001.
+    """
+    match = re.fullmatch(r"scene-(\d+)", scene_name)
+    if match is None:
+        raise PivotNetError(f"scene {scene_name!r} has no number: name scenes like scene-0001, splits go by number")
+    if version.endswith("test"):
+        return "test"
+    val = MINI_VAL_SCENES if version.endswith("mini") else VAL_SCENES
+    return "val" if int(match.group(1)) in val else "train"
 
 
 def rotation_matrices(quaternions: np.ndarray) -> np.ndarray:

@@ -20,26 +20,6 @@ _ROADS, _LANES = LAYERS.index("road_segment"), LAYERS.index("lane")
 _LINE_STRING, _POLYGON = 1, 3  # shapely's geometry type ids
 
 
-class Window:
-    """The piece of map around a pose: ``size`` metres forward and to the left, turned by the yaw.
-
-    Args:
-        x, y: centre in the map, metres.
-        yaw: degrees.
-        size: (forward, left) in metres.
-    """
-
-    def __init__(self, x: float, y: float, yaw: float, size: tuple[float, float]) -> None:
-        self.centre, self.yaw = (x, y), yaw
-        upright = shapely.box(x - size[0] / 2, y - size[1] / 2, x + size[0] / 2, y + size[1] / 2)
-        self.polygon = shapely.transform(upright, lambda xy: _rotate(xy, yaw, self.centre))
-
-    def clip(self, geometries: np.ndarray) -> np.ndarray:
-        """What of each geometry lies in the window, in the ego frame; empty results stay."""
-        pieces = shapely.intersection(geometries, self.polygon)
-        return shapely.transform(pieces, lambda xy: _rotate(xy, -self.yaw, self.centre) - np.array(self.centre))
-
-
 def _rotate(xy: np.ndarray, degrees: float, origin: tuple[float, float]) -> np.ndarray:
     """Points [n, 2] rotated about ``origin``, with the roundings of shapely.affinity.rotate."""
     angle = degrees * math.pi / 180.0
@@ -92,13 +72,16 @@ def resample(lines: np.ndarray) -> list[np.ndarray]:
 
 
 def ego_vectors(location: LocationMap, x: float, y: float, yaw: float, config: MapConfig) -> list[Line]:
-    """Polylines around a pose in the ego frame (x forward, y left, metres): dividers, crossings, contours.
+    """Polylines around a pose (metres, degrees) in the ego frame (x forward, y left): dividers, crossings, contours.
 
     Lines of a single point stay in, as upstream keeps them; they are of no use to what follows.
     """
-    window = Window(x, y, yaw, config.ego_size)
-    geometries, layers = location.near(window.polygon)
-    clipped = window.clip(geometries)
+    forward, left = config.ego_size[0] / 2, config.ego_size[1] / 2
+    upright = shapely.box(x - forward, y - left, x + forward, y + left)
+    window = shapely.transform(upright, lambda xy: _rotate(xy, yaw, (x, y)))
+    geometries, layers = location.near(window)
+    pieces = shapely.intersection(geometries, window)  # empty ones stay
+    clipped = shapely.transform(pieces, lambda xy: _rotate(xy, -yaw, (x, y)) - np.array([x, y]))
     lines, owners = line_parts(clipped[layers < _ROADS])
     boundaries = contours([clipped[layers == _ROADS], clipped[layers == _LANES]], config.ego_size)
     labels = [*_LABEL_OF_LAYER[layers[owners]].tolist(), *[_BOUNDARY] * len(boundaries)]

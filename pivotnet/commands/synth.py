@@ -6,9 +6,9 @@ import argparse
 import time
 from pathlib import Path
 
-from pivotnet.annotation.runner import available_cores
 from pivotnet.console import long_run
 from pivotnet.errors import PivotNetError
+from pivotnet.pool import available_cores
 from pivotnet.synthetic.generate import generate
 from pivotnet.synthetic.plan import Options
 

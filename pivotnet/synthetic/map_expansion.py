@@ -7,10 +7,8 @@ from typing import Any
 import cv2
 import numpy as np
 import shapely
-from shapely.geometry import LineString
 
 from pivotnet.synthetic.nuscenes_tables import Tokens
-from pivotnet.synthetic.roads import LANE_WIDTH
 from pivotnet.synthetic.town import Town
 
 LAYERS = (
@@ -38,12 +36,10 @@ class _Expansion:
         self._tokens = Tokens(seed, "map", town.location)
         self._nodes: dict[tuple[float, float], str] = {}
         self.layers: dict[str, list[dict[str, Any]]] = {layer: [] for layer in LAYERS}
-        self.arcline_paths: dict[str, list[dict[str, Any]]] = {}
-        self.connectivity: dict[str, dict[str, list[str]]] = {}
 
     def add(self, layer: str, **fields: Any) -> str:
         """Append a record; returns its token."""
-        token = self._tokens.uuid(layer, len(self.layers[layer]))
+        token = self._tokens.token(layer, len(self.layers[layer]))
         self.layers[layer].append({"token": token, **fields})
         return token
 
@@ -65,32 +61,13 @@ class _Expansion:
         holes = [] if hole is None else [{"node_tokens": self.nodes(hole)}]
         return self.add("polygon", exterior_node_tokens=self.nodes(ring), holes=holes)
 
-    def add_way(self, token: str, line: np.ndarray) -> None:
-        """The driving line of a lane or connector, as a chain of straight arcline paths."""
-        points = np.array(LineString(line).simplify(0.05).coords)
-        path = []
-        for start, end in zip(points[:-1], points[1:]):
-            yaw = float(np.arctan2(*(end - start)[::-1]))
-            path.append(
-                {
-                    "start_pose": [*start.tolist(), yaw],
-                    "end_pose": [*end.tolist(), yaw],
-                    "shape": "LSR",
-                    "radius": 999.999,
-                    "segment_length": [0.0, float(np.hypot(*(end - start))), 0.0],
-                }
-            )
-        self.arcline_paths[token] = path
-        self.connectivity[token] = {"incoming": [], "outgoing": []}
-
-    def join(self, before: str, after: str) -> None:
-        """One way leads on to another."""
-        self.connectivity[before]["outgoing"].append(after)
-        self.connectivity[after]["incoming"].append(before)
+    def marks(self, line: np.ndarray) -> list[dict[str, str]]:
+        """A dashed line's segments."""
+        return [{"node_token": token, "segment_type": "SINGLE_DASHED_WHITE"} for token in self.nodes(line)]
 
 
 def build_expansion(town: Town, seed: int) -> dict[str, Any]:
-    """The content of the JSON file. Layers of what a town does not have are empty."""
+    """The content of the JSON file. Layers of what a town does not have, and the graph of its lanes, are empty."""
     expansion = _Expansion(town, seed)
     segments = []
     for ring, hole, is_intersection in town.segments:
@@ -104,45 +81,24 @@ def build_expansion(town: Town, seed: int) -> dict[str, Any]:
             if divider.layer == "road_divider":
                 expansion.add("road_divider", line_token=line, road_segment_token=segment)
             else:
-                expansion.add("lane_divider", line_token=line, lane_divider_segments=_marks(expansion, divider.line))
+                expansion.add("lane_divider", line_token=line, lane_divider_segments=expansion.marks(divider.line))
         for crossing in road.crossings:
             polygon = expansion.polygon(crossing.corners)
             expansion.add("ped_crossing", polygon_token=polygon, road_segment_token=segment)
-    lanes = _add_lanes(expansion, town)
-    for connector in town.connectors:
-        area = LineString(connector.line).buffer(LANE_WIDTH / 2, cap_style="flat", join_style="mitre")
-        polygon = expansion.polygon(shapely.get_coordinates(area.exterior)[:-1])
-        token = expansion.add("lane_connector", polygon_token=polygon)
-        expansion.add_way(token, connector.line)
-        expansion.join(lanes[connector.entering], token)
-        expansion.join(token, lanes[connector.leaving])
-    return {
-        **expansion.layers,
-        "arcline_path_3": expansion.arcline_paths,
-        "connectivity": expansion.connectivity,
-        "canvas_edge": [town.extent, town.extent],
-        "version": "1.3",
-    }
-
-
-def _add_lanes(expansion: _Expansion, town: Town) -> dict[tuple[int, int], str]:
-    """Lanes with their driving lines; returns tokens by road and lane."""
-    tokens = {}
-    for number, road in enumerate(town.roads):
-        for index, lane in enumerate(road.lanes):
-            token = expansion.add(
+        for lane in road.lanes:
+            expansion.add(
                 "lane",
                 polygon_token=expansion.polygon(np.concatenate([lane.right, lane.left[::-1]])),
                 lane_type="CAR",
                 from_edge_line_token=expansion.line(np.stack([lane.right[0], lane.left[0]])),
                 to_edge_line_token=expansion.line(np.stack([lane.right[-1], lane.left[-1]])),
-                left_lane_divider_segments=_marks(expansion, lane.left),
-                right_lane_divider_segments=_marks(expansion, lane.right),
+                left_lane_divider_segments=expansion.marks(lane.left),
+                right_lane_divider_segments=expansion.marks(lane.right),
             )
-            expansion.add_way(token, lane.centre)
-            tokens[number, index] = token
-    return tokens
-
-
-def _marks(expansion: _Expansion, line: np.ndarray) -> list[dict[str, str]]:
-    return [{"node_token": token, "segment_type": "SINGLE_DASHED_WHITE"} for token in expansion.nodes(line)]
+    return {
+        **expansion.layers,
+        "arcline_path_3": {},
+        "connectivity": {},
+        "canvas_edge": [town.extent, town.extent],
+        "version": "1.3",
+    }

@@ -24,15 +24,10 @@ class Tokens:
     def __init__(self, *scope: object) -> None:
         self._scope = "/".join(map(str, scope))
 
-    def hexadecimal(self, *what: object) -> str:
-        """Token of the tables: 32 digits."""
+    def token(self, *what: object) -> str:
+        """32 hexadecimal digits."""
         text = "/".join([self._scope, *map(str, what)])
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-    def uuid(self, *what: object) -> str:
-        """Token of the map expansion."""
-        t = self.hexadecimal(*what)
-        return f"{t[:8]}-{t[8:12]}-{t[12:16]}-{t[16:20]}-{t[20:]}"
 
 
 def sensor_path(scene: Scene, sample: int, channel: str) -> str:
@@ -43,18 +38,15 @@ def sensor_path(scene: Scene, sample: int, channel: str) -> str:
 
 def prior_path(location: str, seed: int) -> str:
     """Path of a location's semantic prior below the data set's root."""
-    return f"maps/{Tokens(seed).hexadecimal('map', location)}.png"
+    return f"maps/{Tokens(seed).token('map', location)}.png"
 
 
-class _Tables:
+class _Tables(Tokens):
     """Collects the records of all tables; a record is named by its table and a key."""
 
     def __init__(self, seed: int) -> None:
-        self._tokens = Tokens(seed)
+        super().__init__(seed)
         self.records: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-
-    def token(self, table: str, *key: object) -> str:
-        return self._tokens.hexadecimal(table, *key)
 
     def add(self, table: str, *key: object, **fields: Any) -> None:
         self.records[table].append({"token": self.token(table, *key), **fields})

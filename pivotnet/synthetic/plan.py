@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,11 +37,7 @@ class Options:
     map_scale: float = 1.0
 
     def check(self) -> None:
-        """Refuse what cannot be made.
-
-        Raises:
-            PivotNetError: a number outside its limits.
-        """
+        """Raise PivotNetError for a number outside its limits."""
         if not 1 <= self.scenes <= MOST_SCENES:
             raise PivotNetError(f"--scenes {self.scenes} is outside 1 to {MOST_SCENES}, which have names in the splits")
         if self.samples_per_scene < 1:
@@ -51,10 +46,6 @@ class Options:
             raise PivotNetError(f"--seed {self.seed} is negative; choose 0 or more")
         if not 1.0 <= self.map_scale <= LARGEST_SCALE:
             raise PivotNetError(f"--map-scale {self.map_scale:g} is outside 1 to {LARGEST_SCALE:g}")
-
-    def to_dict(self) -> dict:
-        """Plain dict for JSON."""
-        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True)

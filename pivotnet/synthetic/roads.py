@@ -84,11 +84,6 @@ class Road:
         """Metres along the centre line."""
         return float(self.lengths[-1])
 
-    @property
-    def half_width(self) -> float:
-        """From the middle to the kerb where the road ends, metres."""
-        return (self.forward + self.backward) * LANE_WIDTH / 2
-
     def section(self, index: int) -> np.ndarray:
         """Where the lanes' sides meet the first (0) or last (-1) cross section, from right to left: [lanes + 1, 2]."""
         return np.concatenate([self.sides[:, 0, index], self.sides[-1:, 1, index]])

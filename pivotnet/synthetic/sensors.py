@@ -62,12 +62,3 @@ def random_sensors(rng: np.random.Generator) -> list[Sensor]:
     yaw_only = Rotation.from_euler("z", LIDAR_YAW, degrees=True).as_matrix()
     sensors.append(Sensor(LIDAR, np.array(LIDAR_TRANSLATION), yaw_only, np.zeros((0, 0))))
     return sensors
-
-
-def lidar_sweep(sensor: Sensor) -> bytes:
-    """Three rings on flat ground, as nuScenes' .pcd.bin holds them: float32 (x, y, z, intensity, beam) [n, 5]."""
-    beam, angle = np.meshgrid(np.arange(3), np.linspace(-np.pi, np.pi, 360, endpoint=False), indexing="ij")
-    distance = 6.0 * 2.0**beam
-    height, intensity = np.full_like(angle, -sensor.translation[2]), np.full_like(angle, 12.0)
-    points = np.stack([distance * np.cos(angle), distance * np.sin(angle), height, intensity, beam], axis=-1)
-    return points.astype("<f4").tobytes()

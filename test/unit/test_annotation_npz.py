@@ -61,7 +61,6 @@ def test_plain_arrays(tmp_path, save):
                 assert read[key].dtype == array.dtype
                 np.testing.assert_array_equal(read[key], array)
     assert list(read_npz(tmp_path / "plain.npz", ["d"])) == ["d"]
-    assert list(read_npz(tmp_path / "plain.npz", lambda name: name in ("b.c", "x"))) == ["b.c"]
 
 
 def test_equal_content_gives_equal_bytes(tmp_path):
@@ -72,7 +71,7 @@ def test_equal_content_gives_equal_bytes(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz") as archive:
         assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert [info.compress_type == zipfile.ZIP_DEFLATED for info in archive.infolist()] == [True, False, False]
-    with pytest.raises(ValueError, match="array of objects"):
+    with pytest.raises(ValueError, match="Object arrays"):
         save_ours(tmp_path / "c.npz", objects=np.array({}, object))
 
 

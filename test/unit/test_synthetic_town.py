@@ -8,6 +8,7 @@ import shapely
 from shapely.geometry import LineString, Point, Polygon
 
 from pivotnet.synthetic.plan import SCENE_LENGTH, Options, is_val, make_plan
+from pivotnet.synthetic.roads import LANE_WIDTH
 from pivotnet.synthetic.town import LOCATIONS, build_town
 
 
@@ -41,7 +42,7 @@ def test_lanes_cover_the_road_and_crossings_interrupt_the_dividers(town):
         assert road.backward == 0 or road.median or between > 0.5 * road.length
         for crossing in road.crossings:  # its long sides lead across the road
             sides = np.hypot(*(crossing.corners - np.roll(crossing.corners, -1, axis=0)).T)
-            assert set(np.argsort(sides)[-2:]) == {0, 2} and sides[[0, 2]].min() >= 2 * road.half_width - 0.1
+            assert set(np.argsort(sides)[-2:]) == {0, 2} and sides[[0, 2]].min() >= len(road.lanes) * LANE_WIDTH - 0.1
 
 
 def test_connectors_join_lanes_on_the_street_and_traffic_keeps_to_its_side(town):

@@ -1,0 +1,67 @@
+"""Many small jobs in a pool of processes that stops cleanly, on Ctrl-C and when a process is killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from pivotnet.errors import PivotNetError
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_in_pool(job: Callable[[Any], Any], items: Sequence[Any], workers: int, method: str) -> Iterator[Any]:
+    """``job(item)`` of all items, as they are finished; in this process if one worker is enough.
+
+    Args:
+        method: starts the workers: "fork" shares this process's memory with them, "spawn" pickles the job for each.
+
+    Raises:
+        PivotNetError: a worker was killed.
+    """
+    workers = min(workers, len(items))
+    if workers <= 1:
+        yield from map(job, items)
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (job,))
+    try:
+        for future in as_completed([pool.submit(_work, item) for item in items]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise PivotNetError(
+            f"one of {workers} processes was killed (out of memory?): run again with fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_job: Callable[[Any], Any]  # of this worker process
+
+
+def _start_worker(job: Callable[[Any], Any]) -> None:
+    global _job
+    _job = job
+    # Ctrl-C goes to the whole process group: the parent alone decides, after the items in progress are whole.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # the pool's queue would never end
+
+
+def _work(item: Any) -> Any:
+    return _job(item)

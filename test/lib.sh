@@ -19,14 +19,14 @@ can_import() {
 sys.exit(sys.version_info < (3, 9) or any(u.find_spec(name) is None for name in sys.argv[1:]))' "${@:2}" >/dev/null 2>&1
 }
 
-# A Python for a new .venv: torch 2.8.0 and numpy 1.26.4 have wheels for 3.9 to 3.12, torch_npu for 3.9 to 3.11.
+# A Python for a new .venv: torch 2.8.0, numpy 1.26.4 and torch_npu have wheels for 3.9 to 3.11.
 base_python() {
   local candidate
-  for candidate in python3.11 python3.10 python3 python python3.9 python3.12; do
-    "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' \
+  for candidate in python3.11 python3.10 python3 python python3.9; do
+    "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))' \
       >/dev/null 2>&1 && command -v "$candidate" && return
   done
-  die "no Python 3.9 to 3.12 with the venv module found; install one (Debian: apt-get install python3-venv)," \
+  die "no Python 3.9 to 3.11 with the venv module found; install one (Debian: apt-get install python3-venv)," \
     "or name one: PYTHON=/path/to/python"
 }
 

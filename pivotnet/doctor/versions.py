@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 # Oldest and newest versions with which this code is tested.
 TORCH = (2, 1), (2, 13)
-PYTHON = (3, 9), (3, 13)
+PYTHON = (3, 9), (3, 11)
 
 
 @dataclass(frozen=True)

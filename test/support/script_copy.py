@@ -7,10 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pivotnet.launch.choices import OPTIONS
+from pivotnet.training.records import read_records, records_path
 from support.commands import ROOT
 
 PERFORMANCE, FULL = "train_8p_performance.sh", "train_full_8p.sh"
@@ -38,11 +42,11 @@ class ScriptCopy:
             start_new_session=True,
         )
 
-    def run(self, script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a script to its end, from another directory."""
+    def run(self, script: str, *arguments: object, **environment: str) -> tuple[int, str, str]:
+        """Run a script to its end, from another directory; returns its exit status, stdout and stderr."""
         process = self.start(script, *arguments, **environment)
         out, err = process.communicate(timeout=600)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        return process.returncode, out, err
 
     def outputs(self) -> list[Path]:
         """Folders of runs under test/output."""
@@ -58,7 +62,8 @@ def make_script_copy(root: Path) -> ScriptCopy:
         shutil.copy(ROOT / name, root)
     (root / "pivotnet").symlink_to(ROOT / "pivotnet")
     environment = {key: value for key, value in os.environ.items() if key not in CLEARED}
-    return ScriptCopy(root, {**environment, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable, "DEVICE": "cpu"})
+    environment.update(OMP_NUM_THREADS="1", PYTHON=sys.executable, DEVICE="cpu", CDPATH=str(root))
+    return ScriptCopy(root, environment)
 
 
 def final_result(text: str) -> dict[str, str]:
@@ -67,17 +72,32 @@ def final_result(text: str) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in lines)
 
 
-def processes(file: str, content: str) -> dict[int, str]:
-    """{process number: text} of processes whose /proc/.../FILE (cmdline, environ) contains ``content``."""
-    found = {}
+def losses(output: Path, rank: int = 0) -> list[tuple[int, float, dict[str, float]]]:
+    """Step, loss and terms of every step so far."""
+    path = records_path(output, rank)
+    return [(one["step"], one["loss"], one["terms"]) for one in read_records(path)] if path.exists() else []
+
+
+def processes(file: str, content: str) -> set[int]:
+    """Numbers of other processes whose /proc/.../FILE (cmdline, environ) contains ``content``."""
+    found = set()
     for path in Path("/proc").glob(f"[0-9]*/{file}"):
         try:
             text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
         if content in text and int(path.parent.name) != os.getpid():
-            found[int(path.parent.name)] = text
+            found.add(int(path.parent.name))
     return found
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], timeout: float = 180) -> None:
+    """Return when ``condition`` holds; fail if the process ends before or it takes too long."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.05)
 
 
 def interrupt(process: subprocess.Popen[str], number: int = signal.SIGINT) -> tuple[str, str]:

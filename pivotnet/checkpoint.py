@@ -2,7 +2,7 @@
 
 A file is a dict with upstream's keys, so that upstream's loader takes it: ``epoch`` (index of the last whole epoch),
 ``it`` and ``global_step`` (steps done), ``model_state`` (no ``module.`` prefix), ``optimizer_state``, ``callback``.
-What upstream has no place for lies under ``pivotnet``: format, config, step, world_size, batch_size, seed, elapsed
+What upstream has no place for lies under ``pivotnet``: config, step, world_size, batch_size, seed, elapsed
 seconds and the random state of every rank.
 """
 
@@ -23,7 +23,6 @@ from pivotnet.config import BACKBONES, Config, CriterionConfig, MapConfig, Model
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike, atomic_write
 
-FORMAT = 1
 NAME = "step_{:08d}.pth"
 _PATTERN = re.compile(r"step_(\d{8,})\.pth")
 

@@ -16,20 +16,20 @@ from pivotnet.training.summary import GIB, SUMMARY, read_summary, step_statistic
 
 NOTHING = "-"
 PANELS_A_ROW = 3
-SMOOTHED = 200  # points of a curve; longer ones are means over equally many steps
+POINTS = 200  # of a curve at most; those of a longer run are means over equally many steps
 
-_PORT = "Ascend DrivingSDK, model_examples/PivotNet"
-_UPSTREAM = "wenjie710/PivotNet, README"
 CARDS = 8
 # Measured by their publishers on their machines, with 8 cards, batch 1 a card, 30 epochs:
-# who, source, preset, seconds a step (where published), mAP_hard and mAP_easy in percent.
+# who, preset, seconds a step (where published), mAP_hard and mAP_easy in percent.
 PUBLISHED = (
-    ("competitor A", _PORT, "swint", 0.58, 43.6, 61.6),
-    ("Atlas 800T A2", _PORT, "swint", 0.89, 43.8, 61.9),
-    ("Atlas 800T A2, tcmalloc and LTO Python", _PORT, "swint", 0.82, 43.8, 61.9),
-    ("upstream, Swin-T", _UPSTREAM, "swint", None, 43.6, 61.6),
-    ("upstream, ResNet-50", _UPSTREAM, "res50", None, 39.8, 57.1),
-    ("upstream, EfficientNet-B0", _UPSTREAM, "effb0", None, 39.8, 57.8),
+    # Ascend DrivingSDK, model_examples/PivotNet
+    ("competitor A", "swint", 0.58, 43.6, 61.6),
+    ("Atlas 800T A2", "swint", 0.89, 43.8, 61.9),
+    ("Atlas 800T A2, tcmalloc and LTO Python", "swint", 0.82, 43.8, 61.9),
+    # wenjie710/PivotNet, README
+    ("upstream, Swin-T", "swint", None, 43.6, 61.6),
+    ("upstream, ResNet-50", "res50", None, 39.8, 57.1),
+    ("upstream, EfficientNet-B0", "effb0", None, 39.8, 57.8),
 )
 
 
@@ -123,53 +123,40 @@ def published_table() -> Table:
     table.add_column("by", no_wrap=True)
     for name in ("preset", "s/step", "samples/s", "mAP_hard (val)", "mAP_easy (val)"):
         table.add_column(name, justify="right")
-    for name, _, preset, seconds, hard, easy in PUBLISHED:
+    for name, preset, seconds, hard, easy in PUBLISHED:
         speed = (_number(seconds, 2), _number(CARDS / seconds if seconds else None, 2))
         table.add_row(name, preset, *speed, _number(hard, 1), _number(easy, 1))
     return table
 
 
-def averaged(steps: np.ndarray, values: np.ndarray, points: int = SMOOTHED) -> tuple[np.ndarray, np.ndarray]:
-    """Means over runs of equally many neighbours, so that at most ``points`` are left."""
-    if len(steps) <= points:
-        return steps, values
-    steps, values = (np.array([part.mean() for part in np.array_split(array, points)]) for array in (steps, values))
-    return steps, values
-
-
 def draw_curves(runs: list[RunData], path: Path) -> None:
-    """Write a PNG with one panel for each quantity and one colour for each run.
+    """Write a PNG with one panel for each quantity and one line for each run.
 
     Raises:
         PivotNetError: the picture cannot be written.
     """
-    # matplotlib takes a second that a table need not wait for
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # takes a second that a table need not wait for
 
     terms = sorted({name for run in runs for record in run.records for name in record["terms"]})
-    panels = {"loss": "loss", **{name: name for name in terms}, "lr": "learning rate", "seconds": "s/step"}
+    panels = ["loss", *terms, "lr", "s/step"]
     rows = -(-len(panels) // PANELS_A_ROW)
     figure = Figure(figsize=(4.2 * PANELS_A_ROW, 2.8 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(rows, PANELS_A_ROW, squeeze=False).ravel()
-    for axis, (key, title) in zip(axes, panels.items()):
-        axis.set_title(title, fontsize=10)
+    for axis, name in zip(axes, panels):
+        axis.set_title(name, fontsize=10)
         axis.grid(alpha=0.3)
-        axis.tick_params(labelsize=8)
-        for number, run in enumerate(runs):
-            values = [(record["step"] + 1, {**record, **record["terms"]}.get(key)) for record in run.records]
+        for run in runs:
+            values = [(record["step"] + 1, _curve_value(record, name)) for record in run.records]
             points = np.array([point for point in values if point[1] is not None], float).reshape(-1, 2)
-            axis.plot(*averaged(*points.T), color=f"C{number % 10}", linewidth=1.2, label=run.name)
-            if key == "seconds" and run.counted:
-                median = step_statistics(run.counted)["step_seconds"]["median"]
-                axis.axhline(median, color=f"C{number % 10}", linestyle="--", linewidth=0.8)
-        counted = [seconds for run in runs for seconds, _ in run.counted]
-        if key == "seconds" and counted:
-            # in view are the counted steps: checkpoints and first steps may take a hundred times as long
-            axis.set_ylim(0, 1.5 * float(np.percentile(counted, 99)))
-    for axis in axes[len(panels) :]:
-        axis.set_axis_off()
+            if len(points):
+                parts = np.array_split(points, min(POINTS, len(points)))
+                axis.plot(*np.transpose([part.mean(axis=0) for part in parts]), label=run.name)
     axes[0].legend(fontsize=8)
     with atomic_write(path) as stream:
         figure.savefig(stream, format="png", dpi=110)
+
+
+def _curve_value(record: dict[str, Any], name: str) -> float | None:
+    """Checkpoints and first steps may take a hundred times as long as the counted steps."""
+    seconds = record["seconds"] if record["counted"] else None
+    return {**record, **record["terms"], "s/step": seconds}.get(name)

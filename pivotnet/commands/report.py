@@ -27,8 +27,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--log-folder", type=Path, metavar="DIR", help="with --final: write DIR/<CaseName>.log as well")
     parser.add_argument("--curves", type=Path, metavar="PNG", help="where curves go (curves.png in the first OUTPUT)")
-    parser.add_argument("--no-curves", action="store_true", help="the table only")
-    parser.add_argument("--no-published", action="store_true", help="leave the published figures out")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,12 +39,10 @@ def run(args: argparse.Namespace) -> int:
     if not console.is_terminal:
         console = Console(width=FILE_WIDTH)
     console.print(comparison_table(runs))
-    if not args.no_published:
-        console.print(published_table())
-    if not args.no_curves:
-        path = args.curves or args.runs[0] / "curves.png"
-        draw_curves(runs, path)
-        print(f"curves: {path}")
+    console.print(published_table())
+    path = args.curves or args.runs[0] / "curves.png"
+    draw_curves(runs, path)
+    print(f"curves: {path}")
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator
 from itertools import chain
@@ -17,14 +16,13 @@ from pivotnet.data.dataset import Loader, build_loader
 from pivotnet.data.sampler import TrainingSampler
 from pivotnet.data.tokens import read_split
 from pivotnet.distributed import Ranks, agreed
-from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.inference import Predictor, evaluate_splits
 from pivotnet.files import make_folder, write_json
 from pivotnet.structures import Batch
 from pivotnet.training.loop import Trainer
 from pivotnet.training.monitor import Monitor
-from pivotnet.training.records import StepRecords, warmup_steps
-from pivotnet.training.setup import Options, build_trainer, configuration, find_resumed, plan_run, read_resumed
+from pivotnet.training.records import StepRecords
+from pivotnet.training.setup import Options, build_trainer, configuration, find_resumed, plan_run
 from pivotnet.training.shutdown import Shutdown
 from pivotnet.training.summary import Description, summarise, write_summary
 
@@ -46,19 +44,13 @@ def train(options: Options, ranks: Ranks, device: torch.device, started: float) 
     Raises:
         PivotNetError: an option, the data set, a checkpoint or a weight file is not right, or the loss is not finite.
     """
-    state: dict[str, Any] | None = None
-    start_step = 0
     with agreed(ranks):
         config = configuration(options)
         tokens = read_split(options.data_root, options.split)
         evaluated = {name: read_split(options.data_root, name) for name in options.evaluate.split(",") if name}
         run = plan_run(options, config, len(tokens), ranks)
-        resumed = find_resumed(options, run.output)
-        if resumed:
-            state = read_resumed(resumed, config, run, ranks)
-            start_step = state["pivotnet"]["step"]
-            if start_step > run.steps or (start_step == run.steps and not evaluated):
-                raise PivotNetError(f"{resumed} has all of the {run.steps} steps asked for: give more --steps")
+        resumed, state = find_resumed(options, config, run, ranks)
+    start_step = state["pivotnet"]["step"] if state else 0
     if options.deterministic:
         devices.set_deterministic()
     trainer = build_trainer(config, device, ranks, run)
@@ -81,12 +73,19 @@ def train(options: Options, ranks: Ranks, device: torch.device, started: float) 
                 monitor.say(line)
         batches = _start(trainer, loader, resumed, state)
         state = None  # its memory is needed
+        records = StepRecords(run.output, ranks.rank, start_step, run.steps - start_step)
+        stack.enter_context(contextlib.closing(records))
         shutdown = Shutdown()
-        left = run.steps - start_step
         finished = True
-        if left:  # else the run ended in its evaluation, and goes on there
+        if start_step < run.steps:  # else the run ended in its evaluation, and goes on there
             stack.enter_context(shutdown)
-            finished = _fit(options, trainer, batches, monitor, shutdown)
+            with contextlib.ExitStack() as profile:
+                after_step = None
+                if options.profile:
+                    folder = str(run.output / "profile")
+                    profiler = devices.profile(device, folder, PROFILE_AFTER, options.profile)
+                    after_step = profile.enter_context(profiler).step
+                finished = trainer.fit(batches, records, monitor, shutdown, after_step)
         description = Description(
             preset=config.name,
             batch_size=config.optim.batch_size,
@@ -95,14 +94,12 @@ def train(options: Options, ranks: Ranks, device: torch.device, started: float) 
             epochs=config.optim.epochs,
             steps_per_epoch=run.steps_per_epoch,
             samples=len(tokens),
-            start_step=start_step,
         )
         summary = summarise(
-            run.output,
+            records,
             description,
             ranks,
             device,
-            warmup=warmup_steps(left),
             started=started,
             train_seconds=trainer.elapsed,
             finished=finished,
@@ -162,22 +159,10 @@ def _start(trainer: Trainer, loader: Loader, resumed: Path | None, state: dict[s
     return chain(first, batches)
 
 
-def _fit(options: Options, trainer: Trainer, batches: Iterator[Batch], monitor: Monitor, shutdown: Shutdown) -> bool:
-    run, rank = trainer.run, trainer.ranks.rank
-    with contextlib.ExitStack() as stack:
-        records = StepRecords(run.output, rank, trainer.step, run.steps - trainer.step)
-        stack.enter_context(contextlib.closing(records))
-        after_step = None
-        if options.profile:
-            profiler = devices.profile(trainer.device, str(run.output / "profile"), PROFILE_AFTER, options.profile)
-            after_step = stack.enter_context(profiler).step
-        return trainer.fit(batches, records, monitor, shutdown, after_step)
-
-
 def _write_config(options: Options, trainer: Trainer) -> None:
     """OUTPUT/config.json: the preset in full, and the options."""
-    told = {key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(options).items()}
-    write_json(trainer.run.output / "config.json", {"preset": trainer.config.to_dict(), "options": told}, indent=2)
+    values = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    write_json(trainer.run.output / "config.json", {"preset": trainer.config.to_dict(), "options": values}, indent=2)
 
 
 def _describe(options: Options, trainer: Trainer, loader: Loader, resumed: Path | None, start_step: int) -> list[str]:

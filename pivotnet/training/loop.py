@@ -50,45 +50,34 @@ class Run:
     pretrained: Path | None = None  # or from a checkpoint's weights
 
 
+@dataclass(eq=False)
 class Trainer:
-    """Network, criterion, optimiser and schedule, and the step that joins them; setup.build_trainer makes one.
+    """Network, criterion, optimiser and schedule, and the step that joins them; setup.build_trainer makes one."""
 
-    Args:
-        model: on ``device``, batch norms already synchronised if there are several ranks.
-        optimizer: over the model's parameters.
-    """
+    model: nn.Module  # on ``device``, batch norms already synchronised if there are several ranks
+    optimizer: torch.optim.Optimizer
+    schedule: MultiStepSchedule
+    config: Config
+    run: Run
+    device: torch.device
+    ranks: Ranks
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        schedule: MultiStepSchedule,
-        config: Config,
-        run: Run,
-        device: torch.device,
-        ranks: Ranks,
-    ) -> None:
-        self.model = model
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.config = config
-        self.run = run
-        self.device = device
-        self.ranks = ranks
-        self.criterion = Criterion(config).to(device)
-        self.network: Callable[..., Predictions] = model
-        if ranks.world_size > 1:
+    def __post_init__(self) -> None:
+        self.criterion = Criterion(self.config).to(self.device)
+        self.network: Callable[..., Predictions] = self.model
+        if self.ranks.world_size > 1:
             # A depthwise convolution's gradient has other strides along its one input channel: no matter, one element.
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             # Synchronised batch norm keeps the buffers of all ranks equal: nothing to broadcast.
-            self.network = DistributedDataParallel(model, broadcast_buffers=False, **devices.ddp_options(device))
+            options = devices.ddp_options(self.device)
+            self.network = DistributedDataParallel(self.model, broadcast_buffers=False, **options)
         self.step = 0
         self.elapsed = 0.0  # seconds in the loop, those of resumed processes included
         self.checkpoint: Path | None = None
         self._terms: list[str] = []
         self._pending: Tensor | None = None  # [2 + terms]: stop requests, total, terms of the step before
         # Constants on the device: making them in a step would be a copy from the host each time.
-        self._flags = (torch.zeros(1, device=device), torch.ones(1, device=device))
+        self._flags = (torch.zeros(1, device=self.device), torch.ones(1, device=self.device))
 
     def forward_backward(self, batch: Batch, carry: Tensor | None = None) -> CriterionResult:
         """Add one batch's gradients to those there are; ``carry`` goes to the host as well (see Criterion)."""
@@ -216,7 +205,6 @@ class Trainer:
         return {
             **state,
             "pivotnet": {
-                "format": checkpoints.FORMAT,
                 "config": self.config.to_dict(),
                 "step": self.step,
                 "world_size": self.ranks.world_size,

@@ -78,13 +78,13 @@ class StepRecords:
     """
 
     def __init__(self, folder: PathLike, rank: int, start_step: int, steps: int) -> None:
-        path = records_path(folder, rank)
+        self.path = records_path(folder, rank)
         kept = []
-        if start_step and path.exists():
-            kept = [record for record in read_records(path) if record["step"] < start_step]
-        with atomic_write(path, "w") as stream:
+        if start_step and self.path.exists():
+            kept = [record for record in read_records(self.path) if record["step"] < start_step]
+        with atomic_write(self.path, "w") as stream:
             stream.writelines(json.dumps(record) + "\n" for record in kept)
-        self.stream: IO[str] = open(path, "a", buffering=1)
+        self.stream: IO[str] = open(self.path, "a", buffering=1)
         self.start_step = start_step
         self.warmup = warmup_steps(steps)
         self.done = 0

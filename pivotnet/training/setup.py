@@ -61,17 +61,14 @@ class Options:
 
 def configuration(options: Options) -> Config:
     """The preset with the options' changes."""
+
+    def given(*names: str) -> dict[str, Any]:
+        return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
     config = preset(options.preset)
-    model, optim = _given(options, "checkpointing"), _given(options, "epochs", "batch_size")
-    return dataclasses.replace(
-        config,
-        optim=dataclasses.replace(config.optim, **optim),
-        model=dataclasses.replace(config.model, **model),
-    )
-
-
-def _given(options: Options, *names: str) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    optim = dataclasses.replace(config.optim, **given("epochs", "batch_size"))
+    model = dataclasses.replace(config.model, **given("checkpointing"))
+    return dataclasses.replace(config, optim=optim, model=model)
 
 
 def plan_run(options: Options, config: Config, samples: int, ranks: Ranks) -> Run:
@@ -121,26 +118,21 @@ def _check_graph(config: Config, device: torch.device, ranks: Ranks) -> None:
         raise PivotNetError("--graph cannot take recomputed activations: give --no-checkpointing")
 
 
-def find_resumed(options: Options, output: Path) -> Path | None:
-    """The checkpoint to go on from; None to start anew.
+def find_resumed(
+    options: Options, config: Config, run: Run, ranks: Ranks
+) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
+    """The checkpoint to go on from, and its state; None to start anew.
 
     Raises:
-        PivotNetError: the output folder holds another run.
+        PivotNetError: the output folder holds another run, or the checkpoint is of upstream, of another preset, seed
+            or number of samples a step, or complete.
     """
-    if options.resume:
-        return Path(options.resume)
-    found = checkpoints.list_checkpoints(output / "checkpoints")
+    found = checkpoints.list_checkpoints(run.output / "checkpoints")
     if options.resume is None and found:
-        raise PivotNetError(f"{output} holds a run already ({found[-1].name}): give --resume, or another --output")
-    return found[-1] if found else None
-
-
-def read_resumed(path: Path, config: Config, run: Run, ranks: Ranks) -> dict[str, Any]:
-    """The state of a checkpoint that can go on as this run.
-
-    Raises:
-        PivotNetError: it is of upstream, or of another preset, seed or number of samples a step.
-    """
+        raise PivotNetError(f"{run.output} holds a run already ({found[-1].name}): give --resume, or another --output")
+    if not options.resume and not found:
+        return None, None
+    path = Path(options.resume) if options.resume else found[-1]
     state = checkpoints.read_checkpoint(path)
     if "pivotnet" not in state:
         raise PivotNetError(f"checkpoint {path} is of upstream, its run cannot be resumed here: use --pretrained")
@@ -157,4 +149,6 @@ def read_resumed(path: Path, config: Config, run: Run, ranks: Ranks) -> dict[str
     ):
         if old != new:
             raise PivotNetError(f"checkpoint {path} was trained with {what} = {old}, now it is {new}: keep it")
-    return state
+    if before["step"] > run.steps or (before["step"] == run.steps and not options.evaluate):
+        raise PivotNetError(f"{path} has all of the {run.steps} steps asked for: give more --steps")
+    return path, state

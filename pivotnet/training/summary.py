@@ -33,7 +33,7 @@ from pivotnet import device as devices
 from pivotnet.distributed import Ranks, gather_objects
 from pivotnet.errors import PivotNetError
 from pivotnet.files import read_json, write_json
-from pivotnet.training.records import counted_times, read_records, records_path
+from pivotnet.training.records import StepRecords, counted_times, read_records, records_path
 
 SUMMARY = "summary.json"
 REQUIRED = ("preset", "ranks", "batch_size", "global_batch", "step_seconds", "wall_seconds", "finished")
@@ -54,7 +54,6 @@ class Description:
     epochs: int
     steps_per_epoch: int
     samples: int
-    start_step: int
 
 
 def step_statistics(counted: list[tuple[float, float]], warmup: int | None = None) -> dict[str, Any]:
@@ -72,12 +71,11 @@ def step_statistics(counted: list[tuple[float, float]], warmup: int | None = Non
 
 
 def summarise(
-    folder: Path,
+    clock: StepRecords,
     description: Description,
     ranks: Ranks,
     device: torch.device,
     *,
-    warmup: int,
     started: float,
     train_seconds: float,
     finished: bool = True,
@@ -86,17 +84,16 @@ def summarise(
     """The summary, out of the records of all ranks; every rank calls this, after one step at the least.
 
     Args:
-        folder: the run's output.
-        warmup: steps that were not counted.
+        clock: this rank's.
         started: ``time.perf_counter()`` when the process started.
         train_seconds: in the loop.
         finished: False if the run was stopped.
         checkpoint: the last one.
     """
-    records = list(read_records(records_path(folder, ranks.rank)))
+    records = list(read_records(clock.path))
     last = records[-1]
     gathered = gather_objects((counted_times(records), devices.peak_memory(device)), ranks)
-    statistics = step_statistics([step for counted, _ in gathered for step in counted], warmup)
+    statistics = step_statistics([step for counted, _ in gathered for step in counted], clock.warmup)
     times = statistics["step_seconds"]
     global_batch = description.batch_size * ranks.world_size
     return {
@@ -105,6 +102,7 @@ def summarise(
         "device_name": devices.device_name(device),
         "ranks": ranks.world_size,
         "global_batch": global_batch,
+        "start_step": clock.start_step,
         "steps": last["step"] + 1,
         **statistics,
         "fps": global_batch / times["median"] if times else None,
@@ -114,7 +112,7 @@ def summarise(
         "final_loss": last["loss"],
         "final_terms": last["terms"],
         "finished": finished,
-        "checkpoint": os.path.relpath(checkpoint, folder) if checkpoint else None,
+        "checkpoint": os.path.relpath(checkpoint, clock.path.parent) if checkpoint else None,
         "evaluation": {},
         "versions": devices.versions(),
     }

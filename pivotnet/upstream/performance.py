@@ -76,12 +76,12 @@ class Performance:
     def begin(self, executor: Any) -> None:
         """Training starts."""
         saver = next(callback for callback in executor.callbacks if hasattr(callback, "local_path"))
-        self.folder = make_folder(os.environ.get(OUTPUT) or Path(saver.local_path).parent)
+        folder = make_folder(os.environ.get(OUTPUT) or Path(saver.local_path).parent)
         left = (executor.exp.max_epoch - executor.epoch) * len(executor.train_dataloader)
         start, steps = executor.global_step, self.steps or left
-        self.records = StepRecords(self.folder, self.ranks.rank, start, steps)
+        self.records = StepRecords(folder, self.ranks.rank, start, steps)
         self.monitor = Monitor(
-            self.folder,
+            folder,
             total_steps=start + steps,
             start_step=start,
             log_every=executor.exp.print_interval,
@@ -132,7 +132,7 @@ class Performance:
             return {}
         exp = executor.exp
         summary = summarise(
-            self.folder,
+            self.records,
             Description(
                 preset=exp.exp_name,
                 batch_size=exp.batch_size_per_device,
@@ -141,14 +141,12 @@ class Performance:
                 epochs=exp.max_epoch,
                 steps_per_epoch=len(executor.train_dataloader),
                 samples=exp.train_dataset_size,
-                start_step=self.records.start_step,
             ),
             self.ranks,
             self.device,
-            warmup=self.records.warmup,
             started=self.started,
             train_seconds=time.perf_counter() - self.began,
         )
         if self.ranks.main:
-            write_summary(self.folder, summary)
+            write_summary(self.records.path.parent, summary)
         return summary

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import cv2
@@ -15,9 +14,9 @@ from pivotnet import cli, comparison
 from pivotnet.comparison import read_run, run_column
 from pivotnet.distributed import Ranks
 from pivotnet.training import summary as summaries
+from pivotnet.training.records import StepRecords, counted_times, read_records
 from pivotnet.training.summary import TITLE, Description, earlier_seconds, final_lines, read_summary, write_summary
 
-DESCRIPTION = Description("smoke", 1, "float32", seed=0, epochs=4, steps_per_epoch=3, samples=6, start_step=0)
 STEPS, RANKS = 12, 2
 
 
@@ -25,29 +24,29 @@ def lines_of(text: str) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in text.strip().splitlines())
 
 
-def times_of(folder: Path) -> tuple[list[float], list[float]]:
-    records = [json.loads(line) for path in folder.glob("steps.rank*.jsonl") for line in open(path)]
-    counted = [record for record in records if record["counted"]]
-    return [record["seconds"] for record in counted], [record["data_wait"] for record in counted]
+def times_of(folder: Path) -> tuple[tuple[float, ...], ...]:
+    records = [record for path in folder.glob("steps.rank*.jsonl") for record in read_records(path)]
+    return tuple(zip(*counted_times(records)))
 
 
 def test_a_summary_is_made_from_the_records_of_all_ranks(tmp_path, monkeypatch):
-    make_run(tmp_path / "run")
-    ranks = [list(summaries.read_records(tmp_path / "run" / f"steps.rank{rank}.jsonl")) for rank in range(RANKS)]
-    gathered = [(summaries.counted_times(records), memory) for records, memory in zip(ranks, (5, 7))]
+    run = tmp_path / "run"
+    make_run(run)
+    ranks = [list(read_records(run / f"steps.rank{rank}.jsonl")) for rank in range(RANKS)]
+    gathered = [(counted_times(records), memory) for records, memory in zip(ranks, (5, 7))]
     monkeypatch.setattr(summaries, "gather_objects", lambda value, ranks: gathered)
     summary = summaries.summarise(
-        tmp_path / "run",
-        DESCRIPTION,
+        StepRecords(run, 0, STEPS, STEPS),
+        Description("smoke", 1, "float32", seed=0, epochs=4, steps_per_epoch=3, samples=6),
         Ranks(world_size=RANKS),
         torch.device("cpu"),
-        **{"warmup": 3, "started": 0.0, "train_seconds": 9.0, "checkpoint": tmp_path / "run" / "checkpoints" / "x.pth"},
+        started=0.0,
+        train_seconds=9.0,
+        checkpoint=run / "checkpoints" / "x.pth",
     )
-    seconds, waits = times_of(tmp_path / "run")
-    assert summary["step_seconds"] == {
-        **{"median": pytest.approx(np.median(seconds)), "p90": pytest.approx(np.percentile(seconds, 90))},
-        **{"count": len(seconds), "warmup": 3},
-    }
+    seconds, waits = times_of(run)
+    times = {"median": np.median(seconds), "p90": np.percentile(seconds, 90), "count": len(seconds), "warmup": 3}
+    assert summary["step_seconds"] == pytest.approx(times)
     assert summary["fps"] == pytest.approx(RANKS / np.median(seconds))
     assert summary["data_wait_share"] == pytest.approx(sum(waits) / sum(seconds))
     assert (summary["steps"], summary["final_loss"], summary["peak_memory_bytes"]) == (STEPS, 19.0, 7)
@@ -159,8 +158,3 @@ def test_columns_hold_the_numbers_of_the_summary_or_of_the_records_so_far(tmp_pa
     so_far = run_column(read_run(run))
     assert so_far["state"] == "not ended" and so_far["steps"] == "12"
     assert so_far["s/step, median"] == column["s/step, median"] == f"{summary['step_seconds']['median']:.4f}"
-
-
-def test_a_curve_of_many_steps_is_averaged():
-    steps, values = comparison.averaged(np.arange(1000.0), np.arange(1000.0) * 2, points=10)
-    assert len(steps) == 10 and np.allclose(values, 2 * steps) and steps[0] == np.arange(100).mean()

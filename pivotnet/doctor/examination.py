@@ -10,12 +10,34 @@ from typing import Any
 
 from pivotnet import __version__
 from pivotnet.doctor import host, npu, software
-from pivotnet.doctor.machine import ERROR, Finding, Machine
+from pivotnet.doctor.machine import ERROR, Finding, Machine, error
 from pivotnet.launch.choices import ROOT
 
 # Variables whose values go into the report; no others, as they may hold secrets.
 PREFIXES = ("ASCEND_", "HCCL_", "TASK_QUEUE_", "COMBINED_", "CPU_AFFINITY_", "PYTORCH_NPU_", "TORCH_", "OMP_")
 NAMES = ("LD_PRELOAD", "LD_LIBRARY_PATH", "DATA_ROOT", "PIVOTNET_DIR", "NNODES", "NODE_RANK", "MASTER_ADDR")
+
+
+# Checks of the machine by the topic under which one that fails itself is reported, in the order of the report.
+NPU_CHECKS = {
+    "driver": npu.check_driver,
+    "CANN": npu.check_cann,
+    "HCCL": npu.check_hccl,
+    "environment": npu.check_variables,
+}
+CHECKS = {
+    "Python": software.check_python,
+    "packages": software.check_packages,
+    "torch_npu": software.check_npu_packages,
+    "tcmalloc": host.check_tcmalloc,
+    "cores": host.check_cores,
+    "shared memory": host.check_shared_memory,
+}
+
+
+def machine_checks(machine: Machine) -> dict[str, Callable[[Machine], Iterator[Finding]]]:
+    """The checks that make sense on a machine."""
+    return {"NPU": npu.check_devices, **(NPU_CHECKS if npu.has_npu(machine) else {}), **CHECKS}
 
 
 def examine(
@@ -29,42 +51,30 @@ def examine(
         weights: folder of backbone files (assets/weights, of the checkout of upstream too).
         output: where training outputs would go (test/output).
     """
-    checkout = Path(machine.environ.get("PIVOTNET_DIR") or ROOT / "PivotNet")
+    named = machine.environ.get("PIVOTNET_DIR")
+    checkout = Path(named or ROOT / "PivotNet")
     if data_root is None and machine.environ.get("DATA_ROOT"):
         data_root = Path(machine.environ["DATA_ROOT"])
     folders = [weights] if weights else [ROOT / "assets" / "weights", checkout / "assets" / "weights"]
 
-    def trees() -> Iterator[Finding]:
+    def check_trees(machine: Machine) -> Iterator[Finding]:
         # imported only here: a package that does not import is a finding, not the end of the report
         from pivotnet.doctor.trees import check_checkout, check_data, check_weights
 
         yield from check_data(data_root, ROOT / "data" / "nuscenes")
         yield from check_weights(folders)
-        named = bool(machine.environ.get("PIVOTNET_DIR"))
-        yield from check_checkout(machine, checkout, ROOT / "pivotnet.patch", named)
+        yield from check_checkout(machine, checkout, ROOT / "pivotnet.patch", bool(named))
 
-    checks: dict[str, Callable[[], Iterator[Finding]]] = {
-        "NPU": lambda: npu.check_devices(machine),
-        "driver": lambda: npu.check_driver(machine),
-        "CANN": lambda: npu.check_cann(machine),
-        "Python": lambda: software.check_python(machine),
-        "packages": lambda: software.check_packages(machine),
-        "torch_npu": lambda: software.check_npu_packages(machine),
-        "HCCL": lambda: npu.check_hccl(machine),
-        "environment": lambda: npu.check_variables(machine),
-        "tcmalloc": lambda: host.check_tcmalloc(machine),
-        "cores": lambda: host.check_cores(machine),
-        "shared memory": lambda: host.check_shared_memory(machine),
-        "disk": lambda: host.check_disk(machine, output or ROOT / "test" / "output"),
-        "data": trees,
-    }
+    def check_disk(machine: Machine) -> Iterator[Finding]:
+        return host.check_disk(machine, output or ROOT / "test" / "output")
+
     findings: list[Finding] = []
-    for topic, check in checks.items():
+    for topic, check in {**machine_checks(machine), "disk": check_disk, "data": check_trees}.items():
         try:
-            findings += check()
-        except Exception as error:
-            text = f"this check failed: {type(error).__name__}: {error}"
-            findings.append(Finding(topic, ERROR, text, "repair the packages above, else report this line"))
+            findings += check(machine)
+        except Exception as failure:
+            text = f"this check failed: {type(failure).__name__}: {failure}"
+            findings.append(error(topic, text, "repair the packages above, else report this line"))
     return findings
 
 

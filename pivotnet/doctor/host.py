@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pivotnet.doctor.machine import ERROR, NOTE, OK, WARNING, Finding, Machine
+from pivotnet.doctor.machine import NOTE, WARNING, Finding, Machine, error, note, ok, warning
 from pivotnet.doctor.npu import has_npu, visible_npus
 
 GIB = 1 << 30
@@ -14,35 +14,26 @@ GIB = 1 << 30
 SHM_LEAST, SHM_GOOD = 256 << 20, 8 * GIB
 DISK_LEAST, DISK_GOOD = 1 * GIB, 10 * GIB  # three checkpoints of Swin-T take 1.5 GiB
 CORES_PER_RANK = 4  # the rank's own thread, autograd's, and loader workers
-TCMALLOC_PATTERNS = (
-    "usr/local/lib/lib/libtcmalloc*.so*",
-    "usr/local/lib*/libtcmalloc*.so*",
-    "usr/lib64/libtcmalloc*.so*",
-    "usr/lib/*-linux-gnu/libtcmalloc*.so*",
-)
+TCMALLOC_FOLDERS = ("usr/local/lib/lib", "usr/local/lib*", "usr/lib64", "usr/lib/*-linux-gnu")
 
 
 def check_cores(machine: Machine) -> Iterator[Finding]:
     """Cores, those that this process may use, and what the ranks make of them."""
-    count, usable = machine.cores
-    lscpu = machine.run("lscpu")
-    lines = lscpu.text.splitlines() if lscpu is not None and lscpu.status == 0 else []
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    nodes = f", {facts['NUMA node(s)']} NUMA nodes" if "NUMA node(s)" in facts else ""
-    text = f"{count} ({facts.get('Model name', machine.architecture)}{nodes})"
+    count, usable = machine.cores, machine.usable_cores
+    text = f"{count} ({machine.architecture})"
     if usable < count:
         remedy = "start without taskset, or give the container more cores; CPU_AFFINITY_CONF is void under taskset"
-        yield Finding("cores", WARNING if usable * 2 < count else NOTE, f"{text}, only {usable} usable here", remedy)
+        yield Finding(WARNING if usable * 2 < count else NOTE, "cores", f"{text}, only {usable} usable here", remedy)
     else:
-        yield Finding("cores", OK, text)
+        yield ok("cores", text)
     ranks = len(visible_npus(machine)) if has_npu(machine) else 0
     if ranks and usable < CORES_PER_RANK * ranks:
         text = f"{usable} cores for {ranks} ranks: the host side will be the bottleneck"
-        yield Finding("cores", WARNING, text, f"use at most {max(1, usable // CORES_PER_RANK)} cards (--cards)")
+        yield warning("cores", text, f"use at most {max(1, usable // CORES_PER_RANK)} cards (--cards)")
     threads = machine.environ.get("OMP_NUM_THREADS", "")
     if threads.isdigit() and ranks and int(threads) * ranks > usable:
         text = f"OMP_NUM_THREADS={threads} x {ranks} ranks is more than {usable} cores"
-        yield Finding("cores", WARNING, text, f"export OMP_NUM_THREADS={max(1, usable // ranks)}")
+        yield warning("cores", text, f"export OMP_NUM_THREADS={max(1, usable // ranks)}")
 
 
 def check_shared_memory(machine: Machine) -> Iterator[Finding]:
@@ -51,14 +42,14 @@ def check_shared_memory(machine: Machine) -> Iterator[Finding]:
     if space is None:
         return
     total, free = space
-    text = f"{total / GIB:.2f} GiB, {free / GIB:.2f} free"
+    text = f"/dev/shm has {total / GIB:.2f} GiB, {free / GIB:.2f} free"
     remedy = "start the container with --shm-size=16g (or --ipc=host), or train with -- --workers 0"
     if free < SHM_LEAST:
-        yield Finding("shared memory", ERROR, f"/dev/shm has {text}: loader workers would die", remedy)
+        yield error("shared memory", f"{text}: loader workers would die", remedy)
     elif has_npu(machine) and total < SHM_GOOD:
-        yield Finding("shared memory", WARNING, f"/dev/shm has {text}", remedy)
+        yield warning("shared memory", text, remedy)
     else:
-        yield Finding("shared memory", OK, f"/dev/shm has {text}")
+        yield ok("shared memory", text)
 
 
 def check_disk(machine: Machine, output: Path) -> Iterator[Finding]:
@@ -66,34 +57,30 @@ def check_disk(machine: Machine, output: Path) -> Iterator[Finding]:
     space = machine.free_space(output)
     if space is None:
         return
-    free = space[1]
-    text = f"{free / GIB:.1f} GiB free for {output}"
-    if free < DISK_LEAST:
+    text = f"{space[1] / GIB:.1f} GiB free for {output}"
+    if space[1] < DISK_LEAST:
         remedy = "free some space, or choose another --output"
-        yield Finding("disk", ERROR, f"{text}: too little for checkpoints", remedy)
-    elif free < DISK_GOOD:
-        yield Finding("disk", WARNING, f"{text}: three checkpoints and result files may fill it", "free some space")
+        yield error("disk", f"{text}: too little for checkpoints", remedy)
+    elif space[1] < DISK_GOOD:
+        yield warning("disk", f"{text}: three checkpoints and result files may fill it", "free some space")
     else:
-        yield Finding("disk", OK, text)
+        yield ok("disk", text)
 
 
 def check_tcmalloc(machine: Machine) -> Iterator[Finding]:
     """tcmalloc: preloaded, there to be preloaded, or missing."""
-    preloaded = [name for name in machine.environ.get("LD_PRELOAD", "").replace(" ", ":").split(":") if name]
+    preloaded = machine.environ.get("LD_PRELOAD", "").replace(":", " ").split()
     gone = [name for name in preloaded if name.startswith("/") and not machine.path(name).exists()]
+    active = [name for name in preloaded if "libtcmalloc" in name]
+    found = sorted(str(path) for folder in TCMALLOC_FOLDERS for path in machine.root.glob(f"{folder}/libtcmalloc*.so*"))
     if gone:
         text = f"LD_PRELOAD names {', '.join(gone)}, which does not exist"
-        yield Finding("tcmalloc", WARNING, text, "unset LD_PRELOAD, then source test/env_npu.sh")
-        return
-    active = [name for name in preloaded if "libtcmalloc" in name]
-    if active:
-        yield Finding("tcmalloc", OK, f"preloaded: {active[0]}")
-        return
-    found = sorted(str(path) for pattern in TCMALLOC_PATTERNS for path in machine.root.glob(pattern))
-    if found:
+        yield warning("tcmalloc", text, "unset LD_PRELOAD, then source test/env_npu.sh")
+    elif active:
+        yield ok("tcmalloc", f"preloaded: {active[0]}")
+    elif found:
         remedy = "source test/env_npu.sh (the run scripts do so)"
-        yield Finding("tcmalloc", NOTE, f"{found[0]} is there, not preloaded in this environment", remedy)
+        yield note("tcmalloc", f"{found[0]} is there, not preloaded in this environment", remedy)
     else:
-        status = WARNING if has_npu(machine) else NOTE
         remedy = "Ubuntu: apt-get install libtcmalloc-minimal4; openEuler: docs/installation.md"
-        yield Finding("tcmalloc", status, "not found: steps take longer", remedy)
+        yield Finding(WARNING if has_npu(machine) else NOTE, "tcmalloc", "not found: steps take longer", remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -12,6 +13,8 @@ import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from pivotnet.pool import available_cores
 
 OK, NOTE, WARNING, ERROR = "ok", "note", "warning", "error"
 TIMEOUT = 60.0  # seconds for one command: a broken driver lets npu-smi hang
@@ -25,10 +28,13 @@ class Finding:
     machine could not start, or would end soon).
     """
 
-    topic: str
     status: str
+    topic: str
     text: str
     remedy: str = ""
+
+
+ok, note, warning, error = (functools.partial(Finding, status) for status in (OK, NOTE, WARNING, ERROR))
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,10 @@ class Machine:
     def __init__(self, root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> None:
         self.root = root
         self.environ: Mapping[str, str] = os.environ if environ is None else environ
+        self.architecture = platform.machine()
+        self.python = sys.version_info[:2]
+        self.python_build = str(sysconfig.get_config_var("CONFIG_ARGS") or "")  # the options of its configuration
+        self.cores, self.usable_cores = os.cpu_count() or 1, available_cores()
 
     def path(self, name: str) -> Path:
         """Where the file of that absolute name lies."""
@@ -101,22 +111,3 @@ class Machine:
                 continue
             return usage.total, usage.free
         return None
-
-    @property
-    def python(self) -> tuple[int, int]:
-        return sys.version_info[:2]
-
-    @property
-    def python_build(self) -> str:
-        """The options with which Python was configured."""
-        return str(sysconfig.get_config_var("CONFIG_ARGS") or "")
-
-    @property
-    def architecture(self) -> str:
-        return platform.machine()
-
-    @property
-    def cores(self) -> tuple[int, int]:
-        """Cores of the machine, and those on which this process may run."""
-        count = os.cpu_count() or 1
-        return count, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,13 @@ from typing import Any
 from pivotnet.annotation.expansion import expansion_path, fingerprint
 from pivotnet.annotation.folder import OPTIONS_FILE, annotation_folder, sample_path, split_path
 from pivotnet.config import BACKBONES, CAMERAS, WEIGHT_MAGIC, MapConfig
-from pivotnet.doctor.machine import ERROR, NOTE, OK, WARNING, Finding, Machine
+from pivotnet.doctor.machine import ERROR, NOTE, WARNING, Finding, Machine, error, note, ok, warning
+from pivotnet.launch.choices import ROOT
+from pivotnet.synthetic.nuscenes_tables import TABLES
+from pivotnet.synthetic.town import LOCATIONS
 
-TABLES = (
-    *("attribute", "calibrated_sensor", "category", "ego_pose", "instance", "log", "map"),
-    *("sample", "sample_annotation", "sample_data", "scene", "sensor", "visibility"),
-)
-LOCATIONS = ("boston-seaport", "singapore-hollandvillage", "singapore-onenorth", "singapore-queenstown")
 VERSIONS = ("v1.0-trainval", "v1.0-mini", "v1.0-test")
-COMMIT_FILE = Path(__file__).resolve().parents[2] / "tools" / "upstream_commit"
+COMMIT_FILE = ROOT / "tools" / "upstream_commit"
 # Empty where the package is installed without the repository: then there is no patch to fit either.
 PINNED = COMMIT_FILE.read_text().strip() if COMMIT_FILE.is_file() else ""
 
@@ -29,30 +26,23 @@ def check_data(root: Path | None, default: Path) -> Iterator[Finding]:
     """The data set in ``root``; where none is given, in ``default`` if that exists."""
     if root is None and not default.is_dir():
         text = f"no DATA_ROOT and no {default}: the run scripts would make synthetic data"
-        yield Finding("data", NOTE, text, "unpack nuScenes there, or set DATA_ROOT")
+        yield note("data", text, "unpack nuScenes there, or set DATA_ROOT")
         return
     root = root or default
     if not root.is_dir():
-        yield Finding("data", ERROR, f"{root} does not exist", "give the folder of a nuScenes tree: DATA_ROOT")
+        yield error("data", f"{root} does not exist", "give the folder of a nuScenes tree: DATA_ROOT")
         return
     if not (root / "samples").is_dir():
         text = f"{root} is no nuScenes tree: it has no folder samples"
-        yield Finding("data", ERROR, text, "unpack nuScenes (trainval) there, or set DATA_ROOT")
+        yield error("data", text, "unpack nuScenes (trainval) there, or set DATA_ROOT")
         return
-    yield Finding("data", OK, f"{root}")
-    annotated = _tokens(root)
-    unfit = ERROR if annotated is None else WARNING  # annotating needs what training does not
-    yield from _check_tables(root, unfit)
+    yield ok("data", f"{root}")
+    lists = {split: split_path(root, split) for split in ("train", "val")}
+    annotated = {split: path.read_text().split() for split, path in lists.items() if path.is_file()}
+    # Annotating needs what training does not.
+    yield from _check_tables(root, WARNING if "train" in annotated else ERROR)
     yield from _check_images(root, annotated)
     yield from _check_annotations(root, annotated)
-
-
-def _tokens(root: Path) -> dict[str, list[str]] | None:
-    """Tokens of the annotated splits; None without a list of the train split."""
-    lists = {split: split_path(root, split) for split in ("train", "val")}
-    if not lists["train"].is_file():
-        return None
-    return {split: path.read_text().split() for split, path in lists.items() if path.is_file()}
 
 
 def _json(path: Path) -> Any:
@@ -67,62 +57,58 @@ def _check_tables(root: Path, unfit: str) -> Iterator[Finding]:
     found = [version for version in VERSIONS if (root / version).is_dir()]
     if not found:
         text = f"no tables ({VERSIONS[0]}): annotating needs them"
-        yield Finding("data", unfit, text, "unpack v1.0-trainval_meta.tgz there")
+        yield Finding(unfit, "data", text, "unpack v1.0-trainval_meta.tgz there")
     for version in found:
         missing = [f"{name}.json" for name in TABLES if not (root / version / f"{name}.json").is_file()]
         if missing:
-            yield Finding("data", unfit, f"{version} lacks {', '.join(missing)}", f"unpack {version}_meta.tgz again")
+            yield Finding(unfit, "data", f"{version} lacks {', '.join(missing)}", f"unpack {version}_meta.tgz again")
         else:
-            yield Finding("data", OK, f"{version}: {len(TABLES)} tables")
+            yield ok("data", f"{version}: {len(TABLES)} tables")
     paths = [expansion_path(root, location) for location in LOCATIONS]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         remedy = f"unpack nuScenes-map-expansion-v1.3.zip into {root / 'maps'}"
-        yield Finding("data", unfit, f"map expansion lacks {', '.join(missing)}: annotating needs it", remedy)
+        yield Finding(unfit, "data", f"map expansion lacks {', '.join(missing)}: annotating needs it", remedy)
     else:
-        yield Finding("data", OK, f"map expansion: {len(LOCATIONS)} locations")
+        yield ok("data", f"map expansion: {len(LOCATIONS)} locations")
 
 
-def _check_images(root: Path, annotated: dict[str, list[str]] | None) -> Iterator[Finding]:
+def _check_images(root: Path, annotated: dict[str, list[str]]) -> Iterator[Finding]:
     """Each camera has an image for each sample of the tables, or else for each annotated one."""
     tables = (_json(root / version / "sample.json") for version in VERSIONS[:2])
-    samples: list = next((table for table in tables if isinstance(table, list)), sum((annotated or {}).values(), []))
-    counts = {}
-    for camera in CAMERAS:
-        folder = root / "samples" / camera
-        names = os.listdir(folder) if folder.is_dir() else []
-        counts[camera] = sum(name.endswith(".jpg") for name in names)
+    samples: list = next((table for table in tables if isinstance(table, list)), sum(annotated.values(), []))
+    counts = {camera: len(list((root / "samples" / camera).glob("*.jpg"))) for camera in CAMERAS}
     short = [f"{camera} {count}" for camera, count in counts.items() if count < len(samples)]
     if short:
         remedy = "unpack all ten v1.0-trainval blobs (key frames are enough)"
-        yield Finding("data", ERROR, f"images are missing: {len(samples)} samples, but {', '.join(short)}", remedy)
+        yield error("data", f"images are missing: {len(samples)} samples, but {', '.join(short)}", remedy)
     else:
-        yield Finding("data", OK, f"images: {min(counts.values())} from each of {len(CAMERAS)} cameras")
+        yield ok("data", f"images: {min(counts.values())} from each of {len(CAMERAS)} cameras")
 
 
-def _check_annotations(root: Path, annotated: dict[str, list[str]] | None) -> Iterator[Finding]:
+def _check_annotations(root: Path, annotated: dict[str, list[str]]) -> Iterator[Finding]:
     folder, remedy = annotation_folder(root), f"pivotnet annotate -d {root}"
-    if annotated is None:
+    if "train" not in annotated:
         if any(folder.glob("*.npz")):
             text = f"{folder} has samples but no lists of the splits: annotation was interrupted, or by another program"
-            yield Finding("data", ERROR, text, f"{remedy} (goes on), or with --overwrite")
+            yield error("data", text, f"{remedy} (goes on), or with --overwrite")
         else:
-            yield Finding("data", WARNING, "not annotated yet: the run scripts would do it first", remedy)
+            yield warning("data", "not annotated yet: the run scripts would do it first", remedy)
         return
     tokens = sum(annotated.values(), [])
     gone = [token for token in tokens if not sample_path(folder, token).is_file()]
     if gone:
         text = f"{len(gone)} of {len(tokens)} annotated samples are missing, such as {gone[0]}.npz"
-        yield Finding("data", ERROR, text, remedy)
+        yield error("data", text, remedy)
     for split, status in (("train", ERROR), ("val", WARNING)):
         if not annotated.get(split):
-            yield Finding("data", status, f"no annotated sample in the {split} split", remedy)
+            yield Finding(status, "data", f"no annotated sample in the {split} split", remedy)
     stale = list(_stale(root, folder))
     for text in stale:
-        yield Finding("data", WARNING, text, f"{remedy} --overwrite")
+        yield warning("data", text, f"{remedy} --overwrite")
     if not gone and not stale:
         sizes = ", ".join(f"{split} {len(names)}" for split, names in annotated.items())
-        yield Finding("data", OK, f"annotations: {sizes} samples, up to date")
+        yield ok("data", f"annotations: {sizes} samples, up to date")
 
 
 def _stale(root: Path, folder: Path) -> Iterator[str]:
@@ -146,29 +132,28 @@ def check_weights(folders: Sequence[Path]) -> Iterator[Finding]:
     """The backbone files in the first of ``folders`` that has them."""
     for name, backbone in BACKBONES.items():
         download = f"python3 tools/download.py {name}"
+        again = f"remove it, then {download}"
         path = next((path for folder in folders if (path := folder / backbone.weight_file).is_file()), None)
         if path is None:
             text = f"{backbone.weight_file} ({name}) is not in {folders[0]}: the backbone would start untrained"
             status = WARNING if name == "swint" else NOTE
-            yield Finding("weights", status, text, f"{download}, or place the file there by hand")
+            yield Finding(status, "weights", text, f"{download}, or place the file there by hand")
             continue
         try:
             content = path.read_bytes()
-        except OSError as error:
-            yield Finding("weights", ERROR, f"{path} cannot be read ({error.strerror})", f"remove it, then {download}")
+        except OSError as failure:
+            yield error("weights", f"{path} cannot be read ({failure.strerror})", again)
             continue
         digest = hashlib.sha256(content).hexdigest()
         if not content.startswith(WEIGHT_MAGIC):
-            text = f"{path} is no weight file (a web page, or a pointer of Git LFS?)"
-            yield Finding("weights", ERROR, text, f"remove it, then {download}")
+            yield error("weights", f"{path} is no weight file (a web page, or a pointer of Git LFS?)", again)
         elif not digest.startswith(backbone.sha256):
             text = f"{path} has SHA-256 {digest[:8]}..., not {backbone.sha256}...: it is damaged or cut off"
-            yield Finding("weights", ERROR, text, f"remove it, then {download}")
+            yield error("weights", text, again)
         elif backbone.sha256:
-            yield Finding("weights", OK, f"{path}: SHA-256 as in its name")
+            yield ok("weights", f"{path}: SHA-256 as in its name")
         else:
-            text = f"{path}: {len(content) >> 20} MiB, SHA-256 {digest[:16]}... (none is published)"
-            yield Finding("weights", OK, text)
+            yield ok("weights", f"{path}: {len(content) >> 20} MiB, SHA-256 {digest[:16]}... (none is published)")
 
 
 def check_checkout(machine: Machine, folder: Path, patch: Path, named: bool) -> Iterator[Finding]:
@@ -184,19 +169,19 @@ def check_checkout(machine: Machine, folder: Path, patch: Path, named: bool) -> 
     if not (folder / "run.sh").is_file():
         if named:
             text = f"PIVOTNET_DIR={folder} is no checkout of upstream"
-            yield Finding("checkout", ERROR, text, "unset it to train the built-in network")
+            yield error("checkout", text, "unset it to train the built-in network")
         else:
-            yield Finding("checkout", NOTE, f"none in {folder}: the built-in network is trained")
+            yield note("checkout", f"none in {folder}: the built-in network is trained")
         return
     head = machine.run(*git, "rev-parse", "HEAD")
     if head is None or head.status != 0:
-        yield Finding("checkout", NOTE, f"{folder} is no git repository: its commit is unknown")
+        yield note("checkout", f"{folder} is no git repository: its commit is unknown")
     elif PINNED and head.text.strip() != PINNED:
         text = f"{folder} is at commit {head.text.strip()[:12]}, the patch is for {PINNED[:12]}"
-        yield Finding("checkout", ERROR, text, f"git -C {folder} checkout {PINNED}, then apply the patch")
+        yield error("checkout", text, f"git -C {folder} checkout {PINNED}, then apply the patch")
         return
     if not patch.is_file():
-        yield Finding("checkout", WARNING, f"{patch} is missing: cannot tell whether {folder} is patched")
+        yield warning("checkout", f"{patch} is missing: cannot tell whether {folder} is patched")
         return
     undo = machine.run(*git, "apply", "--reverse", "--check", str(patch))
     apply = machine.run(*git, "apply", "--check", "--whitespace=fix", str(patch))
@@ -204,9 +189,9 @@ def check_checkout(machine: Machine, folder: Path, patch: Path, named: bool) -> 
         return
     remedy = f"cd {folder} && git apply --reject --whitespace=fix {patch}"
     if undo.status == 0:
-        yield Finding("checkout", OK, f"{folder} has the patch")
+        yield ok("checkout", f"{folder} has the patch")
     elif apply.status == 0:
-        yield Finding("checkout", ERROR, f"{folder} is not patched: it would not run here", remedy)
+        yield error("checkout", f"{folder} is not patched: it would not run here", remedy)
     else:
         text = f"{folder} differs from the patched tree (changed by hand, or an older patch)"
-        yield Finding("checkout", WARNING, text, f"git -C {folder} checkout . first, then {remedy}")
+        yield warning("checkout", text, f"git -C {folder} checkout . first, then {remedy}")

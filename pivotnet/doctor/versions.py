@@ -3,84 +3,44 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 # Oldest and newest versions with which this code is tested.
 TORCH = (2, 1), (2, 13)
 PYTHON = (3, 9), (3, 11)
 
 
-@dataclass(frozen=True)
-class Profile:
-    """A set of versions to install together; None where a part is not needed."""
+# Versions to install together: torch, torch_npu, mx_driving, CANN; None where a part is not needed.
+PROFILES: dict[str, tuple[str, str | None, str | None, str | None]] = {
+    # requirements*.txt; CANN: README in the wheel of torch_npu 2.8.0.post2; untested on hardware
+    "default": ("2.8.0", "2.8.0.post2", "26.2.0.post2", "8.5.0"),
+    # README of Ascend DrivingSDK's model_examples/PivotNet (torch 2.1.0, FrameworkPTAdapter 7.0.0, CANN 8.1.RC1);
+    # mx_driving from the registry names compiler 8.5.0: with this CANN untested on hardware
+    "published": ("2.1.0", "2.1.0.post12", "26.2.0.post1", "8.1.RC1"),
+    # this repository's tests on a CPU
+    "newest": ("2.13", None, None, None),
+}
 
-    name: str
-    torch: str
-    torch_npu: str | None
-    mx_driving: str | None
-    cann: str | None
-    source: str
-
-
-PROFILES = (
-    Profile(
-        "default",
-        "2.8.0",
-        "2.8.0.post2",
-        "26.2.0.post2",
-        "8.5.0",
-        "requirements*.txt; CANN: README in the wheel of torch_npu 2.8.0.post2; untested on hardware",
-    ),
-    Profile(
-        "published",
-        "2.1.0",
-        "2.1.0.post12",
-        "26.2.0.post1",
-        "8.1.RC1",
-        "README of Ascend DrivingSDK's model_examples/PivotNet (torch 2.1.0, FrameworkPTAdapter 7.0.0, CANN 8.1.RC1); "
-        "mx_driving from the registry names compiler 8.5.0: with this CANN untested on hardware",
-    ),
-    Profile("newest", "2.13", None, None, None, "this repository's tests on a CPU"),
-)
-
-# torch_npu's version -> the release of CANN that its vendor names for it
-CANN_OF_TORCH_NPU = {
+# Releases of CANN, the oldest first, and the versions of torch_npu for which the vendor names them.
+TORCH_NPU_OF_CANN = {
     # table of versions in the README of the wheel torch_npu 2.8.0.post5
-    "2.1.0.post8": "8.0.RC3",
-    "2.1.0.post10": "8.0.0",
-    "2.1.0.post12": "8.1.RC1",
-    "2.1.0.post13": "8.2.RC1",
-    "2.1.0.post17": "8.3.RC1",
-    "2.3.1.post2": "8.0.RC3",
-    "2.3.1.post4": "8.0.0",
-    "2.3.1.post6": "8.1.RC1",
-    "2.4.0": "8.0.RC3",
-    "2.4.0.post2": "8.0.0",
-    "2.4.0.post4": "8.1.RC1",
-    "2.5.1": "8.1.RC1",
-    "2.5.1.post1": "8.2.RC1",
-    "2.6.0": "8.2.RC1",
-    "2.6.0.post3": "8.3.RC1",
-    "2.6.0.post5": "8.5.0",
-    "2.7.1": "8.3.RC1",
-    "2.7.1.post2": "8.5.0",
-    "2.8.0": "8.3.RC1",
-    "2.8.0.post2": "8.5.0",
-    "2.9.0": "8.5.0",
+    "8.0.RC3": ("2.1.0.post8", "2.3.1.post2", "2.4.0"),
+    "8.0.0": ("2.1.0.post10", "2.3.1.post4", "2.4.0.post2"),
+    "8.1.RC1": ("2.1.0.post12", "2.3.1.post6", "2.4.0.post4", "2.5.1"),
+    "8.2.RC1": ("2.1.0.post13", "2.5.1.post1", "2.6.0"),
+    "8.3.RC1": ("2.1.0.post17", "2.6.0.post3", "2.7.1", "2.8.0"),
+    "8.5.0": ("2.6.0.post5", "2.7.1.post2", "2.8.0.post2", "2.9.0"),
     # COMPATIBILITY.md of torch_npu (gitcode.com/Ascend/pytorch)
-    "2.7.1.post4": "9.0.0",
-    "2.7.1.post8": "9.1.0",
-    "2.8.0.post4": "9.0.0",
-    "2.9.0.post2": "9.0.0",
-    "2.9.0.post6": "9.1.0",
-    "2.10.0": "9.0.0",
-    "2.10.0.post4": "9.1.0",
-    "2.11.0": "9.1.0",
-    "2.12.0": "9.1.0",
+    "9.0.0": ("2.7.1.post4", "2.8.0.post4", "2.9.0.post2", "2.10.0"),
+    "9.1.0": ("2.7.1.post8", "2.9.0.post6", "2.10.0.post4", "2.11.0", "2.12.0"),
 }
 
 # mx_driving's version -> (first torch, first torch that is too new); "Requires-Dist: torch" in the wheels' METADATA
 TORCH_OF_MX_DRIVING = {"26.2.0.post1": ((2, 1), (2, 6)), "26.2.0.post2": ((2, 6), (2, 9))}
+
+
+def cann_for(torch_npu: str) -> str | None:
+    """The release of CANN for a version of torch_npu; None when the table has none."""
+    return next((release for release, fitting in TORCH_NPU_OF_CANN.items() if torch_npu in fitting), None)
 
 
 def mx_driving_for(torch: str) -> str | None:
@@ -108,8 +68,5 @@ def normal_release(text: str) -> str:
 
 def release_order(release: str) -> tuple[int, ...]:
     """A key that orders releases of CANN: 8.1.RC1 < 8.2.RC1 < 8.3.0; a release candidate comes before its release."""
-    parts = []
-    for part in release.upper().split("."):
-        digits = re.sub(r"\D", "", part)
-        parts.append((int(digits) if digits else 0) - (1000 if part.startswith("RC") else 0))
-    return tuple(parts)
+    parts = re.findall(r"(RC)?(\d+)", release.upper())
+    return tuple(int(digits) - (1000 if candidate else 0) for candidate, digits in parts)

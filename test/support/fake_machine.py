@@ -35,12 +35,17 @@ def npu_smi(health: Mapping[int, str], processes: str = "") -> str:
 
 
 NPU_SMI_EIGHT = npu_smi({number: "OK" for number in range(8)})
-NPU_SMI_ALARM = npu_smi(
-    {0: "OK", 1: "Alarm"},
-    "| 0       0                 | 41873         | python3                  | 28671                   |\n",
-)
-LSCPU = "Architecture:    aarch64\nCPU(s):          192\nModel name:      Kunpeng-920\nNUMA node(s):    8\n"
+PROCESS = "| 0       0                 | 41873         | python3                  | 28671                   |\n"
 GIB = 1 << 30
+SMI = ("npu-smi", "info")
+ASCEND = "/usr/local/Ascend"
+CANN_INFO = f"{ASCEND}/cann/aarch64-linux/ascend_toolkit_install.info"
+TCMALLOC = "/usr/lib/aarch64-linux-gnu/libtcmalloc.so.4"
+
+
+def link_command(number: int) -> tuple[str, ...]:
+    """What asks for the state of a card's link."""
+    return "hccn_tool", "-i", str(number), "-link", "-g"
 
 
 class FakeMachine(Machine):
@@ -48,7 +53,9 @@ class FakeMachine(Machine):
 
     def __init__(self, root: Path, environ: Mapping[str, str] | None = None, npus: int = 8) -> None:
         super().__init__(root, dict(environ or {}))
-        self.commands: dict[tuple[str, ...], Output] = {("lscpu",): Output(0, LSCPU)}
+        self.architecture, self.python, self.cores, self.usable_cores = "aarch64", (3, 11), 192, 192
+        self.python_build = "'--with-lto' '--enable-optimizations'"
+        self.commands: dict[tuple[str, ...], Output] = {}
         self.packages = {
             **{"torch": "2.8.0", "numpy": "1.26.4", "scipy": "1.13.1", "shapely": "2.0.7", "pillow": "11.3.0"},
             **{"opencv-python-headless": "4.11.0.86", "rich": "14.1.0"},
@@ -57,9 +64,6 @@ class FakeMachine(Machine):
         self.import_problems: dict[str, str] = {}
         self.locked: set[str] = set()
         self.space = (100 * GIB, 90 * GIB)
-        self.fake_cores = (192, 192)
-        self.build = "'--with-lto' '--enable-optimizations'"
-        self.version = (3, 11)
         self.write("/dev/shm/.keep", "")
         if npus:
             self._add_npus(npus)
@@ -67,31 +71,25 @@ class FakeMachine(Machine):
     def _add_npus(self, count: int) -> None:
         for name in ("davinci_manager", "devmm_svm", "hisi_hdc", *(f"davinci{number}" for number in range(count))):
             self.write(f"/dev/{name}", "")
-        ascend, toolkit = "/usr/local/Ascend", "/usr/local/Ascend/cann"
-        self.write(
-            "/etc/ascend_install.info", f"Driver_Install_Path_Param={ascend}\nFirmware_Install_Path_Param={ascend}\n"
-        )
-        self.write(f"{ascend}/driver/version.info", "Version=25.2.0\nascendhal_version=7.35.23\n")
-        self.write(f"{ascend}/firmware/version.info", "Version=7.7.0.6.236\n")
-        self.write(
-            f"{toolkit}/aarch64-linux/ascend_toolkit_install.info", "package_name=Ascend-cann-toolkit\nversion=8.5.0\n"
-        )
-        self.write(f"{toolkit}/opp/version.info", "Version=8.5.0\n")
-        self.write("/usr/lib/aarch64-linux-gnu/libtcmalloc.so.4", "")
-        self.write(
-            "/etc/hccn.conf", "".join(f"address_{number}=192.168.100.{number + 101}\n" for number in range(count))
-        )
+        self.write("/etc/ascend_install.info", f"Driver_Install_Path_Param={ASCEND}\n")
+        self.write(f"{ASCEND}/driver/version.info", "Version=25.2.0\nascendhal_version=7.35.23\n")
+        self.write(f"{ASCEND}/firmware/version.info", "Version=7.7.0.6.236\n")
+        self.write(CANN_INFO, "package_name=Ascend-cann-toolkit\nversion=8.5.0\n")
+        (self.path(f"{ASCEND}/cann/opp")).mkdir()
+        self.write(TCMALLOC, "")
+        addresses = (f"address_{number}=192.168.100.{number + 101}\n" for number in range(count))
+        self.write("/etc/hccn.conf", "".join(addresses))
         self.environ = {
-            "ASCEND_HOME_PATH": toolkit,
-            "LD_PRELOAD": "/usr/lib/aarch64-linux-gnu/libtcmalloc.so.4",
+            **{"ASCEND_HOME_PATH": f"{ASCEND}/cann", "LD_PRELOAD": TCMALLOC},
             **{"HCCL_IF_IP": "10.0.0.5", "HCCL_CONNECT_TIMEOUT": "1200", "TASK_QUEUE_ENABLE": "2"},
             **self.environ,
         }
-        self.packages.update({"torch_npu": "2.8.0.post2", "mx-driving": "26.2.0.post2"})
-        self.commands[("npu-smi", "info")] = Output(0, npu_smi({number: "OK" for number in range(count)}))
-        self.commands[("hostname", "-I")] = Output(0, "10.0.0.5 172.17.0.1 \n")
-        for number in range(count):
-            self.commands[("hccn_tool", "-i", str(number), "-link", "-g")] = Output(0, "link status: UP\n")
+        self.packages |= {"torch_npu": "2.8.0.post2", "mx-driving": "26.2.0.post2"}
+        self.commands = {
+            SMI: Output(0, npu_smi({number: "OK" for number in range(count)})),
+            ("hostname", "-I"): Output(0, "10.0.0.5 172.17.0.1 \n"),
+            **{link_command(number): Output(0, "link status: UP\n") for number in range(count)},
+        }
 
     def write(self, name: str, text: str) -> None:
         """Put a file into this machine."""
@@ -113,19 +111,3 @@ class FakeMachine(Machine):
 
     def free_space(self, path: Path) -> tuple[int, int] | None:
         return self.space
-
-    @property
-    def python(self) -> tuple[int, int]:
-        return self.version
-
-    @property
-    def python_build(self) -> str:
-        return self.build
-
-    @property
-    def architecture(self) -> str:
-        return "aarch64"
-
-    @property
-    def cores(self) -> tuple[int, int]:
-        return self.fake_cores

@@ -13,7 +13,8 @@ import pytest
 from support.fake_machine import FakeMachine
 
 from pivotnet.annotation.convert import Options as AnnotationOptions
-from pivotnet.annotation.folder import OPTIONS_FILE, annotation_folder, split_path
+from pivotnet.annotation.expansion import expansion_path
+from pivotnet.annotation.folder import OPTIONS_FILE, annotation_folder, sample_path, split_path
 from pivotnet.annotation.runner import annotate
 from pivotnet.config import BACKBONES, BackboneInfo
 from pivotnet.doctor import trees
@@ -62,47 +63,45 @@ def test_no_data_is_a_note_and_a_wrong_folder_an_error(tmp_path):
     assert finding.status == ERROR and "no folder samples" in finding.text
 
 
-def break_data(root: Path, what: str) -> None:
-    folder = annotation_folder(root)
-    if what == "table":
-        (root / "v1.0-trainval" / "ego_pose.json").unlink()
-    elif what == "expansion":
-        (root / "maps" / "expansion" / "singapore-queenstown.json").unlink()
-    elif what == "image":
-        next((root / "samples" / "CAM_BACK").glob("*.jpg")).unlink()
-    elif what == "sample":
-        (folder / f"{split_path(root, 'val').read_text().split()[0]}.npz").unlink()
-    elif what == "map":
-        name = next(iter(json.loads((folder / OPTIONS_FILE).read_text())["maps"]))
-        with open(root / "maps" / "expansion" / f"{name}.json", "a") as stream:
-            stream.write(" ")
-    elif what == "options":
-        path = folder / OPTIONS_FILE
-        path.write_text(path.read_text().replace('"resolution": 0.15', '"resolution": 0.3'))
-    elif what == "no options":
-        (folder / OPTIONS_FILE).write_text("{")
-    elif what == "interrupted":
-        split_path(root, "train").unlink()
-    elif what == "no val":
-        split_path(root, "val").write_text("")
+def cut_table(root):
+    (root / "v1.0-trainval" / "ego_pose.json").unlink()
+
+
+def cut_expansion(root):
+    (root / "maps" / "expansion" / "singapore-queenstown.json").unlink()
+
+
+def cut_sample(root):
+    sample_path(annotation_folder(root), split_path(root, "val").read_text().split()[0]).unlink()
+
+
+def change_map(root):
+    name = next(iter(json.loads((annotation_folder(root) / OPTIONS_FILE).read_text())["maps"]))
+    with open(expansion_path(root, name), "a") as stream:
+        stream.write(" ")
+
+
+def change_options(root):
+    path = annotation_folder(root) / OPTIONS_FILE
+    path.write_text(path.read_text().replace('"resolution": 0.15', '"resolution": 0.3'))
 
 
 @pytest.mark.parametrize(
-    ("what", "status", "text"),
+    ("break_it", "status", "text"),
     [
-        ("table", WARNING, "lacks ego_pose.json"),
-        ("expansion", WARNING, "map expansion lacks singapore-queenstown.json"),
-        ("image", ERROR, "2 samples, but CAM_BACK 1"),
-        ("sample", ERROR, "1 of 2 annotated samples are missing"),
-        ("map", WARNING, "made from another map"),
-        ("options", WARNING, "made with resolution 0.3, this program uses 0.15"),
-        ("no options", WARNING, "missing or damaged"),
-        ("interrupted", ERROR, "no lists of the splits"),
-        ("no val", WARNING, "no annotated sample in the val split"),
+        (cut_table, WARNING, "lacks ego_pose.json"),
+        (cut_expansion, WARNING, "map expansion lacks singapore-queenstown.json"),
+        (lambda root: next(root.glob("samples/CAM_BACK/*.jpg")).unlink(), ERROR, "2 samples, but CAM_BACK 1"),
+        (cut_sample, ERROR, "1 of 2 annotated samples are missing"),
+        (change_map, WARNING, "made from another map"),
+        (change_options, WARNING, "made with resolution 0.3, this program uses 0.15"),
+        (lambda root: (annotation_folder(root) / OPTIONS_FILE).write_text("{"), WARNING, "missing or damaged"),
+        (lambda root: split_path(root, "train").unlink(), ERROR, "no lists of the splits"),
+        (lambda root: split_path(root, "val").write_text(""), WARNING, "no annotated sample in the val split"),
     ],
 )
-def test_one_broken_part_is_one_finding_with_a_remedy(root, what, status, text):
-    break_data(root, what)
+def test_one_broken_part_is_one_finding_with_a_remedy(root, break_it, status, text):
+    break_it(root)
     findings = bad(trees.check_data(root, root))
     assert [finding.status for finding in findings] == [status], findings
     assert text in findings[0].text and findings[0].remedy
@@ -110,8 +109,8 @@ def test_one_broken_part_is_one_finding_with_a_remedy(root, what, status, text):
 
 def test_unannotated_data_needs_tables_and_expansion(root):
     shutil.rmtree(annotation_folder(root))
-    break_data(root, "table")
-    break_data(root, "expansion")
+    cut_table(root)
+    cut_expansion(root)
     findings = bad(trees.check_data(root, root))
     assert [finding.status for finding in findings] == [ERROR, ERROR, WARNING]
     assert "not annotated yet" in findings[-1].text
@@ -156,7 +155,7 @@ def upstream(tmp_path, monkeypatch) -> tuple[Path, Path]:
     return folder, patch
 
 
-def test_the_checkout_is_patched_unpatched_or_changed(upstream):
+def test_the_checkout_is_patched_unpatched_changed_or_of_another_commit(upstream, monkeypatch):
     folder, patch = upstream
     for content, status, text in (
         ("echo npu\n", OK, "has the patch"),
@@ -167,11 +166,8 @@ def test_the_checkout_is_patched_unpatched_or_changed(upstream):
         (finding,) = trees.check_checkout(Machine(), folder, patch, named=False)
         assert finding.status == status and text in finding.text
         assert bool(finding.remedy) == (status != OK)
-
-
-def test_another_commit_of_the_checkout_is_an_error(upstream, monkeypatch):
     monkeypatch.setattr(trees, "PINNED", "0" * 40)
-    (finding,) = trees.check_checkout(Machine(), *upstream, named=True)
+    (finding,) = trees.check_checkout(Machine(), folder, patch, named=True)
     assert finding.status == ERROR and "the patch is for 000000000000" in finding.text
 
 

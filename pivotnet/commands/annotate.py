@@ -1,4 +1,4 @@
-"""The command ``pivotnet annotate``."""
+"""``pivotnet annotate``: turn nuScenes tables and maps into annotated sample files."""
 
 from __future__ import annotations
 
@@ -6,13 +6,7 @@ import argparse
 
 from pivotnet.annotation.convert import Options
 from pivotnet.annotation.runner import annotate_on_terminal
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
+from pivotnet.commands import positive
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--bezier", action="store_true", help="fit bezier curves too (BeMapNet's targets)")
     distinct = "number instances by class in samples with more than 127, whose lines merge in the masks otherwise"
     add("--distinct-ids", action="store_true", help=distinct)
-    add("--workers", type=_positive, metavar="N", help="processes (default: one a core)")
+    add("--workers", type=positive, metavar="N", help="processes (default: one a core)")
     add("--overwrite", action="store_true", help="annotate everything again, keep nothing")
 
 

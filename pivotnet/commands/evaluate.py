@@ -12,9 +12,8 @@ from pivotnet.device import select_device
 from pivotnet.distributed import agreed, process_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import ApResult
-from pivotnet.evaluation.ap_table import format_table, table_dict, write_table
-from pivotnet.evaluation.inference import results_folder
-from pivotnet.evaluation.results import read_run
+from pivotnet.evaluation.ap_table import format_table, write_table
+from pivotnet.evaluation.results import results_folder
 from pivotnet.evaluation.score import require_annotations, score_results
 
 
@@ -48,10 +47,9 @@ def run(args: argparse.Namespace) -> int:
     name = "tokens" if args.tokens else args.split
     output = Path(args.output or folder / f"ap_{name}.json")
     print(format_table(result.ap))
-    write_table(output, result, split=name, **read_run(folder))
-    average = table_dict(result)["average"]["percent"]
-    hard, easy = average["mAP_hard"], average["mAP_easy"]
-    print(f"mAP_hard {hard}, mAP_easy {easy} (percent) over {result.samples} samples -> {output}")
+    percent = write_table(output, result, name, folder)["average"]["percent"]
+    means = f"mAP_hard {percent['mAP_hard']}, mAP_easy {percent['mAP_easy']} (percent)"
+    print(f"{means} over {result.samples} samples -> {output}")
     return 0
 
 

@@ -7,11 +7,11 @@ import os
 
 import torch
 
+from pivotnet.commands import positive
 from pivotnet.config import PRESETS
 from pivotnet.data.tokens import DEFAULT_DATA_ROOT, SPLITS
 from pivotnet.device import set_reduced_precision
 from pivotnet.distributed import Ranks
-from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.inference import Predictor
 from pivotnet.model.pivotnet import load_model
 
@@ -40,7 +40,7 @@ def add_network_arguments(parser: argparse.ArgumentParser, required: bool = Fals
     add("--ckpt", metavar="CKPT", required=required, help="checkpoint, ours or upstream's")
     add("--preset", choices=list(PRESETS), help="of a checkpoint of upstream; ours know theirs")
     add("--device", help="npu, cuda or cpu, also npu:1 (default: the first that works)")
-    add("--batch-size", type=int, default=1, metavar="N", help="samples at once (default: 1)")
+    add("--batch-size", type=positive, default=1, metavar="N", help="samples at once (default: 1)")
     add("--workers", type=int, metavar="N", help="processes that load and score (default: by cores)")
 
 
@@ -48,10 +48,8 @@ def load_predictor(args: argparse.Namespace, ranks: Ranks, device: torch.device)
     """The network of the options on ``device``, and the data that it reads.
 
     Raises:
-        PivotNetError: the checkpoint cannot be used, or the batch is empty.
+        PivotNetError: the checkpoint cannot be used.
     """
-    if args.batch_size < 1:
-        raise PivotNetError(f"--batch-size is {args.batch_size}: give 1 or more")
     set_reduced_precision(False)
     model, config = load_model(args.ckpt, device, args.preset)
     return Predictor(model, config, device, args.data_root, args.batch_size, args.workers, ranks)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pivotnet.annotation.format import FOLDER, load_annotation
+from pivotnet.commands import positive
 from pivotnet.commands.options import add_network_arguments, add_sample_arguments, load_predictor
 from pivotnet.config import MapConfig
 from pivotnet.console import progress
@@ -14,8 +15,9 @@ from pivotnet.data.tokens import chosen_tokens
 from pivotnet.device import select_device
 from pivotnet.distributed import ranks_from_environment
 from pivotnet.errors import PivotNetError
+from pivotnet.evaluation.results import MapInstances, load_result, require_files, result_path
 from pivotnet.evaluation.score import require_annotations
-from pivotnet.evaluation.vector_map import MapLine, predicted_lines, stored_lines
+from pivotnet.evaluation.vector_map import predicted_lines
 from pivotnet.files import make_folder
 
 
@@ -28,9 +30,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_network_arguments(parser)
     add_sample_arguments(parser)
     add = parser.add_argument
-    add("--results", metavar="DIR", help="folder of pivotnet evaluate (result files) or pivotnet predict (JSON)")
+    add("--results", metavar="DIR", help="folder of result files, made by pivotnet evaluate")
     add("--output", default="renders", metavar="OUT", help="folder (default: %(default)s)")
-    add("--limit", type=int, default=20, metavar="N", help="at most N samples, evenly over the split (default: 20)")
+    add(
+        "--limit", type=positive, default=20, metavar="N", help="at most N samples, evenly over the split (default: 20)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,26 +43,30 @@ def run(args: argparse.Namespace) -> int:
 
     if args.ckpt and args.results:
         raise PivotNetError("--ckpt and --results both name a prediction to draw: give one of them")
-    if args.limit < 1:
-        raise PivotNetError(f"--limit is {args.limit}: give 1 or more")
     tokens = chosen_tokens(args.data_root, args.split, args.tokens)
     if args.tokens is None:
         tokens = tokens[:: -(-len(tokens) // args.limit)]
     require_annotations(args.data_root, tokens)
+    if args.results:
+        remedy = "make them with pivotnet evaluate, or leave --results out to draw the ground truth"
+        require_files(args.results, tokens, "result file", remedy)
     folder = make_folder(args.output, "--output")
     map_config = MapConfig()
-    samples: Iterable[tuple[str, list[MapLine] | None]]
+    samples: Iterable[tuple[str, MapInstances | None]]
     if args.ckpt:
         ranks = ranks_from_environment()
         predictor = load_predictor(args, ranks, select_device(args.device, ranks.local_rank))
         map_config = predictor.config.map
-        samples = ((token, predicted_lines(found, map_config)) for token, found in predictor.predict(tokens))
+        samples = predictor.predict(tokens)
     else:
         shown = progress(tokens, "render", len(tokens))
-        samples = ((token, stored_lines(args.results, token, map_config) if args.results else None) for token in shown)
+        samples = (
+            (token, load_result(result_path(args.results, token))[1] if args.results else None) for token in shown
+        )
     drawn = 0
-    for token, predicted in samples:
+    for token, instances in samples:
         annotation = load_annotation(Path(args.data_root) / FOLDER / f"{token}.npz")
+        predicted = None if instances is None else predicted_lines(instances, map_config)
         render_sample(folder / f"{token}.png", token, annotation, args.data_root, map_config, predicted)
         drawn += 1
     print(f"{drawn} pictures -> {folder}")

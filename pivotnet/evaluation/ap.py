@@ -17,11 +17,8 @@ from pivotnet.evaluation.chamfer import chamfer_matrix, pixel_sets
 
 THRESHOLDS = (0.2, 0.5, 1.0, 1.5)  # metres
 _THRESHOLDS = np.array(THRESHOLDS, np.float32)
-# torch.linspace(0.1, 1, 10) in float32: counted up from the start, then down from the end
-_STEP = np.float32((np.float32(1) - np.float32(0.1)) / np.float32(9))
-_UP = np.float32(0.1) + _STEP * np.arange(5, dtype=np.float32)
-_DOWN = np.float32(1) - _STEP * np.arange(4, -1, -1, dtype=np.float32)
-RECALLS = np.concatenate([_UP, _DOWN])
+# torch.linspace(0.1, 1, 10), with its errors of rounding
+RECALLS = np.array([0.1, 0.19999999, 0.29999998, 0.39999998, 0.49999997, 0.6, 0.70000005, 0.8, 0.9, 1], np.float32)
 
 
 def greedy_match(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -88,9 +85,6 @@ def sample_ap(result_mask: np.ndarray, scores: np.ndarray, true_mask: np.ndarray
         scores: [n] confidence; id k belongs to ``scores[k - 1]``.
         true_mask: [C, rows, columns] ids of true lines.
         resolution: metres a pixel.
-
-    Raises:
-        IndexError: an id in ``result_mask`` has no score.
     """
     predicted, true = pixel_sets(result_mask, resolution), pixel_sets(true_mask, resolution)
     num_predicted, num_true = (np.bincount(sets.labels, minlength=len(true_mask)) for sets in (predicted, true))  # [C]
@@ -100,7 +94,7 @@ def sample_ap(result_mask: np.ndarray, scores: np.ndarray, true_mask: np.ndarray
     found, confidence = np.full((2, *shape), np.inf, np.float32)
     rank = np.zeros(shape, np.int64)
     confidence[index] = scores[predicted.ids - 1]
-    # Lines of two classes are infinitely far apart, so all classes are matched at once.
+    # The distance between lines of two classes is infinite, so all classes are matched at once.
     matched, _, distances = greedy_match(chamfer_matrix(predicted, true, max(THRESHOLDS)), max(THRESHOLDS))
     found[index[0][matched], index[1][matched]] = distances
     rank[index[0][matched], index[1][matched]] = np.arange(len(matched))

@@ -10,6 +10,7 @@ import numpy as np
 
 from pivotnet.config import CLASSES
 from pivotnet.evaluation.ap import THRESHOLDS, ApResult
+from pivotnet.evaluation.results import read_run
 from pivotnet.files import PathLike, write_json
 
 HEADER = ("Class", "AP@.2", "AP@.5", "AP@1.", "AP@1.5", "mAP@HARD", "mAP@EASY")
@@ -80,10 +81,15 @@ def _entry(row: np.ndarray, convert: Callable[[np.float32], float]) -> dict[str,
     return {"AP": dict(zip(map(str, THRESHOLDS), by_threshold)), "mAP_hard": hard, "mAP_easy": easy}
 
 
-def write_table(path: PathLike, result: ApResult, **more: Any) -> None:
-    """Writes ``table_dict`` and ``more`` as JSON.
+def write_table(path: PathLike, result: ApResult, split: str, folder: PathLike) -> dict[str, Any]:
+    """Writes ``table_dict`` as JSON, with the name of the split and what ``folder`` of results says of its run.
+
+    Returns:
+        ``table_dict(result)``.
 
     Raises:
         PivotNetError: the file cannot be written.
     """
-    write_json(path, {**more, **table_dict(result)})
+    table = table_dict(result)
+    write_json(path, {"split": split, **read_run(folder), **table})
+    return table

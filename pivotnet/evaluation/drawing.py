@@ -45,15 +45,7 @@ def render_sample(
 ) -> None:
     """Write the PNG of one sample: cameras on the left, on the right the map from above, truth beside prediction.
 
-    In the images the truth is dashed and the prediction solid.
-
-    Args:
-        path: the PNG.
-        token: goes into the title.
-        annotation: cameras and truth.
-        data_root: nuScenes tree with the images.
-        map_config: what the map covers.
-        predicted: predicted lines; None draws the truth alone.
+    In the images the truth is dashed and the prediction solid; without prediction the truth is drawn alone.
 
     Raises:
         PivotNetError: an image is missing or broken, or the PNG cannot be written.
@@ -64,8 +56,7 @@ def render_sample(
     height = HEAD + 2 * (IMAGE_SIZE[1] + HEAD) + FOOT
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
 
-    def add_axes(left: float, top: float, size: tuple[int, int]) -> Axes:
-        """Axes by the pixels of their upper left corner and their size."""
+    def add_axes(left: float, top: float, size: tuple[int, int]) -> Axes:  # pixels
         bottom = height - top - size[1]
         return figure.add_axes((left / width, bottom / height, size[0] / width, size[1] / height))
 
@@ -95,7 +86,6 @@ def _draw_camera(
     solid: Sequence[MapLine],
     dashed: Sequence[MapLine],
 ) -> None:
-    """One image and the lines on its ground."""
     height, width = image.shape[:2]
     small = cv2.resize(image, IMAGE_SIZE, interpolation=cv2.INTER_AREA)
     axes.imshow(small, extent=(0, width, height, 0), interpolation="none")
@@ -113,7 +103,7 @@ def _draw_camera(
 def project_ground_line(
     points: np.ndarray, rotation: np.ndarray, translation: np.ndarray, intrinsic: np.ndarray
 ) -> list[np.ndarray]:
-    """A ground line as the camera sees it: pieces in front of the near plane, in pixels.
+    """The parts of a ground line that lie in front of the camera's near plane, in pixels.
 
     The pinhole maps straight segments to straight segments, so cutting each at the near plane is exact.
 
@@ -180,5 +170,4 @@ def _draw_legend(figure: Figure, predicted: bool) -> None:
     if predicted:
         handles.append(Line2D([], [], color="#444444", label="prediction", **SOLID))
         handles.append(Line2D([], [], color="#444444", label="ground truth", **DASHED))
-    corner = {"loc": "lower left", "bbox_to_anchor": (0.0, 0.0)}
-    figure.legend(handles=handles, ncol=len(handles), frameon=False, fontsize=12, **corner)
+    figure.legend(handles=handles, ncol=len(handles), frameon=False, fontsize=12, loc="lower left")

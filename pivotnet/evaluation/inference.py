@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,18 +14,10 @@ from pivotnet.console import progress
 from pivotnet.data.dataset import build_loader
 from pivotnet.data.sampler import EvaluationSampler
 from pivotnet.distributed import Ranks, agreed, gather_objects
+from pivotnet.evaluation import results
 from pivotnet.evaluation.ap import ApResult
-from pivotnet.evaluation.ap_table import format_table, table_dict, write_table
+from pivotnet.evaluation.ap_table import format_table, write_table
 from pivotnet.evaluation.postprocess import draw_mask, postprocess
-from pivotnet.evaluation.results import (
-    MapInstances,
-    describe_run,
-    has_result,
-    open_folder,
-    read_run,
-    result_path,
-    save_result,
-)
 from pivotnet.evaluation.score import score_results
 from pivotnet.files import PathLike
 
@@ -44,7 +35,7 @@ class Predictor:
     ranks: Ranks = Ranks()  # every rank predicts its share of the samples
     quiet: bool = False  # no progress bars
 
-    def predict(self, tokens: Sequence[str]) -> Iterator[tuple[str, MapInstances]]:
+    def predict(self, tokens: Sequence[str]) -> Iterator[tuple[str, results.MapInstances]]:
         """Token and polylines of this rank's share of ``tokens``; the model is left in the mode in which it was.
 
         Raises:
@@ -67,11 +58,9 @@ class Predictor:
             for batch in progress(loader, "predict", len(loader), self.quiet or not ranks.main):
                 # no_grad around the call, not around the yield: the caller's code runs in between
                 with torch.no_grad():
-                    inputs = batch.to(self.device, non_blocking=True)
-                    predictions = self.model(
-                        inputs.images, inputs.reference_points, inputs.reference_valid, final_only=True
-                    )
-                    instances = postprocess(predictions, self.config.map)
+                    moved = batch.to(self.device, non_blocking=True)
+                    inputs = moved.images, moved.reference_points, moved.reference_valid
+                    instances = postprocess(self.model(*inputs, final_only=True), self.config.map)
                 yield from zip(batch.tokens, instances)
         finally:
             self.model.train(training)
@@ -97,15 +86,16 @@ class Predictor:
         left: list[str] = []
         with agreed(self.ranks):
             if self.ranks.main:  # one rank looks, before any of them writes
-                open_folder(folder, describe_run(checkpoint, self.config.name))
-                left = [token for token in tokens if not has_result(folder, token)]
-                done = len(tokens) - len(left)
-                if done:
+                results.open_folder(folder, checkpoint, self.config.name)
+                left = [token for token in tokens if not results.has_result(folder, token)]
+                if len(left) < len(tokens):
+                    done = len(tokens) - len(left)
                     say(f"{done} of {len(tokens)} samples have results in {folder}; predicting the rest")
         left = gather_objects(left, self.ranks)[0]
         with agreed(self.ranks):
             for token, instances in self.predict(left):
-                save_result(result_path(folder, token), draw_mask(instances, self.config.map), instances)
+                mask = draw_mask(instances, self.config.map)
+                results.save_result(results.result_path(folder, token), mask, instances)
         if not self.ranks.main:
             return None
         return score_results(folder, self.data_root, tokens, self.config.map.resolution, self.workers, self.quiet)
@@ -120,16 +110,10 @@ def evaluate_splits(
         {name: ``table_dict``} in the main rank, where ``say`` prints the tables, {} in the others.
     """
     tables = {}
-    folder = results_folder(checkpoint)
+    folder = results.results_folder(checkpoint)
     for name, tokens in splits.items():
         result = predictor.evaluate(checkpoint, tokens, folder, say)
         if result is not None:
-            tables[name] = table_dict(result)
-            write_table(folder / f"ap_{name}.json", result, split=name, **read_run(folder))
+            tables[name] = write_table(folder / f"ap_{name}.json", result, name, folder)
             say(f"{name} split, {len(tokens)} samples:\n{format_table(result.ap)}")
     return tables
-
-
-def results_folder(checkpoint: PathLike) -> Path:
-    """Where the result files of a checkpoint go by default: results_<its name> beside it."""
-    return Path(checkpoint).parent / f"results_{Path(checkpoint).stem}"

@@ -39,18 +39,18 @@ class MapInstances:
         return len(self.points)
 
 
+def results_folder(checkpoint: PathLike) -> Path:
+    """Where the result files of a checkpoint go by default: results_<its name> beside it."""
+    return Path(checkpoint).parent / f"results_{Path(checkpoint).stem}"
+
+
 def result_path(folder: PathLike, token: str) -> Path:
     """Where the result of a sample lies."""
     return Path(folder) / f"{token}.npz"
 
 
 def save_result(path: PathLike, mask: np.ndarray, instances: MapInstances) -> None:
-    """Write a result file; it appears whole or not at all.
-
-    Args:
-        path: the file.
-        mask: uint8 or uint16 [C, rows, columns], ``postprocess.draw_mask`` of ``instances``.
-        instances: the polylines.
+    """Write a result file; ``mask`` is ``postprocess.draw_mask`` of ``instances``.
 
     Raises:
         PivotNetError: the folder is missing, not writable, or its disk is full.
@@ -95,8 +95,7 @@ def _from_arrays(data: Mapping[str, np.ndarray]) -> MapInstances:
     points, offsets = data["dt_res.points"], data["dt_res.offsets"]
     if offsets[0] != 0 or offsets[-1] != len(points) or (np.diff(offsets) < 0).any():
         raise ValueError("the offsets do not cover the points")
-    lines = [points[a:b] for a, b in zip(offsets[:-1], offsets[1:])]
-    return MapInstances(lines, data["dt_res.scores"], data["dt_res.labels"])
+    return MapInstances(np.split(points, offsets[:-1])[1:], data["dt_res.scores"], data["dt_res.labels"])
 
 
 def _from_upstream(content: Mapping[str, Any]) -> MapInstances:
@@ -113,14 +112,10 @@ def has_result(folder: PathLike, token: str) -> bool:
 
 
 def require_files(folder: PathLike, tokens: Sequence[str], what: str, remedy: str) -> None:
-    """Check that every sample has its FOLDER/<token>.npz.
-
-    Raises:
-        PivotNetError: some are missing; the message counts them, names the first and ends with ``remedy``.
-    """
+    """Raise PivotNetError, which ends with ``remedy``, unless every sample has its FOLDER/<token>.npz."""
     exists = os.path.isdir(folder)
-    there = set(os.listdir(folder)) if exists else set()
-    missing = [token for token in tokens if f"{token}.npz" not in there]
+    present = set(os.listdir(folder)) if exists else set()
+    missing = [token for token in tokens if f"{token}.npz" not in present]
     if missing:
         place = folder if exists else f"{folder}, which does not exist"
         raise PivotNetError(
@@ -128,51 +123,26 @@ def require_files(folder: PathLike, tokens: Sequence[str], what: str, remedy: st
         )
 
 
-def describe_run(checkpoint: PathLike, preset: str) -> dict[str, Any]:
-    """What run.json says about results of ``checkpoint``; its fingerprint is the SHA-256 of the file, so that results
-    are kept for the same weights under any name.
+def open_folder(folder: PathLike, checkpoint: PathLike, preset: str) -> None:
+    """Make a folder of results, or reuse one: results are kept for the same weights, under any file name.
 
     Raises:
-        PivotNetError: the file cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with open(checkpoint, "rb") as stream:
-            for block in iter(lambda: stream.read(1 << 20), b""):
-                digest.update(block)
-    except OSError as error:
-        raise PivotNetError(
-            f"cannot read the checkpoint {checkpoint}: {error.strerror or error}; check the path, or train one first"
-        ) from error
-    return {"checkpoint": str(checkpoint), "fingerprint": digest.hexdigest(), "preset": preset}
-
-
-def open_folder(folder: PathLike, run: Mapping[str, Any]) -> None:
-    """Make a folder of results, or reuse one of the same run (see ``describe_run``).
-
-    Raises:
-        PivotNetError: the folder has results of another run, or cannot be made.
+        PivotNetError: the folder has results of another checkpoint, or cannot be made.
     """
     target = make_folder(folder, "folder for results")
+    fingerprint = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
     known = read_run(target)
-    if known.get("fingerprint") == run["fingerprint"]:
+    if known.get("fingerprint") == fingerprint:
         return
     if known or any(target.glob("*.npz")):
         raise PivotNetError(
-            f"{target} holds results of {known.get('checkpoint', 'an unknown run')}, not of {run['checkpoint']}: "
+            f"{target} holds results of {known.get('checkpoint', 'an unknown run')}, not of {checkpoint}: "
             "choose another --results folder or delete this one"
         )
-    write_json(target / RUN_FILE, run)
+    write_json(target / RUN_FILE, {"checkpoint": str(checkpoint), "fingerprint": fingerprint, "preset": preset})
 
 
 def read_run(folder: PathLike) -> dict[str, Any]:
-    """Which run made the results of a folder: checkpoint, fingerprint, preset; empty if nothing says it.
-
-    Raises:
-        PivotNetError: the file that says it is damaged.
-    """
-    path, remedy = Path(folder) / RUN_FILE, "delete the folder and predict again"
-    content = read_json(path, remedy) if path.is_file() else {}
-    if not isinstance(content, dict):
-        raise PivotNetError(f"{path} is damaged (it holds no object); {remedy}")
-    return content
+    """Which run made the results of a folder: checkpoint, fingerprint, preset; empty if nothing says it."""
+    path = Path(folder) / RUN_FILE
+    return read_json(path, "delete the folder and predict again") if path.is_file() else {}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,21 +10,20 @@ import numpy as np
 
 from pivotnet.annotation.format import FOLDER
 from pivotnet.annotation.npz import read_npz
+from pivotnet.config import CLASSES
 from pivotnet.console import progress
 from pivotnet.errors import PivotNetError
-from pivotnet.evaluation.ap import ApResult, accumulate, sample_ap
+from pivotnet.evaluation.ap import THRESHOLDS, ApResult, accumulate, sample_ap
 from pivotnet.evaluation.results import load_result, require_files, result_path
 from pivotnet.files import PathLike
+from pivotnet.pool import available_cores, run_in_pool
 
 SAMPLES_PER_WORKER = 200  # a process costs about as much time to start as these samples take
+CHUNK = 8  # samples that a process scores before it reports
 
 
 def require_annotations(data_root: PathLike, tokens: Sequence[str]) -> None:
-    """Check that every sample has an annotated file.
-
-    Raises:
-        PivotNetError: some are missing; the message names the first.
-    """
+    """Raise PivotNetError unless every sample has an annotated file."""
     require_files(Path(data_root) / FOLDER, tokens, "annotation", f"run pivotnet annotate -d {data_root}")
 
 
@@ -61,7 +59,7 @@ def score_files(
     """AP of result files, each with its annotated file.
 
     Args:
-        pairs: at least one, in the order in which AP is added up.
+        pairs: in the order in which AP is added up.
         resolution: metres a pixel.
         workers: processes; as many as pay off by default.
         quiet: no progress bar.
@@ -71,24 +69,28 @@ def score_files(
     Raises:
         PivotNetError: a file is missing or damaged, or the two are of different sizes.
     """
-    jobs = [(*pair, resolution) for pair in pairs]
     if workers is None:
-        workers = min(os.cpu_count() or 1, len(jobs) // SAMPLES_PER_WORKER)
-    if workers <= 1:
-        return accumulate(np.stack(list(progress(map(_score, jobs), "evaluate", len(jobs), quiet))))
-    with multiprocessing.get_context(start_method).Pool(workers) as pool:
-        scored = pool.imap(_score, jobs, chunksize=8)
-        return accumulate(np.stack(list(progress(scored, "evaluate", len(jobs), quiet))))
+        workers = min(available_cores(), len(pairs) // SAMPLES_PER_WORKER)
+    chunks = [(start, pairs[start : start + CHUNK]) for start in range(0, len(pairs), CHUNK)]
+    job = functools.partial(_score, resolution=resolution)
+    per_sample = np.empty((len(pairs), len(CLASSES), len(THRESHOLDS)), np.float32)
+    scored = run_in_pool(job, chunks, workers, start_method)
+    for start, rows in progress(scored, "evaluate", len(chunks), quiet):
+        per_sample[start : start + CHUNK] = rows
+    return accumulate(per_sample)
 
 
-def _score(job: tuple[Path, Path, float]) -> np.ndarray:
-    """AP of one sample, float32 [C, 4]; NaN for classes without a line."""
-    result_file, annotation_file, resolution = job
-    drawn, instances = load_result(result_file)
-    truth = read_npz(annotation_file, ["instance_mask"])["instance_mask"]
-    if truth.shape != drawn.shape:
-        raise PivotNetError(
-            f"the map in {result_file} is {drawn.shape}, in {annotation_file} {truth.shape}: "
-            "predict and annotate with the same map size"
-        )
-    return sample_ap(drawn, instances.scores, truth, resolution)
+def _score(chunk: tuple[int, Sequence[tuple[Path, Path]]], resolution: float) -> tuple[int, list[np.ndarray]]:
+    """AP of some samples, float32 [C, 4] each, behind the index of the first."""
+    start, pairs = chunk
+    rows = []
+    for result_file, annotation_file in pairs:
+        drawn, instances = load_result(result_file)
+        truth = read_npz(annotation_file, ["instance_mask"])["instance_mask"]
+        if truth.shape != drawn.shape:
+            raise PivotNetError(
+                f"the map in {result_file} is {drawn.shape}, in {annotation_file} {truth.shape}: "
+                "predict and annotate with the same map size"
+            )
+        rows.append(sample_ap(drawn, instances.scores, truth, resolution))
+    return start, rows

@@ -1,4 +1,4 @@
-"""Vector maps: a sample's map elements as polylines in metres, and their JSON files.
+"""Vector maps: a sample's map elements as polylines in metres, and the JSON files of ``pivotnet predict``.
 
 Frame: the ego frame of the sample, turned by yaw only: x forward, y left, origin at the car's pose. One JSON object a
 sample::
@@ -15,21 +15,15 @@ sample::
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pivotnet.annotation.format import Annotation
 from pivotnet.config import CLASSES, MapConfig
-from pivotnet.errors import PivotNetError
-from pivotnet.evaluation.results import MapInstances, load_result, result_path
-from pivotnet.files import PathLike, read_json, write_json
-
-FORMAT = "pivotnet-vector-map"
-VERSION = 1
+from pivotnet.evaluation.results import MapInstances
+from pivotnet.files import PathLike, write_json
 
 
 @dataclass
@@ -73,15 +67,11 @@ def annotated_pivots(annotation: Annotation, map_config: MapConfig) -> list[MapL
 def save_vector_map(
     path: PathLike, token: str, lines: Sequence[MapLine], checkpoint: PathLike, map_config: MapConfig
 ) -> None:
-    """Write the JSON of one sample; points are rounded to millimetres, scores to four digits.
-
-    Raises:
-        PivotNetError: the file cannot be written.
-    """
+    """Write the JSON of one sample; points are rounded to millimetres, scores to four digits."""
     x, y = (size / 2 for size in map_config.ego_size)
     content = {
-        "format": FORMAT,
-        "version": VERSION,
+        "format": "pivotnet-vector-map",
+        "version": 1,
         "token": token,
         "checkpoint": str(checkpoint),
         "range": {"x": [-x, x], "y": [-y, y]},
@@ -95,45 +85,3 @@ def save_vector_map(
         ],
     }
     write_json(path, content, indent=None)
-
-
-def load_vector_map(path: PathLike) -> list[MapLine]:
-    """Read what ``save_vector_map`` wrote.
-
-    Raises:
-        PivotNetError: the file is missing, damaged, or of another kind.
-    """
-    content = read_json(path, "make it with pivotnet predict")
-    try:
-        if content["format"] != FORMAT or content["version"] != VERSION:
-            raise ValueError(f"it is {content['format']} {content['version']}, not {FORMAT} {VERSION}")
-        return [_line(entry) for entry in content["instances"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise PivotNetError(
-            f"{path} is no vector map ({type(error).__name__}: {error}): make it with pivotnet predict"
-        ) from error
-
-
-def _line(entry: Mapping[str, Any]) -> MapLine:
-    points = np.asarray(entry["points"], np.float64)
-    if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
-        raise ValueError(f"points of shape {points.shape}")
-    score = entry["score"]
-    return MapLine(points, CLASSES.index(entry["class"]), None if score is None else float(score))
-
-
-def stored_lines(folder: PathLike, token: str, map_config: MapConfig) -> list[MapLine]:
-    """The prediction of a sample in ``folder``: a result file, or a vector map.
-
-    Raises:
-        PivotNetError: the sample has none, or it is damaged.
-    """
-    result, vectors = result_path(folder, token), Path(folder) / f"{token}.json"
-    if result.is_file():
-        return predicted_lines(load_result(result)[1], map_config)
-    if vectors.is_file():
-        return load_vector_map(vectors)
-    raise PivotNetError(
-        f"there is no prediction of sample {token} in {folder}: make it with pivotnet evaluate or pivotnet predict, "
-        "or leave --results out to draw the ground truth"
-    )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.commands import succeed
 
 import pivotnet
 from pivotnet import cli
@@ -38,7 +38,7 @@ def test_a_missing_package_is_one_line():
     assert done.stderr.strip() == "error: scipy is not installed: pip install -r requirements.txt"
 
 
-@pytest.mark.parametrize("arguments", [["fly"], [], ["train"], ["train", "--preset", "smoke", "--steps", "0"]])
+@pytest.mark.parametrize("arguments", [["fly"], [], ["train"], ["render", "--limit", "0"]])
 def test_bad_usage_leaves_with_two(arguments, capsys):
     with pytest.raises(SystemExit) as left:
         cli.main(arguments)
@@ -46,30 +46,24 @@ def test_bad_usage_leaves_with_two(arguments, capsys):
     assert "usage: pivotnet" in capsys.readouterr().err
 
 
-def test_errors_are_one_line_and_two(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (PivotNetError("the disk is on fire: fetch water"), 2, "error: the disk is on fire: fetch water\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_errors_are_one_line(monkeypatch, capsys, error, status, said):
     def run(args):
-        raise PivotNetError("the disk is on fire: fetch water")
+        raise error
 
     monkeypatch.setattr(importlib.import_module("pivotnet.commands.synth"), "run", run)
-    assert cli.main(["synth", "somewhere"]) == 2
-    assert capsys.readouterr().err == "error: the disk is on fire: fetch water\n"
-
-
-def test_an_interrupt_is_130(monkeypatch, capsys):
-    def run(args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(importlib.import_module("pivotnet.commands.synth"), "run", run)
-    assert cli.main(["synth", "somewhere"]) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    assert cli.main(["synth", "somewhere"]) == status
+    assert capsys.readouterr().err == said
 
 
 def test_python_dash_m_is_the_command():
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-m", "pivotnet", "--version"], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0 and done.stdout.startswith("pivotnet ")
+    assert succeed("--version").startswith("pivotnet ")
 
 
 def test_the_version_is_the_change_log_s():

@@ -1,4 +1,7 @@
-"""Chamfer distance, matching and average precision against numbers worked out by hand or by a plain formula."""
+"""Chamfer distance, matching and average precision against numbers worked out by hand or by a plain formula.
+
+test/golden has upstream's average precision of 24 samples, and its recalls.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import torch
 
-from pivotnet.evaluation.ap import RECALLS, accumulate, average_precision, greedy_match, sample_ap
+from pivotnet.evaluation.ap import accumulate, average_precision, greedy_match, sample_ap
 from pivotnet.evaluation.chamfer import chamfer_matrix, pixel_sets
 
 RESOLUTION = 0.15
@@ -23,10 +25,6 @@ def random_mask(seed: int, lines: int, size: tuple[int, int] = (60, 40)) -> np.n
         inside = walk[((walk >= 0) & (walk < size)).all(1)]
         mask[inside[:, 0], inside[:, 1]] = index + 1
     return mask
-
-
-def test_recalls_are_torchs_linspace() -> None:
-    np.testing.assert_array_equal(RECALLS, torch.linspace(0.1, 1, 10).numpy())
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
@@ -44,7 +42,7 @@ def test_pixel_sets_are_the_pixels_of_each_id(dtype: type) -> None:
         np.testing.assert_array_equal(points, expected.astype(np.float64))
 
 
-def lines_apart(offset: tuple[int, int]) -> list[np.ndarray]:
+def moved_lines(offset: tuple[int, int]) -> list[np.ndarray]:
     """Two masks of four lines; the second's are moved. In pixels the distances tie, in float32 metres they do not."""
     masks = [np.zeros((1, 400, 200), np.uint8) for _ in range(2)]
     for index in range(4):
@@ -56,8 +54,8 @@ def lines_apart(offset: tuple[int, int]) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(
     "masks",
-    [[random_mask(seed + k, 12)[None] for k in (0, 100)] for seed in range(4)]
-    + [lines_apart(offset) for offset in ((0, 1), (0, -1), (3, 0), (0, 10), (7, 7))],
+    [[random_mask(seed + k, 12)[None] for k in (0, 100)] for seed in range(2)]
+    + [moved_lines(offset) for offset in ((0, 1), (0, -1), (3, 0), (7, 7))],
 )
 def test_chamfer_distances_below_the_limit_are_exact(masks: list[np.ndarray]) -> None:
     first, second = (pixel_sets(mask, RESOLUTION) for mask in masks)
@@ -72,17 +70,7 @@ def test_chamfer_distances_below_the_limit_are_exact(masks: list[np.ndarray]) ->
     assert (distances[~near] >= 1.6).all()
 
 
-def test_chamfer_distance_by_hand() -> None:
-    mask, longer = np.zeros((1, 60, 40), np.uint8), np.zeros((1, 60, 40), np.uint8)
-    mask[0, 5:25, 10], longer[0, 5:35, 10] = 1, 1
-
-    # of the longer line, ten pixels have the nearest 1 to 10 pixels away
-    distances = chamfer_matrix(pixel_sets(mask, RESOLUTION), pixel_sets(longer, RESOLUTION), 1.5)
-
-    assert distances.item() == pytest.approx(RESOLUTION * (0 + 55 / 30) / 2)
-
-
-def test_lines_of_two_classes_are_infinitely_far_apart() -> None:
+def test_the_distance_between_lines_of_two_classes_is_infinite() -> None:
     mask = np.zeros((2, 60, 40), np.uint8)
     mask[:, 10, 5:30] = 1
 
@@ -99,25 +87,11 @@ def test_matching_is_greedy_and_ties_go_to_the_lower_indices() -> None:
     assert at.tolist() == [np.float32(0.1), np.float32(0.3)]
 
 
-@pytest.mark.parametrize("shape", [(0, 0), (0, 3), (3, 0), (2, 3)])
-def test_matching_nothing(shape: tuple[int, int]) -> None:
-    assert [len(part) for part in greedy_match(np.ones(shape), 0.5)] == [0, 0, 0]
-
-
 @pytest.mark.parametrize(
     ("distance", "threshold", "matches"), [(0.5, 0.5, 0), (0.2 - 1e-12, 0.2, 0), (0.2 - 1e-6, 0.2, 1)]
 )
 def test_a_pair_at_the_threshold_in_float32_is_no_match(distance: float, threshold: float, matches: int) -> None:
     assert len(greedy_match(np.array([[distance]]), threshold)[0]) == matches
-
-
-def ap_of(matched: Sequence[int], scores: Sequence[float], num_true: int) -> np.ndarray:
-    """AP at each threshold of one class; predictions ``matched`` were matched in that order, at 0.3 m."""
-    found = np.full((1, len(scores)), np.inf, np.float32)
-    rank = np.zeros(found.shape, np.int64)
-    found[0, matched] = 0.3
-    rank[0, matched] = range(len(matched))
-    return average_precision(found, rank, np.array([scores], np.float32), np.array([num_true]))[0]
 
 
 @pytest.mark.parametrize(
@@ -133,20 +107,22 @@ def ap_of(matched: Sequence[int], scores: Sequence[float], num_true: int) -> np.
         # a recall of exactly 7/10 misses its point
         (range(7), np.linspace(0.1, 0.9, 7), 10, 0.6),
         (range(8), np.linspace(0.1, 0.9, 8), 10, 0.8),
+        # more predictions than upstream's 99: the nearest of 200 has the highest confidence, and so comes last
+        ([0], np.linspace(0.9, 0.5, 200), 1, 1 / 200),
     ],
 )
 def test_average_precision(matched: Sequence[int], scores: Sequence[float], num_true: int, expected: float) -> None:
-    assert ap_of(matched, scores, num_true).tolist() == pytest.approx([0] + [expected] * 3)
+    """Predictions ``matched`` were matched in that order, at 0.3 m; a class of fewer predictions is padded."""
+    found = np.full((2, len(scores) + 3), np.inf, np.float32)
+    rank = np.zeros(found.shape, np.int64)
+    confidence = np.full(found.shape, np.inf, np.float32)
+    found[0, matched] = 0.3
+    rank[0, matched] = range(len(matched))
+    confidence[0, : len(scores)] = scores
 
+    ap = average_precision(found, rank, confidence, np.array([num_true, 1]))
 
-def test_a_class_of_fewer_predictions_is_padded() -> None:
-    found = np.array([[np.inf, 0.3, 0.3], [0.3, np.inf, np.inf]], np.float32)
-    scores = np.array([[0.1, 0.2, 0.3], [0.4, np.inf, np.inf]], np.float32)
-
-    both = average_precision(found, np.array([[0, 0, 1], [2, 0, 0]]), scores, np.array([2, 4]))
-
-    assert both[0].tolist() == ap_of([1, 2], [0.1, 0.2, 0.3], 2).tolist()
-    assert both[1].tolist() == ap_of([0], [0.4], 4).tolist()
+    assert ap.ravel().tolist() == pytest.approx([0] + [expected] * 3 + [0] * 4)
 
 
 def test_ap_is_zero_if_predictions_or_truth_are_empty_and_nan_if_both_are() -> None:
@@ -154,28 +130,9 @@ def test_ap_is_zero_if_predictions_or_truth_are_empty_and_nan_if_both_are() -> N
 
     assert np.isnan(sample_ap(none, np.zeros(0), none, RESOLUTION)).all()
     assert sample_ap(none, np.zeros(0), some, RESOLUTION).tolist() == [[0, 0, 0, 0]]
-    assert sample_ap(some, np.full(3, 0.5), none, RESOLUTION).tolist() == [[0, 0, 0, 0]]
     # whatever another class has
     both = sample_ap(np.stack([none[0], some[0]]), np.full(3, 0.5), np.stack([some[0], some[0]]), RESOLUTION)
     assert both.tolist() == [[0, 0, 0, 0], [1, 1, 1, 1]]
-
-
-def test_a_perfect_prediction_has_ap_one() -> None:
-    mask = np.stack([random_mask(seed, 4) for seed in range(3)])
-
-    assert (sample_ap(mask, np.linspace(0.5, 0.9, 4), mask, RESOLUTION) == 1).all()
-
-
-def test_more_than_99_predictions_are_scored() -> None:
-    mask = np.zeros((1, 400, 200), np.uint16)
-    mask[0, ::2, 10:40] = np.arange(1, 201)[:, None] + 100
-    truth = np.zeros((1, 400, 200), np.uint8)
-    truth[0, 0, 10:40] = 1
-
-    row = sample_ap(mask, np.linspace(0.9, 0.5, 300), truth, RESOLUTION)
-
-    # the nearest of 200 predictions has the highest confidence of those drawn, and so comes last
-    np.testing.assert_allclose(row[0], 1 / 200, rtol=1e-6)
 
 
 def test_ap_is_averaged_over_the_samples_that_have_a_line() -> None:
@@ -185,7 +142,5 @@ def test_ap_is_averaged_over_the_samples_that_have_a_line() -> None:
 
     result = accumulate(per_sample)
 
-    assert result.counts.tolist() == [2, 0]
-    assert result.samples == 3
-    assert (result.ap[0] == 0.5).all()
-    assert np.isnan(result.ap[1]).all()
+    assert result.counts.tolist() == [2, 0] and result.samples == 3
+    assert (result.ap[0] == 0.5).all() and np.isnan(result.ap[1]).all()

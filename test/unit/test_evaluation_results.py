@@ -1,7 +1,8 @@
-"""Result files: what is written is read, and what cannot be trusted is reported."""
+"""Result files and vector maps: what is written is read, and what cannot be trusted is reported."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from pivotnet.errors import PivotNetError
 from pivotnet.evaluation import results
 from pivotnet.evaluation.postprocess import draw_mask
 from pivotnet.evaluation.results import MapInstances, load_result, save_result
+from pivotnet.evaluation.vector_map import pixels_to_ego, predicted_lines, save_vector_map
+
+MAP = MapConfig()
 
 
 def some_result(count: int = 4) -> tuple[np.ndarray, MapInstances]:
@@ -19,26 +23,16 @@ def some_result(count: int = 4) -> tuple[np.ndarray, MapInstances]:
     lines = [(rng.random((rng.integers(2, 9), 2)) * [400, 200]).astype(np.float32) for _ in range(count)]
     labels = np.sort(rng.integers(0, 3, count)).astype(np.int64)
     instances = MapInstances(lines, rng.random(count).astype(np.float32), labels)
-    return draw_mask(instances, MapConfig()), instances
+    return draw_mask(instances, MAP), instances
 
 
-def save_as_upstream(path: Path, mask: np.ndarray, instances: MapInstances) -> None:
-    content = {
-        "map": [None, *instances.points],
-        "confidence_level": [-1, *instances.scores.tolist()],
-        "pred_label": [0, *(instances.labels + 1).tolist()],
-    }
-    np.savez_compressed(path, dt_mask=mask, dt_res=content)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("save", "count"), [*((save_result, count) for count in (0, 1, 4, 300)), (save_as_upstream, 4)]
-)
-def test_what_is_written_is_read(tmp_path: Path, save, count: int) -> None:
+@pytest.mark.parametrize("count", [0, 1, 300])
+def test_what_is_written_is_read(tmp_path: Path, count: int) -> None:
+    """test/golden reads upstream's files."""
     path = tmp_path / "token.npz"
     mask, instances = some_result(count)
 
-    save(path, mask, instances)
+    save_result(path, mask, instances)
 
     found_mask, found = load_result(path)
     assert len(found) == count and found_mask.dtype == mask.dtype
@@ -46,9 +40,8 @@ def test_what_is_written_is_read(tmp_path: Path, save, count: int) -> None:
         np.testing.assert_array_equal(one, other)
     for one, other in zip(found.points, instances.points):
         np.testing.assert_array_equal(one, other)
-    if save is save_result:
-        with np.load(path, allow_pickle=False) as arrays:
-            assert all(arrays[name].dtype != object for name in arrays.files)
+    with np.load(path, allow_pickle=False) as arrays:
+        assert all(arrays[name].dtype != object for name in arrays.files)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
@@ -77,41 +70,47 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
         load_result(path)
 
 
-def test_missing_results_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
-    save_result(tmp_path / "a.npz", *some_result())
-
-    with pytest.raises(PivotNetError, match="2 of 3 samples have no picture in .*the first is b.: get one"):
-        results.require_files(tmp_path, ["a", "b", "c"], "picture", "get one")
-    with pytest.raises(PivotNetError, match="none, which does not exist"):
-        results.require_files(tmp_path / "none", ["a"], "picture", "get one")
-
-
 def test_a_folder_belongs_to_one_checkpoint(tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        (tmp_path / f"{name}.pth").write_text(name)
-    first, second = (results.describe_run(tmp_path / f"{name}.pth", "smoke") for name in ("first", "second"))
+    first, same, second = (tmp_path / f"{name}.pth" for name in ("first", "same", "second"))
+    for path, content in ((first, "1"), (same, "1"), (second, "2")):
+        path.write_text(content)
     folder = tmp_path / "runs" / "results"
 
-    results.open_folder(folder, first)
+    results.open_folder(folder, first, "smoke")
     save_result(folder / "a.npz", *some_result())
-    results.open_folder(folder, first)
+    results.open_folder(folder, same, "smoke")
 
     assert results.read_run(folder)["preset"] == "smoke"
-    with pytest.raises(PivotNetError, match="holds results of .*first.pth, not of .*second.pth"):
-        results.open_folder(folder, second)
+    with pytest.raises(PivotNetError, match="holds results of .*first.pth, not of .*second.pth: choose another --res"):
+        results.open_folder(folder, second, "smoke")
+    (folder / "run.json").write_text("{")
+    with pytest.raises(PivotNetError, match="run.json .*truncated or no JSON.*delete the folder"):
+        results.open_folder(folder, first, "smoke")
     (folder / "run.json").unlink()
     with pytest.raises(PivotNetError, match="holds results of an unknown run"):
-        results.open_folder(folder, first)
+        results.open_folder(folder, first, "smoke")
 
 
-@pytest.mark.parametrize(("content", "message"), [("{", "truncated or no JSON"), ("[]", "holds no object")])
-def test_a_damaged_run_file_is_reported(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "run.json").write_text(content)
+def test_pixels_to_metres_in_the_ego_frame() -> None:
+    corners = np.array([[0, 0], [0, 200], [400, 0], [200, 100], [100, 50]])
 
-    with pytest.raises(PivotNetError, match=f"run.json .*{message}.*delete the folder"):
-        results.read_run(tmp_path)
+    np.testing.assert_allclose(pixels_to_ego(corners, MAP), [[30, 15], [30, -15], [-30, 15], [0, 0], [15, 7.5]])
 
 
-def test_a_missing_checkpoint_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(PivotNetError, match="cannot read the checkpoint .*none.pth"):
-        results.describe_run(tmp_path / "none.pth", "smoke")
+def test_vector_map(tmp_path: Path) -> None:
+    lines = [np.array([[0.0, 100.0], [400.0, 101.0]], np.float32), np.array([[10.0, 20.0], [10.0, 180.0]], np.float32)]
+    instances = MapInstances(lines, np.array([0.75, 0.5], np.float32), np.array([0, 1]))
+
+    save_vector_map(tmp_path / "abc.json", "abc", predicted_lines(instances, MAP), "run/best.pth", MAP)
+
+    assert json.loads((tmp_path / "abc.json").read_text()) == {
+        "format": "pivotnet-vector-map",
+        "version": 1,
+        "token": "abc",
+        "checkpoint": "run/best.pth",
+        "range": {"x": [-30.0, 30.0], "y": [-15.0, 15.0]},
+        "instances": [
+            {"class": "divider", "score": 0.75, "points": [[30.0, 0.0], [-30.0, -0.15]]},
+            {"class": "ped_crossing", "score": 0.5, "points": [[28.5, 12.0], [28.5, -12.0]]},
+        ],
+    }

@@ -23,14 +23,11 @@ def project(points: list) -> list[np.ndarray]:
     return project_ground_line(np.array(points, float), FORWARD, PLACE, INTRINSIC)
 
 
-def test_a_point_ahead_lies_below_the_horizon() -> None:
+def test_points_ahead_lie_below_the_horizon() -> None:
     (line,) = project([[11, 0], [21, -2]])
 
     # 10 m ahead, 1.5 m below: 150 pixels below the centre; 20 m ahead, 2 m to the right
     np.testing.assert_allclose(line, [[800, 600], [900, 525]])
-
-
-def test_a_line_behind_the_camera_is_not_seen() -> None:
     assert project([[-10, 0], [-2, 3]]) == []
 
 
@@ -64,17 +61,13 @@ def pixels_of(picture: np.ndarray, label: int) -> int:
     return int((np.abs(picture - colour).max(-1) < 30).sum())
 
 
-def picture(path: Path) -> np.ndarray:
-    return cv2.imread(str(path)).astype(float)
-
-
 def test_a_prediction_stands_beside_the_truth(tmp_path: Path, sample: Annotation) -> None:
     predicted = [MapLine(np.array([[25.0, -8], [3, -2], [-25, -2]]), 2, 0.8)]
 
     render_sample(tmp_path / "both.png", "a", sample, tmp_path, MAP, predicted)
     render_sample(tmp_path / "truth.png", "a", sample, tmp_path, MAP)
 
-    truth, both = picture(tmp_path / "truth.png"), picture(tmp_path / "both.png")
+    truth, both = (cv2.imread(str(tmp_path / f"{name}.png")).astype(float) for name in ("truth", "both"))
     # the lines in six images, from above and in the legend; of the boundary, which is a point, only the legend
     assert pixels_of(truth, 0) > 4000 and pixels_of(truth, 1) > 2000 and 20 < pixels_of(truth, 2) < 400
     assert truth.shape[1] > 2 * truth.shape[0]

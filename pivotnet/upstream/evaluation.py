@@ -14,14 +14,11 @@ from pivotnet.upstream.settings import require
 
 
 class ResultEvaluator:
-    """Average precision of result files.
+    """Average precision of the result files in ``dt_dir`` against the annotated samples in ``gt_dir``.
 
     Args:
-        gt_dir: folder of annotated samples.
-        dt_dir: folder of result files.
         val_txt: tokens, one a line; see ``split_tokens`` for a data set that is not all of nuScenes.
         batch_size: upstream's; the cores decide here.
-        num_classes: 3.
         map_resolution: metres a pixel, rows and columns.
     """
 

@@ -12,7 +12,7 @@ import sys
 
 from pivotnet import device as devices
 from pivotnet.errors import PivotNetError
-from pivotnet.launch import torchrun
+from pivotnet.launch import torchrun, whole_number
 
 DEVICE = "PIVOTNET_DEVICE"  # npu, cuda or cpu; the first of them that works where it is not set
 
@@ -25,7 +25,7 @@ def parse_cards(text: str | None) -> list[int]:
     """
     try:
         cards: list[int] = []
-        for part in (text or "").split(",") if text else []:
+        for part in text.split(",") if text else []:
             first, _, last = part.partition("-")
             cards.extend(range(int(first), int(last or first) + 1))
         return cards
@@ -39,11 +39,9 @@ def count_cards(listed: list[int]) -> int:
     Raises:
         PivotNetError: none of the listed cards exists, or CARDS is no number.
     """
-    chosen = os.environ.get("CARDS", "")
+    chosen = os.environ.get("CARDS")
     if chosen:
-        if not chosen.isdigit() or int(chosen) < 1:
-            raise PivotNetError(f"CARDS is {chosen!r}: give a whole number of at least 1")
-        return int(chosen)
+        return whole_number("CARDS", chosen)
     kind = devices.select_device(os.environ.get(DEVICE)).type
     existing = 1 if kind == "cpu" else devices.device_count(kind)
     count = len([card for card in listed if card < existing]) if listed else existing

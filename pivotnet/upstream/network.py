@@ -81,8 +81,6 @@ class _Backbone(nn.Module):
 
 
 class ResNetBackbone(_Backbone):
-    """ResNet-50."""
-
     name, fixed = "res50", {"depth": 50, "num_stages": 4, "style": "pytorch", "norm_eval": True}
 
     def build(self, options: Options, outputs: int) -> tuple[nn.Module, str | None]:
@@ -95,8 +93,6 @@ class ResNetBackbone(_Backbone):
 
 
 class EfficientNetBackbone(_Backbone):
-    """EfficientNet-B0."""
-
     name, fixed = "effb0", {"model_name": "efficientnet-b0", "in_channels": 3, "out_stride": 32}
 
     def build(self, options: Options, outputs: int) -> tuple[nn.Module, str | None]:
@@ -109,8 +105,6 @@ class EfficientNetBackbone(_Backbone):
 
 
 class SwinTRBackbone(_Backbone):
-    """Swin-T."""
-
     name, fixed = "swint", {"arch": "tiny", "shift_mode": 0, "window_size": 7, "ape": False}
 
     def build(self, options: Options, outputs: int) -> tuple[nn.Module, str | None]:
@@ -136,11 +130,8 @@ class DeformTransformerBEVEncoder(nn.Module):
         self.bev_encoder = BevEncoder(self.model)
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Takes im_bkb_features and the BEV grid in the cameras, which the port's data set puts into extra_infos.
-
-        Returns:
-            bev_features [E, B, N, C], and upstream's view of it: bev_enc_features, E times [B, C, rows, columns].
-        """
+        """im_bkb_features, and the BEV grid in the cameras, which the port's data set puts into extra_infos ->
+        bev_features [E, B, N, C], and upstream's view of it: bev_enc_features, E times [B, C, rows, columns]."""
         features, infos = inputs["im_bkb_features"], inputs["extra_infos"]
         if "reference_points" not in infos:
             raise PivotNetError("the samples have no reference_points: use the data set of pivotnet.upstream.samples")

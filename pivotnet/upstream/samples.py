@@ -25,11 +25,7 @@ Item = dict[str, Any]
 
 
 def load_sample(path: PathLike) -> Item:
-    """An annotated sample file, ours or upstream's, as the dict that upstream's code reads.
-
-    Raises:
-        PivotNetError: the file is missing or damaged.
-    """
+    """An annotated sample file, ours or upstream's, as the dict that upstream's code reads."""
     return to_upstream(load_annotation(path))
 
 
@@ -62,8 +58,6 @@ class NuScenesMapDataset(Dataset):
 
     Args:
         img_key_list: cameras, in config.CAMERAS' order.
-        map_conf: upstream's map_conf.
-        transforms: applied to each sample, may be None.
         data_split: "training" or anything else for the validation split.
     """
 

@@ -1,4 +1,7 @@
-"""The keyword arguments of upstream's configs -> this package's configuration, with an error for what it cannot do."""
+"""The keyword arguments of upstream's configs -> this package's configuration.
+
+Each function raises PivotNetError for an option that the port does not support.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,7 @@ LOSS_FIXED: dict[str, Any] = {"ce_weight": 1, "dice_weight": 1}
 
 
 def require(what: str, given: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
-    """Check options that have one supported value.
-
-    Raises:
-        PivotNetError: one of them is given another value.
-    """
+    """Refuse another value for options that have one supported value."""
     for name, value in fixed.items():
         if name in given and given[name] != value:
             raise PivotNetError(
@@ -43,11 +42,7 @@ def require(what: str, given: Mapping[str, Any], fixed: Mapping[str, Any]) -> No
 
 
 def bev_config(options: Mapping[str, Any]) -> ModelConfig:
-    """ModelConfig of ``bev_decoder``'s net_kwargs.
-
-    Raises:
-        PivotNetError: an option that the port does not support.
-    """
+    """ModelConfig of ``bev_decoder``'s net_kwargs."""
     points = options["enc_n_points"]
     require("bev_decoder", options, {**BEV_FIXED, "dec_n_points": points})
     (height, width), *_ = options["src_shape"]
@@ -70,11 +65,7 @@ def bev_config(options: Mapping[str, Any]) -> ModelConfig:
 
 
 def line_config(options: Mapping[str, Any]) -> tuple[ModelConfig, MapConfig]:
-    """ModelConfig and MapConfig of ``ins_decoder``'s net_kwargs.
-
-    Raises:
-        PivotNetError: an option that the port does not support.
-    """
+    """ModelConfig and MapConfig of ``ins_decoder``'s net_kwargs."""
     width = options["hidden_dim"]
     require("ins_decoder", options, {**LINE_FIXED, "in_channels": width, "mask_dim": width})
     model = dataclasses.replace(
@@ -108,11 +99,7 @@ def criterion_config(
     collinear_pts_coe: float,
     coe_endpts: float,
 ) -> CriterionConfig:
-    """CriterionConfig of the post-processor's net_kwargs.
-
-    Raises:
-        PivotNetError: an option that the port does not support.
-    """
+    """CriterionConfig of the post-processor's net_kwargs."""
     require("matcher_conf", matcher_conf, {"coe_endpts": coe_endpts})
     for conf in (matcher_conf, sem_loss_conf):
         require("mask_loss_conf", conf["mask_loss_conf"], LOSS_FIXED)

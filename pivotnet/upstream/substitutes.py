@@ -3,28 +3,16 @@ al., arXiv:1912.08193)."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-class mmcv:  # noqa: N801 - stands where the package of that name stood
-    """What upstream's transforms call from mmcv."""
-
-    @staticmethod
-    def is_str(value: Any) -> bool:
-        """Whether it is a string."""
-        return isinstance(value, str)
-
-
-class torchvision:  # noqa: N801
-    """What upstream's utilities call from torchvision."""
-
-    @staticmethod
-    def _is_tracing() -> bool:
-        return torch.jit.is_tracing()
+# what upstream's transforms and utilities call of these packages
+mmcv = SimpleNamespace(is_str=lambda value: isinstance(value, str))
+torchvision = SimpleNamespace(_is_tracing=torch.jit.is_tracing)
 
 
 def point_sample(input: Tensor, point_coords: Tensor, **kwargs: Any) -> Tensor:

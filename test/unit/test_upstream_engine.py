@@ -52,7 +52,7 @@ def test_cards_that_do_not_exist_are_left_out_and_cards_overrules(monkeypatch, k
         ({}, "all", "write 0-7 or 0,2,3"),
         ({launch.DEVICE: "cpu"}, "4,5", r"none of the cards \[4, 5\] exists"),
         ({launch.DEVICE: "abacus"}, "", "unknown device 'abacus'"),
-        ({"CARDS": "none"}, "", "CARDS is 'none'"),
+        ({"CARDS": "none"}, "", "CARDS is none"),
     ],
 )
 def test_cards_that_are_wrong(monkeypatch, variables, listed, message) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.divider_data import write_dividers, write_results
 
+from pivotnet.annotation.convert import Options
 from pivotnet.annotation.format import FOLDER
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap_table import format_table
@@ -19,45 +20,36 @@ from pivotnet.upstream.substitutes import get_uncertain_point_coords_with_random
 TOKENS = ["a", "b"]
 
 
-@pytest.fixture
-def scored(tmp_path: Path) -> Path:
-    """Two annotated samples, results of which the second is a little off."""
+def test_the_table_is_that_of_our_own_evaluation(tmp_path: Path, capsys) -> None:
     write_dividers(tmp_path, dict.fromkeys(TOKENS, 60))
     write_results(tmp_path / "results", {"a": 60, "b": 64})
-    return tmp_path
-
-
-def test_the_table_is_that_of_our_own_evaluation(scored: Path, capsys) -> None:
-    listed = scored / "val.txt"
+    listed = tmp_path / "val.txt"
     listed.write_text("a\nb\n")
-    ResultEvaluator(gt_dir=str(scored / FOLDER), dt_dir=str(scored / "results"), val_txt=str(listed)).execute()
-    wanted = score_results(scored / "results", scored, TOKENS, 0.15, quiet=True)
+    folders = {"gt_dir": str(tmp_path / FOLDER), "dt_dir": str(tmp_path / "results"), "val_txt": str(listed)}
+    ResultEvaluator(**folders).execute()
+    wanted = score_results(tmp_path / "results", tmp_path, TOKENS, 0.15, quiet=True)
     assert capsys.readouterr().out == format_table(wanted.ap) + "\n"
-
-
-def test_another_map_is_refused(scored: Path) -> None:
     with pytest.raises(PivotNetError, match="map_resolution"):
-        ResultEvaluator(scored / FOLDER, scored / "results", scored / "val.txt", map_resolution=(0.15, 0.3))
+        ResultEvaluator(**folders, map_resolution=(0.15, 0.3))
 
 
-def test_the_converter_takes_upstreams_options(monkeypatch, capsys) -> None:
+def test_the_converter_takes_upstreams_options(monkeypatch) -> None:
     seen = []
     monkeypatch.setattr("pivotnet.upstream.annotation.annotate_on_terminal", lambda *words: seen.append(words))
     convert_annotations(["-d", "root", "-v", "v1.0-mini", "v1.0-test", "--bezier"])
-    assert [(root, version, options.bezier) for root, version, options in seen] == [
-        ("root", "v1.0-mini", True),
-        ("root", "v1.0-test", True),
-    ]
-    with pytest.raises(SystemExit) as stop:
-        convert_annotations(["-d", "root", "--thickness", "1", "5"])
-    assert stop.value.code == 2 and "error: the converter has thickness=[1, 5]" in capsys.readouterr().err
+    assert seen == [("root", version, Options(bezier=True)) for version in ("v1.0-mini", "v1.0-test")]
 
 
-def test_a_root_without_tables_is_one_line(tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--thickness", "1", "5"], "the converter has thickness=[1, 5]"), ([], "")],
+    ids=["unsupported", "no tables"],
+)
+def test_what_cannot_be_converted_is_one_line(tmp_path: Path, capsys, options, message) -> None:
     with pytest.raises(SystemExit) as stop:
-        convert_annotations(["-d", str(tmp_path)])
-    message = capsys.readouterr().err
-    assert stop.value.code == 2 and message.startswith("error: ") and message.count("\n") == 1
+        convert_annotations(["-d", str(tmp_path), *options])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.startswith(f"error: {message}") and said.count("\n") == 1
 
 
 def test_points_between_pixels_are_weighted() -> None:
@@ -73,8 +65,5 @@ def test_uncertain_points_are_chosen() -> None:
     assert points.shape == (2, 100, 2)
     chosen, anywhere = points[:, :75, 0], points[:, 75:, 0]
     assert (chosen - 0.5).abs().max() < 0.2 < (anywhere - 0.5).abs().max()
-
-
-def test_without_any_mask_there_are_no_points() -> None:
-    points = get_uncertain_point_coords_with_randomness(torch.zeros(0, 1, 4, 4), lambda logits: logits, 10, 3.0, 0.5)
-    assert points.shape == (0, 10, 2)
+    none = get_uncertain_point_coords_with_randomness(ramp[:0], lambda logits: logits, 10, 3.0, 0.5)
+    assert none.shape == (0, 10, 2)

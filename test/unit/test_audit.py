@@ -34,46 +34,42 @@ def numbers(audit: Audit) -> dict[str, int]:
     return {name: count for name, count in audit.to_dict()["total"].items() if count}
 
 
-def test_operators_on_the_device_are_launches_and_views_are_not():
-    def program(device: torch.device) -> None:
-        values = torch.zeros(4, 6, device=device)
-        (values.view(6, 4).t()[1:] + 1).relu()
-
-    assert numbers(recorded(program)) == {"launches": 3}
+def views_and_operators(device: torch.device) -> None:
+    (torch.zeros(4, 6, device=device).view(6, 4).t()[1:] + 1).relu()
 
 
-def test_work_on_the_host_counts_nothing():
-    def program(device: torch.device) -> None:
-        values = torch.arange(5.0)
-        assert values.sum().item() == 10
-        values[values > 2].tolist()
-
-    assert numbers(recorded(program)) == {}
+def work_on_the_host(device: torch.device) -> None:
+    values = torch.arange(5.0)
+    assert values.sum().item() == 10
+    values[values > 2].tolist()
 
 
-def test_copies_are_counted_with_their_bytes_and_waits():
-    def program(device: torch.device) -> None:
-        host = torch.ones(8)
-        there = host.to(device, non_blocking=True)
-        assert there.device == device and there.data_ptr() != host.data_ptr()
-        assert there.to(device) is there
-        back = there.cpu()
-        assert back.device == CPU
-        back.numpy()
-
-    counts = numbers(recorded(program))
-    assert counts == {
-        "host_waits": 1,
-        "to_device_copies": 1,
-        "to_device_bytes": 32,
-        "to_host_copies": 1,
-        "to_host_bytes": 32,
-    }
+def copies(device: torch.device) -> None:
+    host = torch.ones(8)
+    there = host.to(device, non_blocking=True)
+    assert there.device == device and there.data_ptr() != host.data_ptr()
+    assert there.to(device) is there
+    back = there.cpu()
+    assert back.device == CPU
+    back.numpy()
 
 
-def test_a_blocking_copy_to_the_device_waits():
-    assert numbers(recorded(lambda device: torch.ones(8).to(device)))["host_waits"] == 1
-    assert numbers(recorded(lambda device: torch.tensor([1.0], device=device)))["host_waits"] == 1
+ONE_COPY = {"to_device_copies": 1, "to_device_bytes": 32}
+
+
+@pytest.mark.parametrize(
+    "program, expected",
+    [
+        (views_and_operators, {"launches": 3}),
+        (work_on_the_host, {}),
+        (copies, {"host_waits": 1, **ONE_COPY, "to_host_copies": 1, "to_host_bytes": 32}),
+        (lambda device: torch.ones(8).to(device), {"host_waits": 1, **ONE_COPY}),
+        (lambda device: torch.tensor([1.0] * 8, device=device), {"host_waits": 1, **ONE_COPY}),
+        (lambda device: (torch.ones(3, device=device).double() * 2).float(), {"launches": 4, "float64": 2}),
+    ],
+)
+def test_what_is_counted(program: Callable[[torch.device], object], expected: dict[str, int]):
+    assert numbers(recorded(program)) == expected
 
 
 @pytest.mark.parametrize(
@@ -98,15 +94,9 @@ def test_reading_a_value_or_a_size_is_one_wait_and_names_its_line(read: Callable
     assert count == 1 and line.startswith("test_audit.py:")
 
 
-def test_float64_and_operators_without_an_npu_kernel_are_reported():
-    def program(device: torch.device) -> None:
-        (torch.ones(3, device=device).double() * 2).float()
-        torch.lgamma(torch.ones(3, device=device))
-
-    counts = recorded(program)
-    assert counts.total("float64") == 2
-    assert counts.total("cpu_fallbacks") == 1
-    assert counts.fallback_names == {"lgamma": 1}
+def test_operators_without_an_npu_kernel_are_reported():
+    audit = recorded(lambda device: torch.lgamma(torch.ones(3, device=device)))
+    assert audit.total("cpu_fallbacks") == 1 and audit.fallback_names == {"lgamma": 1}
 
 
 def test_the_backward_pass_is_followed():

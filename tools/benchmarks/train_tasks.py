@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.turns import Clock, Task
 from benchmarks.upstream_imports import attention_as_one_launch, import_upstream
 from pivotnet import device as devices
-from pivotnet.audit.phases import NETWORK_PHASES, announce_phases
+from pivotnet.audit.step import NETWORK_PHASES, announce_phases
 from pivotnet.config import CAMERAS, Config, preset
 from pivotnet.criterion.criterion import Criterion
 from pivotnet.data.projection import project_bev_grid

@@ -90,8 +90,7 @@ def _lines_from_upstream(value: np.ndarray) -> list[Line]:
 
 def pad_pivots(lines: Sequence[Line]) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
     """Pivot points by class, zero-padded to MAX_POINTS ([n, P, 2]), and their lengths ([n])."""
-    points: dict[int, np.ndarray] = {}
-    lengths: dict[int, np.ndarray] = {}
+    points, lengths = {}, {}
     for label, limit in enumerate(MAX_POINTS):
         chosen = [line.points for line in lines if line.label == label]
         points[label] = np.zeros((len(chosen), limit, 2))

@@ -15,7 +15,7 @@ from pivotnet.config import CLASSES, MapConfig
 _LARGEST_ID = 255
 
 
-def clip_again(lines: Sequence[Line], config: MapConfig) -> list[Line]:
+def _clip_again(lines: Sequence[Line], config: MapConfig) -> list[Line]:
     """Lines cut by the upright window in the ego frame, sorted by class; one line may become several or none.
 
     Rounding and resampling leave points a little outside of the window; lines of a single point are dropped.
@@ -42,7 +42,7 @@ def rasterize(lines: Sequence[Line], config: MapConfig, distinct_ids: bool = Fal
         Masks uint8 [2, C, rows, columns] of instance ids, drawn thin (evaluation) and thick (training), rows from the
         front to the back of the map, columns from left to right; and the drawn lines (column, row), pixels not rounded.
     """
-    pieces = clip_again(lines, config)
+    pieces = _clip_again(lines, config)
     rows, columns = config.map_size
     scale = np.array([rows / config.ego_size[0], columns / config.ego_size[1]])
     pixels = (joined_points(pieces) + np.array(config.ego_size) / 2) * scale  # from the back right corner

@@ -7,8 +7,10 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from pivotnet.annotation.convert import Options, convert_sample
 from pivotnet.annotation.expansion import LocationMap, expansion_path, fingerprint, read_map
@@ -24,32 +26,32 @@ _CHUNK = 8  # samples handed to a worker at once: short enough to stop soon
 _MERGING_INSTANCES = 128  # from here on ids no longer fit into a byte
 
 
-@dataclass
+@dataclass(frozen=True)
 class Summary:
     """What a run did."""
 
     folder: Path
-    written: int = 0
-    kept: int = 0  # finished by an earlier run
-    instances: list[int] = field(default_factory=lambda: [0] * len(CLASSES))  # by class, of the written samples
-    merging: int = 0  # written samples with more instances than ids
-    seconds: float = 0.0  # from the first sample to the last, without reading tables and maps
-    splits: dict[str, int] = field(default_factory=dict)  # samples by split
+    kept: int  # samples that an earlier run has finished
+    instances: np.ndarray  # int [n, C] of each written sample, by class
+    seconds: float  # from the first sample to the last, without reading tables and maps
+    splits: dict[str, int]  # samples by split
 
     def __str__(self) -> str:
-        instances = ", ".join(f"{name} {count}" for name, count in zip(CLASSES, self.instances))
-        rate = self.written / self.seconds if self.written else 0.0
+        written = len(self.instances)
+        instances = ", ".join(f"{name} {count}" for name, count in zip(CLASSES, self.instances.sum(0)))
         splits = ", ".join(f"{name} {count}" for name, count in self.splits.items())
+        merging = (self.instances.sum(1) >= _MERGING_INSTANCES).sum()
         note = (
-            f"\nnote       {self.merging} samples have more than 127 instances; the last ones share the id 255 in "
+            f"\nnote       {merging} samples have more than 127 instances; the last ones share the id 255 in "
             "the masks unless --distinct-ids is given"
         )
         return (
             f"folder     {self.folder}\n"
-            f"samples    {self.written} written, {self.kept} kept from before\n"
+            f"samples    {written} written, {self.kept} kept from before\n"
             f"instances  {instances} (in the written samples)\n"
             f"splits     {splits}\n"
-            f"time       {self.seconds:.1f} s, {rate:.1f} samples/s{note if self.merging else ''}"
+            f"time       {self.seconds:.1f} s, {written / self.seconds if written else 0.0:.1f} samples/s"
+            f"{note if merging else ''}"
         )
 
 
@@ -98,24 +100,24 @@ def annotate(
     maps = {location: read_map(root, location) for location in sorted({sample.location for sample in todo})}
     # Only now is anything written: all input is there and readable.
     open_folder(root, options, config, fingerprints, overwrite)
-    summary = Summary(folder, kept=len(samples) - len(todo))
     chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
     job = functools.partial(_annotate_some, folder, maps, options, config)
     # Forked workers share the maps' memory; elsewhere, where forking is unsafe or unknown, each gets a pickled copy.
     method = "fork" if sys.platform == "linux" else "spawn"
+    counts: list[list[int]] = []
     start = time.perf_counter()
-    for counts in run_in_pool(job, chunks, workers or available_cores(), method):
-        summary.written += len(counts)
-        summary.merging += sum(sum(count) >= _MERGING_INSTANCES for count in counts)
-        summary.instances = [sum(column) for column in zip(summary.instances, *counts)]
+    for some in run_in_pool(job, chunks, workers or available_cores(), method):
+        counts += some
         if progress:
-            progress(summary.written, len(todo))
-    summary.seconds = time.perf_counter() - start
-    for split in ("test",) if version.endswith("test") else ("train", "val"):
-        tokens = [sample.token for sample in samples if sample.split == split]
-        write_split(root, split, tokens)
-        summary.splits[split] = len(tokens)
-    return summary
+            progress(len(counts), len(todo))
+    seconds = time.perf_counter() - start
+    splits = ("test",) if version.endswith("test") else ("train", "val")
+    tokens = {split: [sample.token for sample in samples if sample.split == split] for split in splits}
+    for split in splits:
+        write_split(root, split, tokens[split])
+    instances = np.array(counts, np.int64).reshape(-1, len(CLASSES))
+    sizes = {split: len(tokens[split]) for split in splits}
+    return Summary(folder, len(samples) - len(todo), instances, seconds, sizes)
 
 
 def annotate_on_terminal(

@@ -14,7 +14,6 @@ import time
 import pytest
 from support.recorded import unpack_hard_samples
 
-from pivotnet.annotation.expansion import read_map
 from pivotnet.annotation.format import load_annotation
 from pivotnet.annotation.tables import read_samples
 from pivotnet.cli import main
@@ -89,8 +88,12 @@ def test_a_resumed_run_keeps_whole_files(root, capsys):
         load_annotation(folder_of(root) / name)
 
 
-def test_other_options_are_not_mixed(root, capsys):
-    assert annotate(root) == 0
+def test_other_options_maps_and_origins_are_not_mixed(root, capsys):
+    folder_of(root).mkdir(parents=True)
+    for path in (root.parent / "npz").glob("*.npz"):
+        shutil.copy(path, folder_of(root))
+    assert "no annotation.json" in refused(capsys, root)
+    assert annotate(root, "--overwrite") == 0
     before = stamps(root)
     message = refused(capsys, root, "--bezier")
     assert "bezier=False" in message and "bezier=True" in message and "--overwrite" in message
@@ -101,23 +104,10 @@ def test_other_options_are_not_mixed(root, capsys):
     for path in files(root):
         path.unlink()
     assert annotate(root) == 0  # without samples there is nothing to mix
-    (folder_of(root) / "annotation.json").write_text("{}")
-    assert "annotation.json is no options file" in refused(capsys, root)
-
-
-def test_another_map_is_not_mixed(root, capsys):
-    assert annotate(root) == 0
     change(root / "maps" / "expansion" / "boston-seaport.json", lambda content: content["road_divider"].pop())
     assert "boston-seaport=" in refused(capsys, root)
-    assert annotate(root, "--overwrite") == 0
-
-
-def test_files_of_unknown_origin_are_not_mixed(root, capsys):
-    folder_of(root).mkdir(parents=True)
-    for path in (root.parent / "npz").glob("*.npz"):
-        shutil.copy(path, folder_of(root))
-    assert "no annotation.json" in refused(capsys, root)
-    assert annotate(root, "--overwrite") == 0
+    (folder_of(root) / "annotation.json").write_text("{}")
+    assert "annotation.json is no options file" in refused(capsys, root)
 
 
 def test_distinct_ids(root):
@@ -225,26 +215,3 @@ def test_an_interrupt_leaves_whole_files(root, workers, number):
     assert all(load_annotation(folder_of(root) / name) for name in files)
     with pytest.raises(ProcessLookupError):
         os.killpg(running.pid, 0)  # no worker is left
-
-
-def test_devkit_reads_the_same(root):
-    """Order and geometry of a layer as the devkit gives them (on the full recording's tables it needs all 13)."""
-    map_api = pytest.importorskip("nuscenes.map_expansion.map_api")
-    location = "boston-seaport"
-    path = root / "maps" / "expansion" / f"{location}.json"
-
-    def complete(content):
-        for name in ("drivable_area", "road_block", "walkway", "stop_line", "carpark_area", "traffic_light"):
-            content[name] = []
-        content.update(lane_connector=[], arcline_path_3={}, connectivity={})
-        for lane in content["lane"]:
-            lane.update(left_lane_divider_segments=[], right_lane_divider_segments=[])
-
-    change(path, complete)
-    devkit = map_api.NuScenesMap(dataroot=str(root), map_name=location)
-    ours = read_map(root, location)
-    lines = [devkit.extract_line(row["line_token"]) for row in devkit.lane_divider]
-    assert [line for line in lines if not line.is_empty] == list(ours.layers[1])
-    areas = [devkit.extract_polygon(row["polygon_token"]) for row in devkit.lane]
-    assert [area for area in areas if area.is_valid] == list(ours.layers[4])
-    assert len(ours.layers[2]) == 2 * len(devkit.ped_crossing) > 0

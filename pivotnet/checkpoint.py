@@ -2,7 +2,7 @@
 
 A file is a dict with upstream's keys, so that upstream's loader takes it: ``epoch`` (index of the last whole epoch),
 ``it`` and ``global_step`` (steps done), ``model_state`` (no ``module.`` prefix), ``optimizer_state``, ``callback``.
-What upstream has no place for lies under ``pivotnet``: config, step, world_size, batch_size, seed, elapsed
+What upstream does not store lies under ``pivotnet``: config, step, world_size, batch_size, seed, elapsed
 seconds and the random state of every rank.
 """
 
@@ -158,7 +158,7 @@ def config_from_dict(values: dict[str, Any]) -> Config:
 
 
 def backbone_of(model_state: dict[str, Tensor]) -> str | None:
-    """Which backbone the weights belong to, told by their names; None if by none."""
+    """The backbone to which the weights belong, by their names; None if no name is known."""
     for name, backbone in BACKBONES.items():
         if any(f"backbone.bkb.{backbone.mark}" in key for key in model_state):
             return name

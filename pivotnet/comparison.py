@@ -72,7 +72,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def run_column(run: RunData) -> dict[str, str]:
-    """{quantity: value as printed} of one run; of one that has not ended: what its records tell so far."""
+    """{quantity: value as printed} of one run; of one that has not ended, what its records contain so far."""
     summary = run.summary or {}
     last = run.records[-1] if run.records else {}
     measured = summary or step_statistics(run.counted)

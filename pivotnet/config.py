@@ -1,6 +1,6 @@
 """Every number of the model and its training, as dataclasses, and the presets swint, res50, effb0 and smoke.
 
-The first three carry upstream's numbers (configs/pivotnet_nuscenes_*.py at the pinned commit). ``smoke`` is the same
+The first three have upstream's numbers (configs/pivotnet_nuscenes_*.py at the pinned commit). ``smoke`` is the same
 network made small enough to learn on two CPU cores.
 """
 
@@ -29,14 +29,14 @@ WEIGHT_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04")  # a zip file, or pickl
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """What tells a backbone from the others, and the file with its starting weights."""
+    """How a backbone is recognised, and the file with its starting weights."""
 
     channels: tuple[int, int]  # of its features of strides 16 and 32
     mark: str  # part of a name that only this backbone's state_dict has
     weight_file: str  # in RELEASE
     sha256: str = ""  # first digits of the file's, as its name gives them; none is published for the other
     prefix: str = ""  # of the backbone's keys in the file; the other keys belong to other parts of the file's network
-    dropped: tuple[str, ...] = ()  # beginnings of keys, behind the prefix, that the backbone has no use for
+    dropped: tuple[str, ...] = ()  # beginnings of keys, behind the prefix, that the backbone does not use
 
     @property
     def url(self) -> str:
@@ -165,7 +165,7 @@ class OptimConfig:
 
     lr: float = 2e-4
     backbone_lr: float = 5e-5  # parameters whose name contains "backbone"
-    # Upstream's groups carry the key "wd", which AdamW ignores: torch's default is what upstream trains with.
+    # Upstream's groups have the key "wd", which AdamW ignores: torch's default is what upstream trains with.
     weight_decay: float = 0.01
     milestones: tuple[float, ...] = (0.7, 0.9)  # of the epochs, truncated to whole epochs
     gamma: float = 0.2
@@ -176,7 +176,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A preset: everything that defines a run apart from where its data and outputs are."""
+    """A preset: everything that defines a run, except where its data and outputs are."""
 
     name: str
     model: ModelConfig

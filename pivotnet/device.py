@@ -98,7 +98,7 @@ def select_device(name: str | None = None, local_rank: int = 0) -> torch.device:
 
 
 def _first_working() -> str:
-    # find_spec first: a machine without the wheel must not pay for, or fail in, an import
+    # find_spec first: a machine without the wheel must not spend time on an import, or fail in it
     if importlib.util.find_spec("torch_npu") is not None and npu_problem() is None:
         return "npu"
     return "cuda" if _cuda_problem() is None else "cpu"

@@ -1,4 +1,4 @@
-"""One process a card, started by torchrun or by hand; what the ranks tell each other outside of the gradients."""
+"""One process a card, started by torchrun or by hand; what the ranks exchange besides gradients."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Ranks:
 
     @property
     def main(self) -> bool:
-        """Whether this is the rank that writes and talks."""
+        """Whether this is the rank that writes files and prints."""
         return self.rank == 0
 
 

@@ -5,7 +5,7 @@
 #
 # It sets a variable only where the user has not, adds to LD_PRELOAD and LD_LIBRARY_PATH and never replaces them,
 # changes nothing when it is sourced twice, and says nothing on a machine without an NPU.
-# PIVOTNET_DEV (/dev), PIVOTNET_ASCEND (/usr/local/Ascend) and PIVOTNET_TCMALLOC name other places to look in.
+# PIVOTNET_DEV (/dev), PIVOTNET_ASCEND (/usr/local/Ascend) and PIVOTNET_TCMALLOC name other paths.
 
 # pivotnet_default NAME VALUE: export NAME=VALUE unless the user has set NAME (be it to nothing), or VALUE is empty
 pivotnet_default() { if [ -z "${!1+set}" ] && [ -n "$2" ]; then export "$1=$2"; fi; }
@@ -64,7 +64,7 @@ pivotnet_environment() {
     pivotnet_default HCCL_WHITELIST_DISABLE 1
     # address of the root of communication: without it HCCL takes the first network card, which may be a bridge
     pivotnet_default HCCL_IF_IP "$(pivotnet_host_address)"
-    # ranks reach their first collective minutes apart (data, weights): the default of 120 s is short (120..7200)
+    # ranks may reach their first collective minutes after each other (data, weights): the default of 120 s is short (120..7200)
     pivotnet_default HCCL_CONNECT_TIMEOUT 1200
     case "$ranks" in '' | 0* | *[!0-9]*) ranks=$(wc -w <<<"$npus") ;; esac
     # threads of one CPU operator, MKL's and OpenBLAS' too: more than a rank's share of the cores slows all ranks down

@@ -73,7 +73,7 @@ def receive(url: str, part: Path) -> None:
     except urllib.error.HTTPError as error:
         if error.code != 416 or not start:
             raise
-        part.unlink()  # whole already, or longer than what is there: the checksum tells only after a fresh download
+        part.unlink()  # whole already, or longer than the file: start anew, the checksum decides
         receive(url, part)
 
 

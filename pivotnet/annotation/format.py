@@ -118,7 +118,7 @@ def load_annotation(path: PathLike) -> Annotation:
             points, lengths = pad_pivots(lines.pop("pivot_pts"))
         return Annotation(
             image_paths=[str(name) for name in data["image_paths"]],
-            **{key: data[key].copy() for key in PLAIN_KEYS[1:]},  # theirs who load it, to change if they want
+            **{key: data[key].copy() for key in PLAIN_KEYS[1:]},  # writable: it belongs to the caller
             **lines,
             pivot_points=points,
             pivot_lengths=lengths,

@@ -108,5 +108,5 @@ def write_npz(stream: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
             npy.write_array(member, np.asarray(array, order="C"), allow_pickle=False)
             # Only masks are worth the time: coordinates lose 6 percent at most.
             method = zipfile.ZIP_DEFLATED if array.dtype == np.uint8 else zipfile.ZIP_STORED
-            archive.writestr(zipfile.ZipInfo(f"{key}.npy"), member.getvalue(), method, _LEVEL)  # always of 1980
+            archive.writestr(zipfile.ZipInfo(f"{key}.npy"), member.getvalue(), method, _LEVEL)  # dated 1980
     stream.write(content.getbuffer())

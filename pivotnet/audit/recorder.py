@@ -138,7 +138,7 @@ class Recorder(OperatorCounter):
     # ---- counting ----
 
     def add(self, **numbers: int) -> None:
-        """Add what operators tell, unless the device counts by itself."""
+        """Add what follows from operators, unless the device counts by itself."""
         if self._counters is None:
             super().add(**numbers)
 
@@ -157,7 +157,7 @@ class Recorder(OperatorCounter):
             self.audit.fallback_names[name] += 1
 
     def copied(self, tensor: Tensor, to_device: bool) -> None:
-        """A tensor's bytes went over the bus."""
+        """A tensor's bytes were copied between host and device."""
         side = "to_device" if to_device else "to_host"
         self.add(**{f"{side}_copies": 1, f"{side}_bytes": tensor.numel() * tensor.element_size()})
 

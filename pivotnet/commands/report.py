@@ -52,8 +52,8 @@ def _print_final(args: argparse.Namespace) -> None:
     folder = args.runs[0]
     summary = read_summary(folder)
     lines = final_lines(summary, args.final, earlier_seconds(summary, folder))
-    places = [folder] if args.log_folder is None else [folder, make_folder(args.log_folder, "--log-folder")]
-    for place in places:
-        with atomic_write(place / f"{case_name(summary, args.final)}.log", "w") as stream:
+    folders = [folder] if args.log_folder is None else [folder, make_folder(args.log_folder, "--log-folder")]
+    for target in folders:
+        with atomic_write(target / f"{case_name(summary, args.final)}.log", "w") as stream:
             stream.write("\n".join(lines) + "\n")
     print("\n".join([TITLE, *lines]))

@@ -24,7 +24,7 @@ one that has the packages they make .venv, from WHEELHOUSE (see tools/wheelhouse
 
 
 class OptionParser(argparse.ArgumentParser):
-    """Tells what is wrong in one line."""
+    """Its errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         raise PivotNetError(f"{message}; see --help")

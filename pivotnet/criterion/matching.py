@@ -20,7 +20,7 @@ from pivotnet.criterion.sequence import distances, match_points, sequence_costs
 from pivotnet.structures import Targets
 
 # Stands for costs that are not finite. The assignment must not fail on them: the loss itself is not finite then, and
-# that is how training learns of it.
+# training stops on that.
 _WORST_COST = 1e9
 
 

@@ -1,6 +1,6 @@
 """Annotated samples and their camera images -> batches.
 
-ROOT is a nuScenes tree that ``pivotnet annotate`` has been through: images under ROOT/samples, annotated samples and
+ROOT is a nuScenes tree that ``pivotnet annotate`` has processed: images under ROOT/samples, annotated samples and
 the split lists under ROOT/customer/pivot-bezier.
 """
 
@@ -67,8 +67,8 @@ def camera_paths(annotation: Annotation, token: str) -> list[str]:
 class MapDataset(Dataset[Union[Item, PivotNetError]]):
     """Samples by index.
 
-    ``dataset[i]`` *returns* the PivotNetError of a bad sample instead of raising it: an exception that crosses a
-    worker's border arrives wrapped in the text of two tracebacks. ``Loader`` raises it.
+    ``dataset[i]`` *returns* the PivotNetError of a bad sample instead of raising it: an exception that is
+    raised in a worker arrives wrapped in the text of two tracebacks. ``Loader`` raises it.
     """
 
     def __init__(
@@ -145,10 +145,10 @@ class Collate:
 
 
 def _start_worker(_worker: int) -> None:
-    # A worker is one of many processes: OpenCV's own pool in each would only fight for the cores.
+    # A worker is one of many processes: OpenCV's own threads in each would only compete for the cores.
     cv2.setNumThreads(0)
     # torchrun sends SIGTERM to the whole process group, but the rank still needs its workers to end its step. They end
-    # when it tells them to, or when it is gone.
+    # when it asks them to, or when it is gone.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
@@ -181,7 +181,7 @@ class Loader:
             ) from error
         finally:
             # Ends the workers now. Left to the garbage collector (an error's traceback holds this frame), their queues
-            # may go first, and torch then waits 5 s for each worker that nobody can tell to stop.
+            # may go first, and torch then waits 5 s for each worker that nobody can stop.
             del iterator
 
 
@@ -209,7 +209,7 @@ def build_loader(
         data_root: nuScenes tree.
         tokens: what the sampler's indices mean (``read_split``).
         sampler: TrainingSampler or EvaluationSampler.
-        with_targets: whether batches carry training targets.
+        with_targets: whether batches contain training targets.
         workers: loading processes; 0 loads in this process; None chooses (see ``default_workers``).
         device: where the batches will go (decides on page-locked memory).
         local_ranks: ranks on this machine, which share its cores and memory.
@@ -223,7 +223,7 @@ def build_loader(
     pinned = device is not None and devices.pin_memory(device)
     options: dict[str, Any] = {}
     if pinned and device is not None and not hasattr(torch, "accelerator"):
-        options["pin_memory_device"] = device.type  # torch < 2.6 pins for CUDA unless told otherwise
+        options["pin_memory_device"] = device.type  # torch < 2.6 pins for CUDA by default
     if workers > 0:
         # A loader is iterated once, by a sampler as long as the run: its workers live from the first step to the last.
         options.update(prefetch_factor=2, worker_init_fn=_start_worker)

@@ -57,7 +57,7 @@ def _decode(path: PathLike) -> np.ndarray:
     except FileNotFoundError as error:
         raise PivotNetError(f"camera image {path} is missing: complete the data set, or annotate it again") from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        # PIL would tell the address of the bytes in memory
+        # PIL's message would have the address of the bytes in memory
         reason = "it is no image" if isinstance(error, UnidentifiedImageError) else error
         raise PivotNetError(f"camera image {path} cannot be decoded ({reason}): copy it anew") from error
 

@@ -85,7 +85,7 @@ class Predictor:
         """
         left: list[str] = []
         with agreed(self.ranks):
-            if self.ranks.main:  # one rank looks, before any of them writes
+            if self.ranks.main:  # one rank looks before any rank writes
                 results.open_folder(folder, checkpoint, self.config.name)
                 left = [token for token in tokens if not results.has_result(folder, token)]
                 if len(left) < len(tokens):

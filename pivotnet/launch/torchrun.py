@@ -27,7 +27,7 @@ ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torchrun names it to each rank
 LAST_LINES = 15
 ENDED_BY_TORCHRUN = (-15, 143)  # exit statuses of ranks that lost another one
 LOST = "lost the connection to another rank"  # in the message of LostRankError
-# Advised for training that the host holds up; test/env_npu.sh gives reasons. Other devices do not read them.
+# Advised where the host is the bottleneck; test/env_npu.sh gives reasons. Other devices do not read them.
 ENVIRONMENT = {"TASK_QUEUE_ENABLE": "2", "CPU_AFFINITY_CONF": "1"}
 
 

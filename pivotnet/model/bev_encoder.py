@@ -65,7 +65,7 @@ class BevEncoder(nn.Module):
         Args:
             features: of each level [B*V, width, h, w].
             reference_points: [B, N, 2] (x, y) of each BEV cell in the side-by-side image.
-            reference_valid: bool [B, N]; where False the cell looks at a learned place.
+            reference_valid: bool [B, N]; where False the cell samples around a learned position.
 
         Returns:
             [E, B, N, C] BEV features of every decoder layer.
@@ -197,7 +197,7 @@ class DeformableAttention(nn.Module):
         samples = (batch, length, self.heads, len(self.sizes), self.points)
         value = self.value_proj(source).view(batch, -1, self.heads, channels // self.heads)
         with torch.autocast(device_type=query.device.type, enabled=False):
-            # Places and weights in float32: bfloat16 has 3 digits, a row of cameras 336 cells.
+            # Locations and weights in float32: bfloat16 has 3 digits, a row of cameras 336 cells.
             query = query.float()
             offsets = self.sampling_offsets(query).view(*samples, 2)
             locations = torch.addcmul(reference, offsets, self.cell_size)

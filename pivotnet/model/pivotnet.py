@@ -88,7 +88,7 @@ class PivotNet(nn.Module):
 
 
 class _ClassWeights(nn.Module):
-    """Class weights of upstream's criterion, which its checkpoints carry."""
+    """Class weights of upstream's criterion, which its checkpoints contain."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -76,8 +76,8 @@ def build_town(location: str, side: int, rng: np.random.Generator) -> Town:
     """A town of ``side`` x ``side`` junctions; the same generator state gives the same town."""
     town = Town(location, 2 * MARGIN + BLOCK * (side - 1), [], [], [])
     pairs = _pairs(side, rng)
-    places = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), axis=-1).reshape(-1, 2)
-    nodes = MARGIN + BLOCK * places + rng.uniform(-SHAKE, SHAKE, places.shape)
+    cells = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), axis=-1).reshape(-1, 2)
+    nodes = MARGIN + BLOCK * cells + rng.uniform(-SHAKE, SHAKE, cells.shape)
     curves = [_curve(nodes[a], nodes[b], rng) for a, b in pairs]
     lanes = [LANES[rng.integers(len(LANES))] for _ in pairs]
     trims = _trims(pairs, curves, lanes)

@@ -33,7 +33,7 @@ from pivotnet.training.shutdown import Shutdown
 
 @dataclass(frozen=True)
 class Run:
-    """What is chosen for a run beside its preset."""
+    """What is chosen for a run besides its preset."""
 
     output: Path
     steps: int = 1  # the run ends after this step
@@ -79,15 +79,15 @@ class Trainer:
         # Constants on the device: making them in a step would be a copy from the host each time.
         self._flags = (torch.zeros(1, device=self.device), torch.ones(1, device=self.device))
 
-    def forward_backward(self, batch: Batch, carry: Tensor | None = None) -> CriterionResult:
-        """Add one batch's gradients to those there are; ``carry`` goes to the host as well (see Criterion)."""
+    def forward_backward(self, batch: Batch, piggyback: Tensor | None = None) -> CriterionResult:
+        """Add one batch's gradients to those there are; ``piggyback`` goes to the host as well (see Criterion)."""
         moved = batch.to(self.device, non_blocking=True)
         inputs = (moved.images, moved.reference_points, moved.reference_valid)
         if self.run.graph and self.network is self.model:
             self.network = GraphedNetwork(self.model, inputs, self.run.amp)
         with devices.autocast(self.device, self.run.amp):
             predictions = self.network(*inputs)
-        result = self.criterion(predictions, moved.targets, carry)
+        result = self.criterion(predictions, moved.targets, piggyback)
         result.total.backward()
         return result
 
@@ -96,7 +96,7 @@ class Trainer:
 
         Args:
             batch: in host memory.
-            stop: this rank was asked to stop; the others learn of it with the losses.
+            stop: this rank was asked to stop; the others receive that with the losses.
 
         Returns:
             What the step before left pending (see ``_read``), None after the first.

@@ -52,7 +52,7 @@ class Monitor:
         self.progress.start()
 
     def close(self) -> None:
-        """Leave the terminal in order and the files complete."""
+        """Restore the terminal and complete the files."""
         if self.enabled:
             self.progress.stop()
             for stream in (self.curves, self.log):

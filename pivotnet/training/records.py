@@ -11,7 +11,7 @@ Every rank appends one JSON object a step to OUTPUT/steps.rank<R>.jsonl:
     terms      {name: weighted loss term}, means over the ranks
 
 A step ends when its optimiser update has been handed to the device. As every step waits for the device once, in the
-middle, times between ends are times of whole steps, with nothing made to wait for the clock's sake.
+middle, times between ends are times of whole steps, and the measurement itself adds no wait.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a training run is told, and what is made of it before the first step."""
+"""The options of a training run, and what is made of them before the first step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SAVE_AT_LEAST = 200  # steps between checkpoints, where an epoch is shorter
 
 @dataclass(frozen=True)
 class Options:
-    """What a run is told; ``pivotnet train --help`` describes each."""
+    """The options of a run; ``pivotnet train --help`` describes each."""
 
     preset: str
     data_root: str

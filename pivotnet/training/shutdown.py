@@ -1,4 +1,4 @@
-"""SIGTERM: finish the step, save, leave. But never stay behind in a collective whose other ranks are gone."""
+"""SIGTERM: finish the step, save, end; but never wait in a collective whose other ranks are gone."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Shutdown:
     """Whether this process was asked to stop; a context manager that catches SIGTERM (main thread only).
 
     torchrun sends SIGTERM to the ranks that are left when one has died. Those wait in a collective that may never
-    end, where Python's own signal handlers do not run; so a thread that hears of the signal at once ends the process
-    when no step finishes in time. A sane run finishes its step, agrees with the other ranks, saves and leaves.
+    end, where Python's own signal handlers do not run; so a thread that gets the signal at once ends the process
+    when no step finishes in time. A healthy run finishes its step, agrees with the other ranks, saves and ends.
     """
 
     def __init__(self) -> None:

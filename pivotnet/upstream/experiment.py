@@ -15,7 +15,7 @@ def adapt_loader(loader: DataLoader, model: nn.Module) -> DataLoader:
     loader.collate_fn = getattr(loader.dataset, "collate", loader.collate_fn)
     loader.pin_memory = devices.pin_memory(device)
     if loader.pin_memory and not hasattr(torch, "accelerator"):
-        loader.pin_memory_device = device.type  # torch < 2.6 pins for CUDA unless told otherwise
+        loader.pin_memory_device = device.type  # torch < 2.6 pins for CUDA by default
     return loader
 
 

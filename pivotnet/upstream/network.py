@@ -65,7 +65,7 @@ class _Backbone(nn.Module):
 
     def build(self, options: Options, outputs: int) -> tuple[nn.Module, str | None]:
         """The network that returns its last ``outputs`` features, and the file with its starting weights, which
-        upstream requires, so that nobody starts without it unawares."""
+        upstream requires, so that nobody starts without it by mistake."""
         raise NotImplementedError
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -233,7 +233,7 @@ class PivotMapPostProcessor(nn.Module):
             criterion_conf, matcher_conf, sem_loss_conf, no_object_coe, collinear_pts_coe, coe_endpts
         )
         self.loss = Criterion(Config("upstream", BASE, map_config(map_conf, tuple(pivot_conf["max_pieces"])), weights))
-        # upstream's checkpoints carry its class weights under these names
+        # upstream's checkpoints contain its class weights under these names
         self.criterion = nn.Module()
         self.criterion.register_buffer("empty_weight", torch.tensor([1.0, no_object_coe]))
         self.criterion.register_buffer("collinear_pt_weight", torch.tensor([collinear_pts_coe, 1.0]))

@@ -74,7 +74,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def patched(tmp_path_factory: pytest.TempPathFactory, clean: Path) -> Path:
-    """A patched tree, the way users are told to make it."""
+    """A patched tree, made as README.md says."""
     tree = tmp_path_factory.mktemp("patched") / "PivotNet"
     command([ROOT / "tools" / "upstream.sh", "fetch", "--from", clean], ROOT, PIVOTNET_DIR=tree)
     shutil.copy(ROOT / "pivotnet.patch", tree)

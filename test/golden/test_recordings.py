@@ -149,7 +149,7 @@ def test_evaluate_prints_upstreams_table(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_constants_and_copied_layers() -> None:
-    """What names, shapes and statistics of single parameters do not tell."""
+    """What names, shapes and statistics of single parameters do not show."""
     config = preset("effb0")
     network = PivotNet(config.model, config.map)
     state = network.state_dict()

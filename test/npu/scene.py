@@ -24,7 +24,7 @@ NPU = torch.device("npu" if hasattr(torch, "npu") else "cpu")
 
 
 def small(name: str, **changes: object) -> Config:
-    """A preset on small images and a coarse grid, and without chance: no dropout, no drop path."""
+    """A preset on small images and a coarse grid, and without randomness: no dropout, no drop path."""
     config = preset(name)
     quiet: dict[str, object] = {"image_size": (64, 96), "bev_size": (16, 8), "mask_stride": 4}
     quiet.update(dropout=0.0, drop_path=0.0)
@@ -33,7 +33,7 @@ def small(name: str, **changes: object) -> Config:
 
 
 def network(config: Config) -> PivotNet:
-    """The network with every weight set by its name: no layer is left at a start that hides errors."""
+    """The network with every weight set by its name: no layer keeps initial values with which errors go unnoticed."""
     torch.manual_seed(0)
     built = PivotNet(config.model, config.map)
     fill(built.state_dict())

@@ -46,9 +46,9 @@ def collectives(rank: int, ranks: int, device: torch.device) -> None:
     piece = torch.zeros(2, device=device)
     dist.reduce_scatter_tensor(piece, torch.arange(2.0 * ranks, device=device))
     assert piece.cpu().tolist() == [ranks * 2.0 * rank, ranks * (2.0 * rank + 1)]
-    told = [None] * ranks
-    dist.all_gather_object(told, {"rank": rank})
-    assert told == [{"rank": other} for other in range(ranks)]
+    gathered = [None] * ranks
+    dist.all_gather_object(gathered, {"rank": rank})
+    assert gathered == [{"rank": other} for other in range(ranks)]
     large = torch.ones(5_000_000, device=device)  # more than a slot of the shared memory
     dist.all_reduce(large)
     assert float(large.min()) == float(large.max()) == ranks

@@ -43,7 +43,7 @@ class Backbone(nn.Module):
 
 
 def small_network() -> PivotNet:
-    """Always the same weights, moved away from their start, where all queries look at the same places."""
+    """Always the same weights, moved away from their start, where all queries sample the same points."""
     torch.manual_seed(0)
     with mock.patch.object(network_module, "build_backbone", lambda model: Backbone()):
         network = PivotNet(MODEL, MAP)

@@ -52,7 +52,7 @@ def test_other_kinds_of_images_are_converted_as_pil_does(tmp_path: Path, mode: s
     np.testing.assert_array_equal(read_image(path), pils(path))
 
 
-def test_every_truncation_is_told(tmp_path: Path) -> None:
+def test_every_truncation_is_reported(tmp_path: Path) -> None:
     whole = io.BytesIO()
     Image.fromarray(drawing((80, 120))).save(whole, "JPEG")
     content = whole.getvalue()

@@ -116,7 +116,7 @@ def test_unannotated_data_needs_tables_and_expansion(root):
     assert "not annotated yet" in findings[-1].text
 
 
-def test_names_of_weight_files_carry_their_checksums():
+def test_names_of_weight_files_contain_their_checksums():
     for backbone in BACKBONES.values():
         assert not backbone.sha256 or backbone.weight_file.endswith(f"-{backbone.sha256}.pth")
 

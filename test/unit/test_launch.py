@@ -56,8 +56,8 @@ def test_bad_options_are_one_line(options, variables, message, monkeypatch, caps
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert cli.main(["run", "full", *options.split()]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and told.count("\n") == 1 and message in told
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ") and printed.count("\n") == 1 and message in printed
     assert list(place.iterdir()) == []
 
 

@@ -127,7 +127,7 @@ def test_more_instances_than_queries_leave_some_unmatched() -> None:
 
 
 def test_predictions_that_are_not_finite_are_still_matched() -> None:
-    """The loss tells training about them; matching must not raise before it can."""
+    """The loss reports them; matching must not raise before."""
     predicted, batch = predictions(1), targets((3, 2, 1))
     with torch.no_grad():
         predicted.points[0, 0, :50] = float("nan")

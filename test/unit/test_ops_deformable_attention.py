@@ -20,8 +20,8 @@ def inputs(batch=2, queries=4, heads=2, channels=3, points=2, shapes=SHAPES, dty
     cells = sum(h * w for h, w in shapes)
     value = torch.randn(batch, cells, heads, channels, generator=generator, dtype=dtype)
     # also well outside the map, where nothing is sampled
-    places = torch.rand(batch, queries, heads, len(shapes), points, 2, generator=generator, dtype=dtype)
-    locations = (places - 0.5) * 2 * spread + 0.5
+    uniform = torch.rand(batch, queries, heads, len(shapes), points, 2, generator=generator, dtype=dtype)
+    locations = (uniform - 0.5) * 2 * spread + 0.5
     weights = torch.rand(batch, queries, heads, len(shapes), points, generator=generator, dtype=dtype)
     return value, locations, weights
 

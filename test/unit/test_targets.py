@@ -93,7 +93,7 @@ def test_saturated_ids_count_as_one() -> None:
     assert targets.masks[0, 0].flatten(1).any(1).all()
 
 
-def test_unfit_samples_are_told() -> None:
+def test_unfit_samples_are_reported() -> None:
     mask, points, lengths = sample(8, (2, 1, 1))
     with pytest.raises(PivotNetError, match="empty batch"):
         build_targets([], SWINT)

@@ -1,4 +1,4 @@
-"""What ranks tell each other, and what happens when one is lost."""
+"""What ranks exchange, and what happens when one is lost."""
 
 from __future__ import annotations
 

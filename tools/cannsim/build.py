@@ -29,7 +29,7 @@ ALIASES += ("drvdsmi_host", "cust_opapi")
 
 
 class BuildError(Exception):
-    """Something that the user can mend."""
+    """An error that the user can fix."""
 
 
 def run(command: list[str]) -> str:

@@ -35,7 +35,7 @@ OUTPUT_ABSOLUTE = {
 }
 # Running statistics are means over thousands of float32 features.
 STATISTICS_RELATIVE = 1e-5
-# Initial values are random: statistics of n draws stray by about 1/sqrt(n); 6 deviations are never seen by chance.
+# Initial values are random: statistics of n draws stray by about 1/sqrt(n); 6 deviations practically never occur.
 INITIALISATION_DEVIATIONS = 6.0
 # These are not random; their directions are rounded.
 DIRECTIONS, DIRECTION_EACH, DIRECTION_ABSOLUTE = "sampling_offsets.bias", 1e-4, 1e-7
@@ -137,8 +137,8 @@ def _deviations(ours: dict[str, float], theirs: dict[str, float], n_ours: int, n
     """By how many of its own deviations each statistic strays from the recorded one.
 
     Of n draws with deviation s, the mean has the deviation s/sqrt(n) and the deviation about s/sqrt(2n). The largest
-    magnitude tells a uniform from a normal distribution of the same s: at s sqrt(3) and at about s sqrt(2 ln n); it is
-    compared from 1000 draws on, where its own scatter is about s/sqrt(2 ln n).
+    magnitude distinguishes a uniform from a normal distribution of the same s: it is s sqrt(3), or about
+    s sqrt(2 ln n). It is compared from 1000 draws on, where its own scatter is about s/sqrt(2 ln n).
     """
     scale = max(ours["std"], theirs["std"])
     spread = scale * math.sqrt(1 / n_ours + 1 / n_theirs)

@@ -1,6 +1,6 @@
 """The pinned checkout of upstream and the patch onto it, for maintainers.
 
-PIVOTNET_DIR names another place than PivotNet/; PIVOTNET_UPSTREAM a clean checkout that check may read.
+PIVOTNET_DIR names another folder than PivotNet/; PIVOTNET_UPSTREAM a clean checkout that check may read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Check pivotnet.patch: rules of thinness, imports, and that git applies and reverts it.
 
 Without upstream the patch is applied to a stand-in that is rebuilt from its hunks. With a checkout at the pinned commit
-it is applied to a copy of that too, the way users are told to.
+it is applied to a copy of that too, as README.md says.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _parse_hunk(path: str, data: bytes) -> Hunk:
 
 
 def counts(patch: Patch) -> dict[str, int]:
-    """What the README tells of the patch."""
+    """What README.md says of the patch."""
     return {
         "files": len(patch.files),
         "hunks": sum(len(file.hunks) for file in patch.files),
@@ -253,7 +253,7 @@ def _faults_of_calls(line: str, names: dict[str, Any]) -> Iterator[str]:
 
 
 def stand_in(patch: Patch) -> dict[str, bytes]:
-    """Files that hold the old sides of the hunks at their places, and numbered lines between them."""
+    """Files that hold the old lines of the hunks where the hunks are, and numbered lines between them."""
     tree = {}
     for file in patch.files:
         rows: list[bytes] = []

@@ -106,13 +106,13 @@ class EfficientNet(nn.Module):
         self.stochastic_depth = StochasticDepth([drop_connect * i / len(self._blocks) for i in self.shortcuts])
 
     def _follow_recomputation(self) -> bool:
-        """Let running statistics move as upstream's, whose checkpointed blocks see each batch twice.
+        """Update running statistics as upstream does, whose checkpointed blocks see each batch twice.
 
         Two updates with momentum m and the same batch are one with 2m - m^2. Returns whether to checkpoint the blocks.
         """
         learning = self.training and torch.is_grad_enabled()
         once = learning and not self.checkpointing
-        # looked up at every call: synchronised batch norms may have taken their places
+        # looked up at every call: synchronised batch norms may have replaced them
         norms: list[Any] = [module for module in self._blocks.modules() if hasattr(module, "num_batches_tracked")]
         for norm in norms:
             norm.momentum = 2 * MOMENTUM - MOMENTUM**2 if once else MOMENTUM

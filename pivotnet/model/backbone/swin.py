@@ -85,8 +85,8 @@ def shift_mask(height: int, width: int, device: torch.device) -> Tensor:
         region = strip[0][:, None] * 3 + strip[1][None, :]
         region = region.view(height // WINDOW, WINDOW, width // WINDOW, WINDOW).permute(0, 2, 1, 3)
         region = region.reshape(-1, WINDOW**2)
-        apart = region[:, None, :] != region[:, :, None]
-        return torch.zeros(apart.shape).masked_fill(apart, MASKED).unsqueeze(1).to(device)
+        separate = region[:, None, :] != region[:, :, None]
+        return torch.zeros(separate.shape).masked_fill(separate, MASKED).unsqueeze(1).to(device)
 
 
 class WindowAttention(nn.Module):

@@ -1,6 +1,6 @@
 """Multi-scale deformable attention (Zhu et al., Deformable DETR, arXiv:2010.04159, equation 3).
 
-Every query samples each level of a feature map bilinearly at a few places and adds the samples up with its own
+Every query samples each level of a feature map bilinearly at a few points and adds the samples up with its own
 weights. On an NPU mx_driving's kernel does it, on a CPU deformable_attention_cpu.py, elsewhere grid_sample.
 """
 

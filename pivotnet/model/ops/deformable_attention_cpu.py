@@ -90,7 +90,7 @@ def _forward(value: Tensor, sizes: list[int], locations: Tensor, weights: Tensor
     output = value.new_empty(batch, queries, heads, value.shape[-1])
     for b in range(batch):
         for head in range(heads):
-            place = _Places(locations[b, :, head].flatten(1, 2), layout)
+            place = _CellIndices(locations[b, :, head].flatten(1, 2), layout)
             corners = zip(place.corners(), place.shares(weights[b, :, head].flatten(1)))
             output[b, :, head] = sum(_bags(padded[b, head], rows, layout.bags, shares) for rows, shares in corners)
     return output.flatten(2)
@@ -110,7 +110,7 @@ def _backward(
         for head in range(heads):
             grad_output = gradient[b, :, head].contiguous()  # [L, c]
             weight = weights[b, :, head].flatten(1)  # [L, K]
-            place = _Places(locations[b, :, head].flatten(1, 2), layout)
+            place = _CellIndices(locations[b, :, head].flatten(1, 2), layout)
             upper_left, upper_right, lower_left, lower_right = (
                 torch.ops.aten._embedding_bag_per_sample_weights_backward(
                     grad_output, padded[b, head], rows.view(-1), layout.bags, layout.query, 0
@@ -136,7 +136,7 @@ def _backward(
     return _crop(grad_padded, value, layout), grad_locations, grad_weights
 
 
-class _Places:
+class _CellIndices:
     """Where the samples of one head [L, K, 2] fall in the padded map."""
 
     def __init__(self, locations: Tensor, layout: _Layout) -> None:

@@ -16,8 +16,6 @@ from pivotnet.launch.choices import ROOT
 # Variables whose values go into the report; no others, as they may hold secrets.
 PREFIXES = ("ASCEND_", "HCCL_", "TASK_QUEUE_", "COMBINED_", "CPU_AFFINITY_", "PYTORCH_NPU_", "TORCH_", "OMP_")
 NAMES = ("LD_PRELOAD", "LD_LIBRARY_PATH", "DATA_ROOT", "PIVOTNET_DIR", "NNODES", "NODE_RANK", "MASTER_ADDR")
-
-
 # Checks of the machine by the topic under which one that fails itself is reported, in the order of the report.
 NPU_CHECKS = {
     "driver": npu.check_driver,

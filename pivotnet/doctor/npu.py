@@ -13,6 +13,13 @@ MANAGERS = ("/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc")
 CANN_FOLDERS = tuple(f"/usr/local/Ascend/{name}" for name in ("ascend-toolkit/latest", "cann", "latest", "nnae/latest"))
 CONNECT_LIMITS = (120, 7200)  # seconds that HCCL_CONNECT_TIMEOUT accepts
 EXEC_DEFAULT, EVENT_DEFAULT = 1800, 1868  # seconds
+# variable: (values that are fine, the best first, and what any other does)
+SLOW_VARIABLES = {
+    "ASCEND_LAUNCH_BLOCKING": (("0",), "the host waits for every operator, TASK_QUEUE_ENABLE is void"),
+    "TASK_QUEUE_ENABLE": (("2",), "the host side is the bottleneck of this training"),
+    "ASCEND_GLOBAL_LOG_LEVEL": (("3", "4"), "logging below errors slows the host"),
+    "ASCEND_SLOG_PRINT_TO_STDOUT": (("0",), "logs go to the console"),
+}
 _SOURCE = "source test/env_npu.sh (the run scripts do so)"
 _CONTAINER = "in a container start it with --device=/dev/davinci0 ... " + " ".join(f"--device={m}" for m in MANAGERS)
 
@@ -251,18 +258,9 @@ def _check_network(machine: Machine) -> Iterator[Finding]:
 
 def check_variables(machine: Machine) -> Iterator[Finding]:
     """Variables that slow training down or stop it."""
-    get, topic = machine.environ.get, "environment"
-    queue, level = get("TASK_QUEUE_ENABLE"), get("ASCEND_GLOBAL_LOG_LEVEL")
-    if get("ASCEND_LAUNCH_BLOCKING", "0") == "1":
-        text = "ASCEND_LAUNCH_BLOCKING=1: the host waits for every operator, TASK_QUEUE_ENABLE is void"
-        yield warning(topic, text, "unset it unless you look for a failing operator")
-    elif queue not in (None, "2"):
-        text = f"TASK_QUEUE_ENABLE={queue}: the host side is the bottleneck of this training"
-        yield warning(topic, text, "export TASK_QUEUE_ENABLE=2")
-    if level in ("0", "1", "2"):
-        text = f"ASCEND_GLOBAL_LOG_LEVEL={level}: logging below errors slows the host"
-        yield warning(topic, text, "export ASCEND_GLOBAL_LOG_LEVEL=3")
-    if get("ASCEND_SLOG_PRINT_TO_STDOUT", "0") == "1":
-        yield warning(topic, "ASCEND_SLOG_PRINT_TO_STDOUT=1: logs go to the console", "set it to 0")
-    if queue is None:
-        yield note(topic, "the variables of test/env_npu.sh are not set here", _SOURCE)
+    for name, (fine, effect) in SLOW_VARIABLES.items():
+        value = machine.environ.get(name, fine[0])
+        if value not in fine:
+            yield warning("environment", f"{name}={value}: {effect}", f"export {name}={fine[0]}")
+    if "TASK_QUEUE_ENABLE" not in machine.environ:
+        yield note("environment", "the variables of test/env_npu.sh are not set here", _SOURCE)

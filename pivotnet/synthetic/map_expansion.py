@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import shapely
 
-from pivotnet.synthetic.nuscenes_tables import Tokens
+from pivotnet.synthetic.nuscenes_tables import token
 from pivotnet.synthetic.town import Town
 
 LAYERS = (
@@ -33,15 +33,15 @@ class _Expansion:
     """Collects records; equal coordinates share one node."""
 
     def __init__(self, town: Town, seed: int) -> None:
-        self._tokens = Tokens(seed, "map", town.location)
+        self._scope = seed, "map", town.location
         self._nodes: dict[tuple[float, float], str] = {}
         self.layers: dict[str, list[dict[str, Any]]] = {layer: [] for layer in LAYERS}
 
     def add(self, layer: str, **fields: Any) -> str:
         """Append a record; returns its token."""
-        token = self._tokens.token(layer, len(self.layers[layer]))
-        self.layers[layer].append({"token": token, **fields})
-        return token
+        name = token(*self._scope, layer, len(self.layers[layer]))
+        self.layers[layer].append({"token": name, **fields})
+        return name
 
     def nodes(self, points: np.ndarray) -> list[str]:
         """Node tokens of these points: [n, 2] -> n tokens."""

@@ -18,16 +18,9 @@ TABLES = (
 )
 
 
-class Tokens:
-    """Names of records, which depend on nothing but the seed and what the record is."""
-
-    def __init__(self, *scope: object) -> None:
-        self._scope = "/".join(map(str, scope))
-
-    def token(self, *what: object) -> str:
-        """32 hexadecimal digits."""
-        text = "/".join([self._scope, *map(str, what)])
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+def token(*what: object) -> str:
+    """Name of a record, 32 hexadecimal digits that depend on nothing but the seed and what the record is."""
+    return hashlib.blake2b("/".join(map(str, what)).encode(), digest_size=16).hexdigest()
 
 
 def sensor_path(scene: Scene, sample: int, channel: str) -> str:
@@ -38,15 +31,18 @@ def sensor_path(scene: Scene, sample: int, channel: str) -> str:
 
 def prior_path(location: str, seed: int) -> str:
     """Path of a location's semantic prior below the data set's root."""
-    return f"maps/{Tokens(seed).token('map', location)}.png"
+    return f"maps/{token(seed, 'map', location)}.png"
 
 
-class _Tables(Tokens):
+class _Tables:
     """Collects the records of all tables; a record is named by its table and a key."""
 
     def __init__(self, seed: int) -> None:
-        super().__init__(seed)
+        self._seed = seed
         self.records: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
+
+    def token(self, table: str, *key: object) -> str:
+        return token(self._seed, table, *key)
 
     def add(self, table: str, *key: object, **fields: Any) -> None:
         self.records[table].append({"token": self.token(table, *key), **fields})

@@ -1,4 +1,4 @@
-"""The rules of ARCHITECTURE.md: who may import whom, what only some rooms know, names that occur once."""
+"""The rules of ARCHITECTURE.md: who may import whom, what only some parts know, names that occur once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pivotnet"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 ROWS = re.findall(r"^\| (`.*?`) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
-# {room: its place in the order}; rooms of one row may import each other
-ORDER = {room: number for number, row in enumerate(ROWS) for room in re.findall(r"`(\w+)`", row)}
+# {part of the package: its index in the order}; parts of one row may import each other
+ORDER = {part: number for number, row in enumerate(ROWS) for part in re.findall(r"`(\w+)`", row)}
 
 
-def room_of(module: str) -> str:
+def part_of(module: str) -> str:
     """``pivotnet.data.images`` -> ``data``."""
     return module.split(".")[1]
 
@@ -42,15 +42,15 @@ def name_of(path: Path) -> str:
     "path", [path for path in MODULES if path.parent != PACKAGE or path.stem[0] != "_"], ids=name_of
 )
 def test_imports_point_one_way(path):
-    own = ORDER[room_of(name_of(path))]
+    own = ORDER[part_of(name_of(path))]
     for module in imports(path):
         if module.startswith("pivotnet.") and not module.startswith("pivotnet.__"):
-            assert ORDER[room_of(module)] <= own, f"{name_of(path)} imports {module}, which comes after it"
+            assert ORDER[part_of(module)] <= own, f"{name_of(path)} imports {module}, which comes after it"
 
 
 def importers(package: str) -> set[str]:
-    """Rooms that import a package."""
-    return {room_of(name_of(path)) for path in MODULES for name in imports(path) if name.split(".")[0] == package}
+    """Parts that import a package."""
+    return {part_of(name_of(path)) for path in MODULES for name in imports(path) if name.split(".")[0] == package}
 
 
 def test_only_commands_know_argparse():
@@ -59,7 +59,7 @@ def test_only_commands_know_argparse():
     assert others == {"pivotnet.upstream.annotation"}  # a command of upstream
 
 
-def test_only_the_device_room_and_kernels_name_vendors():
+def test_only_device_and_kernels_name_vendors():
     assert importers("torch_npu") | importers("mx_driving") <= {"device", "model"}
     words = re.compile(r"torch\.(cuda|npu)\b|\.is_cuda|\.cuda\(\)")
     naming = [name_of(path) for path in MODULES if words.search(path.read_text())]

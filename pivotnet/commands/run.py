@@ -13,6 +13,7 @@ from typing import NoReturn
 from pivotnet.errors import PivotNetError
 from pivotnet.launch.choices import OPTIONS, ROOT, SCRIPTS, read_choices
 from pivotnet.launch.supervise import Interrupted
+from pivotnet.launch.training_run import FailedRun, train
 
 EPILOG = """\
 What stands in brackets: the environment variable, then the default. Several machines: run the same command on each
@@ -31,13 +32,12 @@ class OptionParser(argparse.ArgumentParser):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """What to run; the options have a parser of their own, for ``--`` and for errors of one line."""
+    """What to run; its options have a parser of their own, for ``--`` and for errors of one line."""
     parser.add_argument("kind", choices=list(SCRIPTS), help="steps to be timed, or the whole schedule and its accuracy")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="see pivotnet run performance --help")
 
 
-def option_parser(kind: str) -> argparse.ArgumentParser:
-    """The options of a kind of run."""
+def _option_parser(kind: str) -> argparse.ArgumentParser:
     parser = OptionParser(
         f"bash test/{SCRIPTS[kind]}",
         usage="%(prog)s [options]",
@@ -48,40 +48,28 @@ def option_parser(kind: str) -> argparse.ArgumentParser:
     for name, (metavar, meaning, default) in OPTIONS.items():
         text = f"{meaning} [{name.upper()}; {default}]"
         parser.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=text)
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="",
-        metavar="DIR",
-        help="go on with the interrupted run in DIR (the newest one of this script), with its options",
-    )
+    text = "go on with the interrupted run in DIR (the newest one of this script), with its options"
+    parser.add_argument("--resume", nargs="?", const="", metavar="DIR", help=text)
     parser.add_argument("--check", action="store_true", help="check the options, then end")
-    parser.add_argument_group(
-        "-- OPTIONS", "handed to 'pivotnet train' as they are, such as: -- --amp bf16 --profile 5"
-    )
+    parser.add_argument_group("-- OPTIONS", "handed to 'pivotnet train' as they are: -- --amp bf16 --profile 5")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; returns 1 when training failed, 130 or 143 when it was interrupted."""
     end = args.options.index("--") if "--" in args.options else len(args.options)
-    given = vars(option_parser(args.kind).parse_args(args.options[:end]))
+    given = vars(_option_parser(args.kind).parse_args(args.options[:end]))
     choices = read_choices(args.kind, given, args.options[end + 1 :])
     if given["check"]:
         return 0
-    # torch is needed only now
-    from pivotnet.launch.training_run import FailedRun, train
-
     try:
         train(choices)
     except FailedRun as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Interrupted as error:
-        hint = ""
-        if choices.output and (choices.output / "checkpoints").is_dir():
-            script = ROOT / "test" / SCRIPTS[args.kind]
-            hint = f"; go on with: {shlex.join(['bash', str(script), '--resume', str(choices.output)])}"
-        print(f"interrupted{hint}", file=sys.stderr)
+        words = ["bash", str(ROOT / "test" / SCRIPTS[args.kind]), "--resume", str(choices.output)]
+        saved = choices.output and (choices.output / "checkpoints").is_dir()
+        print(f"interrupted; go on with: {shlex.join(words)}" if saved else "interrupted", file=sys.stderr)
         return int(error.args[0])
     return 0

@@ -57,18 +57,14 @@ class Choices:
     def save(self) -> None:
         """Write SAVED."""
         assert self.output
-        values = {name: getattr(self, name) for name in OPTIONS if name not in ("weights", "output")}
-        texts = {name: str(value) for name, value in values.items() if value is not None}
-        write_json(self.output / SAVED, {**texts, "extra": self.extra})
+        names = [name for name in OPTIONS if name not in ("weights", "output") and getattr(self, name) is not None]
+        write_json(self.output / SAVED, {**{name: str(getattr(self, name)) for name in names}, "extra": self.extra})
 
 
 def read_choices(kind: str, given: Mapping[str, str | None], extra: list[str]) -> Choices:
     """Options, where they are not given environment variables, and where these are not set those of the resumed run.
 
-    Args:
-        kind: of SCRIPTS.
-        given: option values by name of OPTIONS; ``resume`` is None without --resume, and "" without its folder.
-        extra: options of pivotnet train.
+    ``given``: values by name of OPTIONS; ``resume`` is None without --resume, and "" without its folder.
     """
     values: dict[str, Any] = {name: given.get(name) or os.environ.get(name.upper()) or None for name in OPTIONS}
     nodes, resume = Nodes.from_environment(), given.get("resume") is not None

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from pivotnet.config import BACKBONES
 from pivotnet.errors import PivotNetError
 from pivotnet.files import make_folder
-from pivotnet.launch import say, torchrun
+from pivotnet.launch import say, torchrun, whole_number
 from pivotnet.launch.choices import OUTPUTS, ROOT, Choices
-from pivotnet.launch.preparation import PIVOTNET, choose_device, choose_network, locked, make_output, prepare_data
 from pivotnet.launch.supervise import supervise
+
+PIVOTNET = (sys.executable, "-m", "pivotnet")
+CPU_STEPS, FIRST_STEPS = 150, 1500  # of a performance run; the published port times the first 1500, too
 
 
 class FailedRun(Exception):
@@ -30,9 +38,9 @@ def train(choices: Choices) -> None:
     """
     if choices.resume:
         say(f"resuming {choices.output}")
-    device = choose_device(choices)
+    device = _choose_device(choices)
     checkout = choose_network(choices)
-    prepare_data(choices)
+    _prepare_data(choices)
     output, node = make_output(choices), choices.nodes.rank
     own = make_folder(output / "ranks" / f"node{node}", "--output")
     with locked(own, busy=f"another run is writing into {output}: wait for it, or choose another --output"):
@@ -48,6 +56,113 @@ def train(choices: Choices) -> None:
         say(f"node {node} has done its part; node 0 prints the result")
     elif supervise([*PIVOTNET, "report", output, "--final", choices.kind, "--log-folder", OUTPUTS]):
         raise FailedRun(f"there is no Final result; the run is in {output}")
+
+
+def _choose_device(choices: Choices) -> str:
+    """Fill in what depends on the device: preset, cards and steps; returns the device's type."""
+    # in a process of its own: this one must not hold a device while the ranks run
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            kind, count = pool.submit(_find_devices, choices.device).result()
+        except BrokenProcessPool:
+            raise PivotNetError("torch crashed while it looked for devices: see pivotnet doctor") from None
+    on_cpu = kind == "cpu"
+    choices.cards = choices.cards or (2 if on_cpu else count)
+    choices.preset = choices.preset or ("smoke" if on_cpu else "swint")
+    if choices.kind == "performance" and not choices.steps:
+        choices.steps = CPU_STEPS if on_cpu else FIRST_STEPS
+    if not on_cpu and choices.cards > count:
+        raise PivotNetError(f"--cards is {choices.cards}, but this machine has {count} devices of type {kind}")
+    where = "no accelerator used" if on_cpu else f"{count} devices of type {kind}"
+    say(f"{where}: preset {choices.preset}, {choices.cards} processes{' on the CPU' if on_cpu else ''}")
+    return kind
+
+
+def _find_devices(name: str | None) -> tuple[str, int]:
+    from pivotnet import device as devices  # with torch, which only this process needs
+
+    kind = devices.select_device(name).type
+    return kind, devices.device_count(kind)
+
+
+def choose_network(choices: Choices) -> Path | None:
+    """The patched checkout of upstream that is to be trained; None for the built-in network."""
+    named = os.environ.get("PIVOTNET_DIR")
+    folder = Path(named or ROOT / "PivotNet").absolute()
+    run_sh, config = folder / "run.sh", f"pivotnet_nuscenes_{choices.preset}"
+    reason = ""
+    if choices.network != "builtin":
+        if not run_sh.is_file():
+            reason = f"there is no checkout of upstream in {folder}"
+        elif not (folder / "configs" / f"{config}.py").is_file():
+            reason = f"the checkout in {folder} has no configuration for preset {choices.preset}"
+        if reason and (choices.network or (named and not run_sh.is_file())):
+            remedy = "choose --network builtin, or name another folder by PIVOTNET_DIR"
+            raise PivotNetError(f"the patched network cannot be trained, as {reason}: {remedy}")
+    if choices.network == "builtin" or reason:
+        choices.network = "builtin"
+        say(f"training the built-in network, preset {choices.preset}{reason and f' ({reason})'}")
+        return None
+    if "pivotnet" not in run_sh.read_text(errors="replace"):
+        raise PivotNetError(
+            f"the checkout in {folder} is not patched: apply pivotnet.patch, or choose --network builtin"
+        )
+    if choices.resume:
+        raise PivotNetError("the patched checkout cannot resume a run: start a new one, or choose --network builtin")
+    choices.network = "patched"
+    say(f"training the patched checkout in {folder}, configuration {config}")
+    return folder
+
+
+def _prepare_data(choices: Choices) -> None:
+    """Make synthetic data where there is no other, and annotate what is not annotated."""
+    if not choices.data_root:
+        seed = whole_number("SYNTH_SEED", os.environ.get("SYNTH_SEED") or "0", least=0)
+        choices.data_root = ROOT / "data" / f"synthetic-{seed}"
+        say(f"no data in data/nuscenes and no DATA_ROOT: synthetic data, seed {seed}, in {choices.data_root}")
+        _run(make_folder(ROOT / "data", "DATA_ROOT"), "synth", choices.data_root, "--seed", seed)
+    if not (choices.data_root / "customer" / "pivot-bezier" / "splits" / "train.txt").is_file():
+        say(f"annotating {choices.data_root}")
+        _run(choices.data_root, "annotate", "-d", choices.data_root)
+
+
+def _run(folder: Path, *words: object) -> None:
+    with locked(folder):
+        status = supervise([*PIVOTNET, *words])
+    if status:
+        raise PivotNetError(f"pivotnet {words[0]} failed (exit status {status}): see above")
+
+
+@contextlib.contextmanager
+def locked(folder: Path, busy: str | None = None) -> Iterator[None]:
+    """Have a folder for oneself, where the file system knows locks. Wait for other runs, or raise ``busy``."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if busy:
+                    raise PivotNetError(busy) from None
+                say(f"waiting for another run that works in {folder}")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def make_output(choices: Choices) -> Path:
+    """The folder of the run, a new one unless one was named."""
+    if not choices.output:
+        name = f"{choices.kind}_{choices.preset}_{choices.cards}p_{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        choices.output = OUTPUTS / name
+    main = choices.nodes.rank == 0
+    if main and choices.resume:
+        (choices.output / "summary.json").unlink(missing_ok=True)  # an earlier end of this run is not its result
+    elif main and any(choices.output.glob("*.json*")):
+        remedy = f"choose another --output, or --resume {choices.output}"
+        raise PivotNetError(f"{choices.output} holds a run already: {remedy}")
+    return make_folder(choices.output, "--output")
 
 
 def _train_builtin(choices: Choices, logs: Path) -> None:
@@ -72,16 +187,17 @@ def _train_builtin(choices: Choices, logs: Path) -> None:
 
 def _find_weights(choices: Choices) -> Path | None:
     """The file that upstream starts this preset from, where the user has placed it."""
-    folder = choices.weights or ROOT / "assets" / "weights"
     backbone = BACKBONES.get(choices.preset or "")
-    name = backbone.weight_file if backbone else f"file for preset {choices.preset}"
-    if (folder / name).is_file():
-        return folder / name
+    if not backbone:  # upstream has no such network
+        return None
+    file = (choices.weights or ROOT / "assets" / "weights") / backbone.weight_file
+    if file.is_file():
+        return file
     remedy = f"python3 tools/download.py {choices.preset} gets it"
     if choices.weights:
-        raise PivotNetError(f"--weights (WEIGHTS) is {choices.weights}, which holds no {name}: {remedy}")
-    if backbone and choices.kind == "full":
-        say(f"no {folder / name}: the backbone starts untrained, accuracy will be lower; {remedy}")
+        raise PivotNetError(f"--weights (WEIGHTS) is {choices.weights}, which holds no {file.name}: {remedy}")
+    if choices.kind == "full":
+        say(f"no {file}: the backbone starts untrained, accuracy will be lower; {remedy}")
     return None
 
 

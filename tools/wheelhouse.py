@@ -12,11 +12,11 @@ The pip of the Python that runs this downloads them. On the server, with the fol
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import re
 import subprocess
 import sys
 import zipfile
-from email.parser import Parser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,9 +38,8 @@ def needs_of(wheel: Path, python: str, platform: str) -> list[str]:
 
     server = {"python_version": python, "python_full_version": f"{python}.0", "platform_machine": platform, "extra": ""}
     server.update(platform_system="Linux", sys_platform="linux", os_name="posix", implementation_name="cpython")
-    with zipfile.ZipFile(wheel) as archive:
-        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        needs = Parser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist") or []
+    (folder,) = (path for path in zipfile.Path(wheel).iterdir() if path.name.endswith(".dist-info"))
+    needs = importlib.metadata.PathDistribution(folder).requires or []  # type: ignore[arg-type]
     chosen = [need for need in map(Requirement, needs) if need.marker is None or need.marker.evaluate(server)]
     for need in chosen:
         need.marker = None
@@ -60,17 +59,9 @@ def main() -> None:
     folder = args.to or Path(f"wheelhouse-{args.platform}-py{args.python}")
     folder.mkdir(parents=True, exist_ok=True)
 
-    options = [
-        "download",
-        "--dest",
-        folder,
-        "--only-binary=:all:",
-        "--implementation=cp",
-        "--python-version",
-        args.python,
-    ]
-    for tag in TAGS:
-        options += ["--platform", f"{tag}_{args.platform}"]
+    options = ["download", f"--dest={folder}", "--only-binary=:all:"]
+    options += ["--implementation=cp", f"--python-version={args.python}"]
+    options += [f"--platform={tag}_{args.platform}" for tag in TAGS]
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     pinned = [line for line in lines if line and not line.startswith("#")]
     (torch,) = (line for line in pinned if line.startswith("torch=="))

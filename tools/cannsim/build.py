@@ -9,8 +9,8 @@ setup.sh installs them. Only what changed is compiled again. CXX names another c
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -26,6 +26,8 @@ LIBRARIES = BUILD / "lib"
 # Libraries that the wheels ask for by name; each is empty and leads to libcannsim.so.
 ALIASES = ("ascendcl", "hccl", "acl_op_compiler", "ge_runner", "graph", "acl_tdt_channel", "nnopbase", "ascend_hal")
 ALIASES += ("drvdsmi_host", "cust_opapi")
+LINKED = re.compile(r"(acl|Hccl|Aml|rt[A-Z]|Msprof)\w+")
+OPERATOR = re.compile(rb"aclnn[A-Z]\w{2,}")
 
 
 class BuildError(Exception):
@@ -33,125 +35,121 @@ class BuildError(Exception):
 
 
 def run(command: list[str]) -> str:
-    result = subprocess.run(command, capture_output=True, text=True)
+    environment = dict(os.environ, TORCH_DEVICE_BACKEND_AUTOLOAD="0")  # torch without torch_npu
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:
         raise BuildError(f"{shlex.join(command)}\n{result.stderr[-4000:]}")
     return result.stdout
 
 
-def torch_folder() -> Path:
-    specification = importlib.util.find_spec("torch")
-    if specification is None or not specification.submodule_search_locations:
-        raise BuildError(f"{sys.executable} has no torch")
-    return Path(specification.submodule_search_locations[0])
-
-
-def torch_string_abi() -> str:
-    """Which std::string torch was built with (before 2.7 on x86_64: the old one); asked without loading torch_npu."""
-    question = "import torch; print(int(torch._C._GLIBCXX_USE_CXX11_ABI))"
-    environment = dict(os.environ, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
-    answer = subprocess.run([sys.executable, "-c", question], env=environment, capture_output=True, text=True)
-    if answer.returncode:
-        raise BuildError(f"{sys.executable} cannot import torch: {answer.stderr.strip()[-500:]}")
-    return f"-D_GLIBCXX_USE_CXX11_ABI={answer.stdout.strip()}"
+def torch_folder_and_abi() -> tuple[Path, str]:
+    """Where torch is, and which std::string it was built with (before 2.7 on x86_64: the old one)."""
+    question = "import torch; print(torch.__path__[0], int(torch._C._GLIBCXX_USE_CXX11_ABI), sep='\\n')"
+    folder, abi = run([sys.executable, "-c", question]).splitlines()
+    return Path(folder), f"-D_GLIBCXX_USE_CXX11_ABI={abi}"
 
 
 def wheel_libraries() -> list[Path]:
     """The shared libraries whose needs are stubbed."""
     patterns = ("torch_npu/lib/libtorch_npu.so", "torch_npu/lib/libtensorpipe.so", "torch_npu/lib/libnpu_profiler.so")
     patterns += ("torch_npu/_C*.so", "mx_driving/_C*.so")
-    found = []
-    for pattern in patterns:
-        matches = sorted(SITE.glob(pattern))
-        if not matches:
+    found = {pattern: sorted(SITE.glob(pattern)) for pattern in patterns}
+    for pattern, files in found.items():
+        if not files:
             raise BuildError(f"{SITE / pattern} is missing: run tools/cannsim/setup.sh")
-        found += matches
-    return found
+    return [path for files in found.values() for path in files]
 
 
-class Compiler:
-    """Runs g++ where an output is older than its inputs or was made by another command."""
+def stubs_in_c(defined: set[str], wheels: list[Path]) -> str:
+    """C for every function that the wheels ask of CANN and the simulator does not define.
 
-    def __init__(self) -> None:
-        self.name = os.environ.get("CXX", "g++")
+    Two kinds. Functions that a wheel links against would keep it from loading: they return 0, as a feature that does
+    nothing (profiling, dumps, memory hints). aclnn operators that a wheel looks up by name fail with that name, so that
+    torch_npu takes the same path as with a real CANN and then says what is missing.
+    """
+    listing = run(["nm", "-D", "--undefined-only", *map(str, wheels)])
+    undefined = {line.split()[-1].split("@")[0] for line in listing.splitlines() if line.strip()}
+    linked = {name for name in undefined if LINKED.fullmatch(name)} - defined
+    named = {name.decode() for wheel in wheels for name in OPERATOR.findall(wheel.read_bytes())}
+    operators = {name.removesuffix("GetWorkspaceSize") for name in named} - defined
+    lines = ["int cannsim_operator_missing(const char *name);"]
+    lines += [f"long {name}(void) {{ return 0; }}" for name in sorted(linked)]
+    for name in sorted(operators):
+        for suffix in ("", "GetWorkspaceSize"):
+            lines.append(f'int {name}{suffix}(void) {{ return cannsim_operator_missing("{name}"); }}')
+    return "\n".join(lines) + "\n"
 
-    def make(self, output: Path, inputs: list[Path], arguments: list[str]) -> bool:
-        """Makes ``output`` unless it is up to date; says whether it had to."""
-        command = [self.name, *arguments, "-o", str(output)]
-        note = OBJECTS / f"{output.name}.command"
-        if output.exists() and note.exists() and note.read_text() == shlex.join(command):
-            made = output.stat().st_mtime
-            if all(path.stat().st_mtime <= made for path in inputs):
-                return False
-        run(command)
-        note.write_text(shlex.join(command))
-        return True
+
+def make(output: Path, inputs: list[Path], arguments: list[str]) -> None:
+    """Run g++ where ``output`` is older than its inputs or was made by another command."""
+    command = [os.environ.get("CXX", "g++"), *arguments, "-o", str(output)]
+    note = OBJECTS / f"{output.name}.command"
+    if output.exists() and note.exists() and note.read_text() == shlex.join(command):
+        made = output.stat().st_mtime
+        if all(path.stat().st_mtime <= made for path in inputs):
+            return
+    run(command)
+    note.write_text(shlex.join(command))
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a file unless it has this text: what is made of it stays newer."""
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+    return path
 
 
 def build(jobs: int) -> None:
     OBJECTS.mkdir(parents=True, exist_ok=True)
     LIBRARIES.mkdir(parents=True, exist_ok=True)
-    compiler = Compiler()
-    torch = torch_folder()
+    torch, abi = torch_folder_and_abi()
     wheels = wheel_libraries()
     third_party = SITE / "torch_npu/include/third_party"
-    base = ["-std=c++17", "-fPIC", "-w", torch_string_abi()]
+    base = ["-std=c++17", "-fPIC", "-w", abi]
     cann = [*base, "-O2", f"-I{third_party.parent}", f"-I{third_party / 'acl/inc'}", f"-I{third_party / 'hccl/inc'}"]
     aten = [*base, "-O0", f"-I{torch / 'include'}"]  # the work is done inside ATen
     headers = sorted((HERE / "src").rglob("*.h"))
 
     # ATen's declarations are most of the work: they are parsed once.
-    aten_header = OBJECTS / "aten.h"
-    if not aten_header.exists():
-        aten_header.write_text("#include <ATen/ATen.h>\n#include <ATen/Functions.h>\n")
+    aten_header = write(OBJECTS / "aten.h", "#include <ATen/ATen.h>\n#include <ATen/Functions.h>\n")
     precompiled = OBJECTS / "aten.h.gch"
-    compiler.make(precompiled, [aten_header], [*aten, "-x", "c++-header", str(aten_header)])
+    make(precompiled, [aten_header], [*aten, "-x", "c++-header", str(aten_header)])
 
-    def compile_one(source: Path) -> Path:
+    def compile_runtime(source: Path) -> Path:
         output = OBJECTS / f"{source.stem}.o"
-        if source.parent.name == "aclnn":
-            arguments = [*aten, "-include", str(aten_header), "-c", str(source)]
-            compiler.make(output, [source, precompiled, *headers], arguments)
-        else:
-            compiler.make(output, [source, *headers], [*cann, "-c", str(source)])
+        make(output, [source, *headers], [*cann, "-c", str(source)])
+        return output
+
+    def compile_operators(source: Path) -> Path:
+        output = OBJECTS / f"{source.stem}.o"
+        make(output, [source, precompiled, *headers], [*aten, "-include", str(aten_header), "-c", str(source)])
         return output
 
     with ThreadPoolExecutor(jobs) as pool:
-        runtime = pool.map(compile_one, sorted((HERE / "src").glob("*.cpp")))
-        operators = pool.map(compile_one, sorted((HERE / "src/aclnn").glob("*.cpp")))
+        runtime = pool.map(compile_runtime, sorted((HERE / "src").glob("*.cpp")))
+        operators = pool.map(compile_operators, sorted((HERE / "src/aclnn").glob("*.cpp")))
         runtime_objects, operator_objects = list(runtime), list(operators)
 
     # What neither the runtime nor the operators define.
     listing = run(["nm", "--defined-only", "-f", "posix", *map(str, runtime_objects + operator_objects)])
-    defined = OBJECTS / "defined.txt"
-    defined.write_text("\n".join(line.split()[0] for line in listing.splitlines() if " " in line))
-    stubs = OBJECTS / "stubs.c"
-    generator = HERE / "src/generate_stubs.py"
-    text = run([sys.executable, str(generator), str(defined), *map(str, wheels)])
-    if not stubs.exists() or stubs.read_text() != text:
-        stubs.write_text(text)
-    stub_object = OBJECTS / "stubs.o"
-    compiler.make(stub_object, [stubs], ["-x", "c", "-O0", "-fPIC", "-w", "-c", str(stubs)])
+    defined = {line.split()[0] for line in listing.splitlines() if " " in line}
+    stubs, stub_object = write(OBJECTS / "stubs.c", stubs_in_c(defined, wheels)), OBJECTS / "stubs.o"
+    make(stub_object, [stubs], ["-x", "c", "-O0", "-fPIC", "-w", "-c", str(stubs)])
 
-    origin = ["-Wl,-rpath,$ORIGIN"]
     runtime_objects.append(stub_object)
-    runtime_library = LIBRARIES / "libcannsim.so"
     arguments = ["-shared", "-Wl,-soname,libcannsim.so", *map(str, runtime_objects), "-lpthread", "-lrt"]
-    compiler.make(runtime_library, runtime_objects, arguments)
-    empty = OBJECTS / "empty.c"
-    if not empty.exists():
-        empty.write_text("")
-    to_runtime = [*origin, "-Wl,--no-as-needed", f"-L{LIBRARIES}", "-lcannsim"]
+    make(LIBRARIES / "libcannsim.so", runtime_objects, arguments)
+    empty = write(OBJECTS / "empty.c", "")
+    to_runtime = ["-Wl,-rpath,$ORIGIN", "-Wl,--no-as-needed", f"-L{LIBRARIES}", "-lcannsim"]
     for alias in ALIASES:
         output = LIBRARIES / f"lib{alias}.so"
         arguments = ["-shared", "-fPIC", f"-Wl,-soname,lib{alias}.so", "-x", "c", str(empty), "-x", "none", *to_runtime]
-        compiler.make(output, [empty], arguments)
+        make(output, [empty], arguments)
     preload = HERE / "src/preload/cpu_fallback.cpp"
     arguments = ["-std=c++17", "-O1", "-fPIC", "-shared", str(preload), "-ldl"]
-    compiler.make(LIBRARIES / "libcannsim_preload.so", [preload], arguments)
+    make(LIBRARIES / "libcannsim_preload.so", [preload], arguments)
     arguments = ["-shared", "-Wl,-soname,libopapi.so", *map(str, operator_objects), *to_runtime]
-    arguments += [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
-    compiler.make(LIBRARIES / "libopapi.so", operator_objects, arguments)
+    make(LIBRARIES / "libopapi.so", operator_objects, [*arguments, f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"])
 
 
 def main() -> int:

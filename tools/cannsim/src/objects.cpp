@@ -96,7 +96,7 @@ int aclDestroyScalarList(const aclScalarList *list) {
 
 int aclDestroyAclOpExecutor(void *) { return 0; }
 
-// Where every operator ends that has no reference body (generate_stubs.py).
+// Where every operator ends that has no reference body (build.py).
 int cannsim_operator_missing(const char *name) {
     take_tensor_findings();
     cannsim::set_error("cannsim: %s is not simulated; tools/cannsim/README.md says how to add it", name);

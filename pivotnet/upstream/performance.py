@@ -19,8 +19,8 @@ from torch import Tensor
 
 from pivotnet import device as devices
 from pivotnet.distributed import Ranks, average_over_ranks
-from pivotnet.errors import PivotNetError
 from pivotnet.files import make_folder
+from pivotnet.launch import whole_number
 from pivotnet.training.monitor import Monitor
 from pivotnet.training.records import StepRecords, check_loss
 from pivotnet.training.summary import (
@@ -39,17 +39,10 @@ READ_EVERY = 10  # steps: losses are read together, since each time the host wai
 
 
 def requested_steps() -> int | None:
-    """Steps of a performance run, None for an ordinary run.
-
-    Raises:
-        PivotNetError: PIVOTNET_PERFORMANCE_STEPS is no number, or too small for a step to be timed.
-    """
+    """Steps of a performance run, of which one at least can be timed; None for an ordinary run."""
     if os.environ.get(FLAG, "0") in ("", "0"):
         return None
-    text = os.environ.get(STEPS, str(DEFAULT_STEPS))
-    if not text.isdigit() or int(text) < 2:
-        raise PivotNetError(f"{STEPS} is {text!r}: give a whole number of at least 2")
-    return int(text)
+    return whole_number(STEPS, os.environ.get(STEPS, str(DEFAULT_STEPS)), least=2)
 
 
 def add_evaluation(split: str, table: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pivotnet.criterion.criterion import Criterion
+from pivotnet.distributed import (
+    CollectiveError,
+    agreed,
+    average_over_ranks,
+    gather_objects,
+    process_group,
+    ranks_from_environment,
+)
+from pivotnet.errors import LostRankError, PivotNetError
 from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
+from pivotnet.training.shutdown import Shutdown
 from support.random_targets import CONFIG, FIELDS, gradients, prediction_part, predictions, target_part, targets
 from support.small_network import network_inputs, small_network
 
@@ -114,3 +125,35 @@ def norm_share(rank: int) -> list[dict[str, Tensor]]:
         observe_norm(convert_sync_batch_norm(batch_norm()), *(tensor[own] for tensor in norm_data(offset)), recompute)
         for offset, recompute in NORM_CASES
     ]
+
+
+# ---- what ranks tell each other, until rank 1 is "lost", or "stuck": it neither answers nor dies ----
+
+
+def exchange(rank: int, case: str, folder: Path, port: int) -> None:
+    """A process of one rank; it writes into ``folder`` what it finds."""
+    common = {"WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(common, RANK=str(rank), LOCAL_RANK=str(rank))
+    ranks = ranks_from_environment()
+    try:
+        with process_group(ranks, torch.device("cpu")), Shutdown() as shutdown:
+            assert gather_objects({"rank": rank}, ranks) == [{"rank": 0}, {"rank": 1}]
+            mean = average_over_ranks(torch.tensor([1.0, float(rank)]), ranks)
+            assert torch.equal(mean, torch.tensor([1.0, 0.5]))
+            with agreed(ranks):
+                pass
+            try:
+                with agreed(ranks):
+                    if rank == 1:
+                        raise PivotNetError("bad disk")
+            except CollectiveError as error:
+                (folder / f"agreed{rank}").write_text(str(error))
+            if rank == 1:
+                if case == "lost":
+                    os._exit(9)
+                time.sleep(120)
+            shutdown.step_done()
+            (folder / "ready").touch()
+            gather_objects(None, ranks)
+    except LostRankError as error:
+        (folder / "lost").write_text(str(error))

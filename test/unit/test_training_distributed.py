@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
+import multiprocessing
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
+from support.ranks import RANKS, exchange
 
 from pivotnet.distributed import (
     CollectiveError,
@@ -26,51 +21,51 @@ from pivotnet.distributed import (
 )
 from pivotnet.errors import PivotNetError
 
-HERE = Path(__file__).parent
 CPU = torch.device("cpu")
 
 
-@contextlib.contextmanager
-def two_ranks(case: str, folder: Path) -> Iterator[list[subprocess.Popen]]:
+@pytest.fixture
+def start(tmp_path):
+    """Starts two ranks of a case of support.ranks.exchange."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    command = [sys.executable, str(HERE / "training_rank.py"), case, str(folder)]
+        port = probe.getsockname()[1]
+    spawning = multiprocessing.get_context("spawn")
     processes = []
-    for rank in ("0", "1"):
-        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_PORT": port}
-        environment = {**os.environ, **shared, **own}
-        processes.append(
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-        )
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+
+    def start(case: str) -> list[multiprocessing.Process]:
+        for rank in range(RANKS):
+            processes.append(spawning.Process(target=exchange, args=(rank, case, tmp_path, port)))
+            processes[-1].start()
+        return processes
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.join()
 
 
-def test_ranks_exchange_until_one_is_lost_which_is_one_line(tmp_path):
-    with two_ranks("lost", tmp_path) as (first, second):
-        out, err = first.communicate(timeout=120)
-        assert second.wait(120) == 9 and first.returncode == 2
-        assert "rank 1: bad disk" in out
-        assert len(err.strip().splitlines()) == 1 and "rank 0 lost the connection to another rank" in err
+def test_ranks_exchange_until_one_is_lost_which_is_one_line(tmp_path, start):
+    first, second = start("lost")
+    first.join(120)
+    assert (first.exitcode, second.exitcode) == (0, 9)
+    for rank in range(RANKS):
+        assert (tmp_path / f"agreed{rank}").read_text() == "rank 1: bad disk"
+    message = (tmp_path / "lost").read_text()
+    assert "rank 0 lost the connection to another rank" in message and "\n" not in message
 
 
-def test_sigterm_ends_a_rank_that_waits_for_ever(tmp_path):
-    with two_ranks("stuck", tmp_path) as (first, _):
-        end = time.monotonic() + 90
-        while not (tmp_path / "ready").exists():
-            assert first.poll() is None and time.monotonic() < end, first.communicate()
-            time.sleep(0.1)
-        first.send_signal(signal.SIGTERM)
-        asked = time.monotonic()
-        _, err = first.communicate(timeout=60)
-        assert first.returncode == 143 and "no step has finished since SIGTERM" in err
-        assert 4 < time.monotonic() - asked < 25
+def test_sigterm_ends_a_rank_that_waits_for_ever(tmp_path, start, capfd):
+    first, _ = start("stuck")
+    end = time.monotonic() + 90
+    while not (tmp_path / "ready").exists():
+        assert first.is_alive() and time.monotonic() < end
+        time.sleep(0.1)
+    first.terminate()
+    asked = time.monotonic()
+    first.join(60)
+    assert first.exitcode == 143 and "no step has finished since SIGTERM" in capfd.readouterr().err
+    assert 4 < time.monotonic() - asked < 25
 
 
 def test_a_single_process_needs_no_group(monkeypatch):

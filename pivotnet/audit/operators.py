@@ -80,12 +80,7 @@ def launches(operator: Any) -> bool:
 
 
 def waits(operator: Any, arguments: Sequence[Any]) -> bool:
-    """Whether the host has to read a value or a size before the operator's result exists.
-
-    Args:
-        operator: as __torch_dispatch__ gets it.
-        arguments: its positional arguments.
-    """
+    """Whether the host has to read a value or a size before the operator's result exists."""
     name = operator_name(operator)
     if name in DATA_DEPENDENT or name in READS_VALUE:
         return True

@@ -70,11 +70,7 @@ def calling_line() -> str:
 
 
 class Recorder(OperatorCounter):
-    """Counts launches on the device alone, and host waits, copies, collectives, fallbacks and float64 too.
-
-    Args:
-        device: where the training step runs.
-    """
+    """Counts launches on the device alone, and host waits, copies, collectives, fallbacks and float64 too."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()

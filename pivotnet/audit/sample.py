@@ -14,14 +14,7 @@ INSTANCES = (6, 3, 4)  # dividers, crossings and boundaries of a sample: as in t
 
 
 def random_batch(config: Config, samples: int, seed: int, counts: tuple[int, int, int] = INSTANCES) -> Batch:
-    """A batch in host memory, with targets.
-
-    Args:
-        config: sizes.
-        samples: how many.
-        seed: of images, projections and lines.
-        counts: instances of each class in a sample.
-    """
+    """A batch in host memory, with targets; ``counts`` are instances of each class in a sample."""
     rng = np.random.default_rng(seed)
     height, width = config.model.image_size
     cells = config.model.bev_size[0] * config.model.bev_size[1]

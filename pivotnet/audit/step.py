@@ -54,12 +54,7 @@ def audit_step(config: Config, device: torch.device, ranks: Ranks, samples: int 
     """Counts of a training step in which nothing is done for the first time.
 
     That is the second, or the third of several ranks: DistributedDataParallel rebuilds its buckets at the second.
-
-    Args:
-        config: network and criterion.
-        device: where it runs; on a CPU the counts are those of a device that has the CPU's operators.
-        ranks: this process among the others; each audits itself.
-        samples: of a rank.
+    On a CPU the counts are those of a device that has the CPU's operators. Of several ranks each audits itself.
     """
     steps = 2 if ranks.world_size == 1 else 3
     batches = [random_batch(config, samples, seed=steps * ranks.rank + step) for step in range(steps)]

@@ -32,14 +32,7 @@ PROFILE_AFTER = 10  # steps before a profile begins
 def train(options: Options, ranks: Ranks, device: torch.device, started: float) -> bool:
     """Train, evaluate what is asked for, and write everything into the output folder. Every rank calls this.
 
-    Args:
-        options: of the run.
-        ranks: this process among the others, whose process group is formed.
-        device: of this rank.
-        started: ``time.perf_counter()`` when the process started.
-
-    Returns:
-        whether the run is complete; False if SIGTERM stopped it.
+    ``started`` is ``time.perf_counter()`` of the process's start. Returns False if SIGTERM stopped the run.
 
     Raises:
         PivotNetError: an option, the data set, a checkpoint or a weight file is not right, or the loss is not finite.

@@ -92,14 +92,10 @@ class Trainer:
         return result
 
     def train_step(self, batch: Batch, stop: bool = False) -> np.ndarray | None:
-        """One optimiser step.
+        """One optimiser step for a batch in host memory.
 
-        Args:
-            batch: in host memory.
-            stop: this rank was asked to stop; the others receive that with the losses.
-
-        Returns:
-            What the step before left pending (see ``_read``), None after the first.
+        If this rank was asked to ``stop``, the others receive that with the losses. Returns what the step before left
+        pending, None after the first.
         """
         self.schedule.apply(self.optimizer, self.step)
         self.optimizer.zero_grad()
@@ -133,12 +129,7 @@ class Trainer:
     ) -> bool:
         """Train until ``run.steps`` or a request to stop; saves at the end. Returns whether the run is complete.
 
-        Args:
-            batches: one a step, from step ``self.step`` on.
-            records: of this loop.
-            monitor: what rank 0 shows.
-            shutdown: whether SIGTERM came.
-            after_step: called at the end of each step (the profiler's mark).
+        ``batches`` has one a step, from step ``self.step`` on; ``after_step`` is called at the end of each.
         """
         record: dict[str, Any] | None = None  # of the step before, whose losses are still on the device
         stop = False

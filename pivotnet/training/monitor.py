@@ -20,9 +20,7 @@ class Monitor:
     """Console, train.log and TensorBoard of one run, until ``close``.
 
     Args:
-        folder: output folder.
-        total_steps: where the progress bar ends.
-        start_step: where it begins; the points of TensorBoard behind it are replaced.
+        start_step: where the progress bar begins; the points of TensorBoard behind it are replaced.
         log_every: steps between lines of the log and points of the curves.
         enabled: False on all ranks but 0.
     """

@@ -21,11 +21,8 @@ def learning_rates(
 ) -> tuple[float, float]:
     """Rates of the network and of its backbone.
 
-    Args:
-        optim: base rates, and whether they scale with the number of ranks.
-        world_size: ranks.
-        lr: overrides the network's rate, unscaled; the backbone's keeps its ratio to it.
-        backbone_lr: overrides the backbone's rate, unscaled.
+    ``lr`` overrides the network's rate, unscaled, and the backbone's keeps its ratio to it; ``backbone_lr`` overrides
+    the backbone's.
 
     Raises:
         PivotNetError: upstream has no factor for this number of ranks, and ``lr`` is not given.

@@ -65,16 +65,10 @@ def counted_times(records: Iterable[dict[str, Any]]) -> list[tuple[float, float]
 
 
 class StepRecords:
-    """The clock of a loop, and the file of one rank's records.
+    """The clock of a loop of ``steps``, of which the first are warm-up, and the file of one rank's records.
 
     For each step ``request``, ``loaded``, ``end``, and ``add`` when its losses are known; ``disturb`` after anything
     else. On resume, records from ``start_step`` on are dropped: they are made anew.
-
-    Args:
-        folder: output folder.
-        rank: whose records these are.
-        start_step: of the loop.
-        steps: of the loop; the first of them are warm-up.
     """
 
     def __init__(self, folder: PathLike, rank: int, start_step: int, steps: int) -> None:

@@ -83,12 +83,7 @@ def summarise(
 ) -> dict[str, Any]:
     """The summary, out of the records of all ranks; every rank calls this, after one step at the least.
 
-    Args:
-        clock: this rank's.
-        started: ``time.perf_counter()`` when the process started.
-        train_seconds: in the loop.
-        finished: False if the run was stopped.
-        checkpoint: the last one.
+    ``started`` is ``time.perf_counter()`` of the process's start; ``checkpoint`` is the last one.
     """
     records = list(read_records(clock.path))
     last = records[-1]
@@ -156,11 +151,8 @@ def case_name(summary: dict[str, Any], kind: str) -> str:
 def final_lines(summary: dict[str, Any], kind: str, earlier: float = 0.0) -> list[str]:
     """The lines "key: value" of the Final result, with the keys that users of the published port parse.
 
-    Args:
-        summary: of a finished run.
-        kind: performance or full; the latter needs the evaluation of the val split, and prints that of the train split
-            where it was made.
-        earlier: ``earlier_seconds``, added to the run's duration.
+    ``kind`` full needs the evaluation of the val split, and prints that of the train split where it was made.
+    ``earlier`` seconds (see ``earlier_seconds``) are added to the run's duration.
 
     Raises:
         PivotNetError: the run did not finish, or did not measure what the block has to say.

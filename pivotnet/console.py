@@ -23,27 +23,18 @@ T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def long_run(what: str, unit: str = "samples") -> Iterator[Callable[[int, int], None]]:
+def long_run(what: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a function that draws (done, to do) on the terminal; in the block, SIGTERM raises KeyboardInterrupt."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn(what),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(f"{{task.fields[rate]:.1f}} {unit}/s"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, console=console)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True))
 
     def show(done: int, total: int) -> None:
-        if not console.is_terminal:
+        if not bar.console.is_terminal:
             return
         if not bar.tasks:  # only now, since its thread must not run while workers are forked
-            bar.add_task(what, total=total, rate=0.0)
+            bar.add_task(what, total=total)
             bar.start()
-        elapsed = bar.tasks[0].elapsed or 0.0
-        bar.update(bar.tasks[0].id, completed=done, rate=done / elapsed if elapsed else 0.0)
+        bar.update(bar.tasks[0].id, completed=done)
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from pivotnet import device as devices
+from pivotnet.commands import positive
 from pivotnet.data.tokens import DEFAULT_DATA_ROOT
 from pivotnet.distributed import process_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
@@ -28,13 +29,6 @@ from pivotnet.training.setup import AMP, SAVE_AT_LEAST, Options
 from pivotnet.training.shutdown import EXIT_STATUS
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
-
-
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of ``pivotnet train``; their defaults are those of training.setup.Options."""
     add = parser.add_argument
@@ -42,9 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--data-root", help=f"annotated nuScenes tree (DATA_ROOT, else {DEFAULT_DATA_ROOT})")
     add("--split", help="split to train on (train)")
     add("--output", type=Path, help="output folder (outputs/PRESET)")
-    add("--epochs", type=_positive, help="length of the schedule (the preset's: 30)")
-    add("--steps", type=_positive, help="end after this step of the schedule")
-    add("--batch-size", type=_positive, help="samples a card (the preset's: 1)")
+    add("--epochs", type=positive, help="length of the schedule (the preset's: 30)")
+    add("--steps", type=positive, help="end after this step of the schedule")
+    add("--batch-size", type=positive, help="samples a card (the preset's: 1)")
     add("--lr", type=float, help="learning rate, not scaled by the number of ranks")
     add("--backbone-lr", type=float, help="the backbone's (--lr in the preset's ratio)")
     add("--amp", choices=sorted(AMP), help="mixed precision (none: float32)")
@@ -57,12 +51,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--checkpointing", action=argparse.BooleanOptionalAction, help="recompute activations: less memory, more time")
     add("--graph", action="store_true", help="replay the network as captured graphs (one card; docs/performance.md)")
     add("--workers", type=int, help="data loading processes a card (chosen by cores and size of the split)")
-    add("--save-every", type=_positive, help=f"steps between checkpoints (an epoch, at least {SAVE_AT_LEAST})")
-    add("--keep", type=_positive, help="checkpoints to keep (3)")
-    add("--log-every", type=_positive, help="steps between log lines (10)")
+    add("--save-every", type=positive, help=f"steps between checkpoints (an epoch, at least {SAVE_AT_LEAST})")
+    add("--keep", type=positive, help="checkpoints to keep (3)")
+    add("--log-every", type=positive, help="steps between log lines (10)")
     add("--device", help="npu, cuda, cpu, or one with an index (the first of them that works)")
     add("--evaluate", metavar="SPLITS", help="score these splits at the end, as in val,train")
-    add("--profile", type=_positive, metavar="N", help="profile N steps into OUTPUT/profile (for TensorBoard)")
+    add("--profile", type=positive, metavar="N", help="profile N steps into OUTPUT/profile (for TensorBoard)")
     options = dataclasses.fields(Options)
     defaults = {option.name: option.default for option in options if option.default is not dataclasses.MISSING}
     parser.set_defaults(data_root=os.environ.get("DATA_ROOT") or DEFAULT_DATA_ROOT, **defaults)

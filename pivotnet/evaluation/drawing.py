@@ -16,15 +16,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrow, Rectangle
 
 from pivotnet.annotation.format import Annotation
-from pivotnet.config import CAMERAS, MapConfig
+from pivotnet.config import CAMERAS, CLASSES, MapConfig
 from pivotnet.data.dataset import camera_paths
 from pivotnet.data.images import read_image
 from pivotnet.evaluation.vector_map import MapLine, annotated_lines, annotated_pivots
 from pivotnet.files import PathLike, atomic_write
 
 NEAR = 0.3  # metres in front of the camera; what is nearer is cut off
-COLOURS = ("#ff8c00", "#1e90ff", "#2ebd3b")  # divider, crossing, boundary
-NAMES = ("divider", "crossing", "boundary")
+COLOURS = ("#ff8c00", "#1e90ff", "#2ebd3b")  # of CLASSES
 SOLID: dict[str, Any] = {"linewidth": 2.6}
 DASHED: dict[str, Any] = {"linewidth": 1.5, "linestyle": (0, (4, 2.5))}
 DOT: dict[str, Any] = {"marker": "o", "markeredgecolor": "black", "markeredgewidth": 0.6}
@@ -73,7 +72,12 @@ def render_sample(
         axes = add_axes(left + MAP_SIZE[0] + MAP_MARGIN - 2 * GAP, 2 * HEAD, MAP_SIZE)
         _draw_map(axes, f"prediction: {len(predicted)} lines", predicted, predicted, map_config, behind=truth)
     figure.text(GAP / width, 1 - GAP / height, f"sample {token}", va="top", fontsize=13, family="monospace")
-    _draw_legend(figure, predicted is not None)
+    handles = [Line2D([], [], color=colour, linewidth=3, label=name) for colour, name in zip(COLOURS, CLASSES)]
+    handles.append(Line2D([], [], color="white", markerfacecolor="#999999", label="pivot point", **DOT))
+    if predicted is not None:
+        handles += [Line2D([], [], color="#444444", label="prediction", **SOLID)]
+        handles += [Line2D([], [], color="#444444", label="ground truth", **DASHED)]
+    figure.legend(handles=handles, ncol=len(handles), frameon=False, fontsize=12, loc="lower left")
     with atomic_write(path) as stream:
         FigureCanvasAgg(figure).print_png(stream)
 
@@ -162,12 +166,3 @@ def _draw_map(
             text = axes.annotate(f"{line.score:.2f}", (y, x), (3, 3), textcoords="offset points", fontsize=7, zorder=6)
             text.set_path_effects([patheffects.withStroke(linewidth=2, foreground="white")])
             text.set_clip_on(True)
-
-
-def _draw_legend(figure: Figure, predicted: bool) -> None:
-    handles = [Line2D([], [], color=colour, linewidth=3, label=name) for colour, name in zip(COLOURS, NAMES)]
-    handles.append(Line2D([], [], color="white", markerfacecolor="#999999", label="pivot point", **DOT))
-    if predicted:
-        handles.append(Line2D([], [], color="#444444", label="prediction", **SOLID))
-        handles.append(Line2D([], [], color="#444444", label="ground truth", **DASHED))
-    figure.legend(handles=handles, ncol=len(handles), frameon=False, fontsize=12, loc="lower left")

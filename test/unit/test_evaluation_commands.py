@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from support.commands import succeed
+from support.commands import ENVIRONMENT
 from support.divider_data import write_dividers, write_results
 
 from pivotnet.annotation.format import FOLDER
@@ -84,14 +86,25 @@ def test_evaluate_keeps_results_of_the_same_checkpoint(
     assert (written["split"], written["preset"], written["samples"]) == ("val", "smoke", 3)
 
 
-def test_render_draws_at_most_limit_samples_over_the_split(tmp_path: Path, root: Path) -> None:
-    assert main(["render", "--data-root", str(root), "--limit", "2", "--output", str(tmp_path)]) == 0
+@pytest.mark.parametrize("stored", [True, False])
+def test_render_draws_at_most_limit_samples_over_the_split(
+    tmp_path: Path, root: Path, results: Path, stored: bool
+) -> None:
+    options = ["--results", str(results)] if stored else []
 
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["aa.png", "cc.png"]
+    assert main(["render", "--data-root", str(root), "--limit", "2", "--output", str(tmp_path / "out"), *options]) == 0
+
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["aa.png", "cc.png"]
 
 
 def test_two_ranks_predict_each_its_share(tmp_path: Path, arguments: list[str]) -> None:
-    assert succeed("evaluate", *arguments, "--results", tmp_path, ranks=2).count("mAP@HARD") == 1
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pivotnet"]
+    command = [*torchrun, "evaluate", *arguments, "--results", str(tmp_path)]
+
+    run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("mAP@HARD") == 1
     assert sorted(path.stem for path in tmp_path.glob("*.npz")) == TOKENS
 
 

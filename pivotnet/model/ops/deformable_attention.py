@@ -50,14 +50,9 @@ def multi_scale_deformable_attention(
 @lru_cache(maxsize=32)
 def _level_tensors(spatial_shapes: Shapes, device: torch.device) -> tuple[Tensor, Tensor]:
     """The kernel's int32 description of the levels: sizes [levels, 2] and first rows [levels]."""
-    starts, start = [], 0
-    for height, width in spatial_shapes:
-        starts.append(start)
-        start += height * width
-    return (
-        torch.tensor(spatial_shapes, dtype=torch.int32, device=device),
-        torch.tensor(starts, dtype=torch.int32, device=device),
-    )
+    shapes = torch.tensor(spatial_shapes, dtype=torch.int32)
+    areas = shapes.prod(1, dtype=torch.int32)
+    return shapes.to(device), (areas.cumsum(0, dtype=torch.int32) - areas).to(device)
 
 
 def sample_levels(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:

@@ -61,9 +61,9 @@ class LineDecoder(nn.Module):
         )
         instances, points = torch.tensor(self.instances), torch.tensor(self.points)
         lengths = points.repeat_interleave(instances)  # [Q] points of each instance
-        labels = torch.arange(len(instances)).repeat_interleave(instances)  # [Q]
-        instance_of_point = torch.arange(len(lengths)).repeat_interleave(lengths).int()
-        own_class = (torch.arange(len(labels)) * len(instances) + labels).int()
+        labels, numbers = torch.arange(len(instances)).repeat_interleave(instances), torch.arange(len(lengths))  # [Q]
+        instance_of_point = numbers.repeat_interleave(lengths).int()
+        own_class = (numbers * len(instances) + labels).int()
         self.register_buffer("instance_of_point", instance_of_point, persistent=False)  # [T]
         # row of an instance's own class where every instance has one row for each class, [Q]
         self.register_buffer("own_class", own_class, persistent=False)
@@ -172,7 +172,7 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def projections(self) -> list[Projection]:
-        """Weights and biases of query, key and value."""
+        """Of query, key and value."""
         return list(zip(self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:
@@ -191,13 +191,7 @@ class CrossAttentionLayer(nn.Module):
         self.norm = nn.LayerNorm(channels)
 
     def forward(
-        self,
-        points: Tensor,
-        query_embed: Tensor,
-        projection: Projection,
-        keys: Tensor,
-        values: Tensor,
-        allowed: Tensor,
+        self, points: Tensor, query_embed: Tensor, projection: Projection, keys: Tensor, values: Tensor, allowed: Tensor
     ) -> Tensor:
         """Points [B, T, C], projected to queries here, look at keys and values that are so already, [B, N, C]."""
         query = F.linear(points + query_embed, *projection)
@@ -215,10 +209,10 @@ class SelfAttentionLayer(nn.Module):
     def forward(self, points: Tensor, query_embed: Tensor) -> Tensor:
         """[B, T, C] -> [B, T, C]; query_embed goes into queries and keys, not into values."""
         channels = points.shape[-1]
-        weights = self.self_attn.in_proj_weight.split([2 * channels, channels])
-        biases = self.self_attn.in_proj_bias.split([2 * channels, channels])
-        query, key = F.linear(points + query_embed, weights[0], biases[0]).chunk(2, dim=-1)
-        value = F.linear(points, weights[1], biases[1])
+        parameters = self.self_attn.in_proj_weight, self.self_attn.in_proj_bias
+        query_key, of_value = zip(*(parameter.split([2 * channels, channels]) for parameter in parameters))
+        query, key = F.linear(points + query_embed, *query_key).chunk(2, dim=-1)
+        value = F.linear(points, *of_value)
         return self.norm(points + self.self_attn(query, key, value))
 
 

@@ -38,18 +38,19 @@ class PivotNet(nn.Module):
         self.bev_decoder = nn.ModuleDict({"bev_encoder": BevEncoder(model)})
         self.ins_decoder = nn.ModuleDict({"bev_decoder": LineDecoder(model, map_config)})
         self.output_head = PointHead(model, map_config)
-        self.post_processor = nn.ModuleDict({"criterion": _ClassWeights()})
+        criterion, config = nn.Module(), CriterionConfig()  # class weights, which upstream's checkpoints have
+        criterion.register_buffer("empty_weight", torch.tensor([1.0, config.no_object_weight]))
+        criterion.register_buffer("collinear_pt_weight", torch.tensor([config.collinear_weight, 1.0]))
+        self.post_processor = nn.ModuleDict({"criterion": criterion})
         self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN), persistent=False)
         self.register_buffer("image_scale", (1 / torch.tensor(IMAGE_STD).double()).float(), persistent=False)
 
     @property
     def bev_encoder(self) -> BevEncoder:
-        """Under upstream's name in the state_dict."""
         return cast(BevEncoder, self.bev_decoder["bev_encoder"])
 
     @property
     def line_decoder(self) -> LineDecoder:
-        """Under upstream's name in the state_dict."""
         return cast(LineDecoder, self.ins_decoder["bev_decoder"])
 
     def forward(
@@ -87,16 +88,6 @@ class PivotNet(nn.Module):
         return (unit - self.image_mean.view(-1, 1, 1)) * self.image_scale.view(-1, 1, 1)
 
 
-class _ClassWeights(nn.Module):
-    """Class weights of upstream's criterion, which its checkpoints contain."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        config = CriterionConfig()
-        self.register_buffer("empty_weight", torch.tensor([1.0, config.no_object_weight]))
-        self.register_buffer("collinear_pt_weight", torch.tensor([config.collinear_weight, 1.0]))
-
-
 def load_model(path: PathLike, device: torch.device, preset: str | None = None) -> tuple[PivotNet, Config]:
     """A network with a checkpoint's weights, in eval mode on ``device``, and its configuration.
 
@@ -117,11 +108,11 @@ def load_model(path: PathLike, device: torch.device, preset: str | None = None) 
                 f"checkpoint {path} is of preset {config.name} ({config.model.backbone} backbone), "
                 f"not {wanted.name} ({wanted.model.backbone}): leave --preset out or choose another checkpoint"
             )
-    elif preset is not None:
-        config = preset_config(preset)
-    else:
+    elif preset is None:
         backbone = checkpoints.backbone_of(state["model_state"]) or "unknown"
         raise PivotNetError(f"checkpoint {path} ({backbone} backbone) names no preset: give --preset")
+    else:
+        config = preset_config(preset)
     model = PivotNet(config.model, config.map)
     checkpoints.load_weights(model, state, path, config)
     return model.to(device).eval(), config

@@ -8,8 +8,6 @@ map pixels, F point features.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -79,28 +77,9 @@ class _PixelMlp(nn.Module):
 
     def mean(self, pixels: Tensor) -> Tensor:
         """[pixels, widths[0]] -> [widths[-1]]."""
-        first, *middle, last = self.layers
-        pixels = _linear(first, pixels)
-        for layer in middle:
-            pixels = _linear(layer, F.relu(pixels, inplace=True))
-        return _linear(last, _MeanOfRelu.apply(pixels))
-
-
-class _MeanOfRelu(torch.autograd.Function):
-    """relu(x).mean(0) of [pixels, C]. The backward pass needs to know only where x is positive: a byte a value instead
-    of four, and makes one tensor of that size instead of two."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x > 0)
-        return F.relu(x).mean(dim=0)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (positive,) = ctx.saved_tensors
-        return torch.where(positive, gradient / len(positive), 0.0)
-
-
-def _linear(convolution: nn.Module, pixels: Tensor) -> Tensor:
-    """A 1x1 convolution of pixels that lie in rows."""
-    return F.linear(pixels, convolution.get_parameter("weight").flatten(1), convolution.get_parameter("bias"))
+        *hidden, last = (
+            (layer.get_parameter("weight").flatten(1), layer.get_parameter("bias")) for layer in self.layers
+        )
+        for weight, bias in hidden:
+            pixels = F.relu(F.linear(pixels, weight, bias), inplace=True)
+        return F.linear(pixels.mean(dim=0), *last)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,9 +36,8 @@ class SamePadConv2d(nn.Conv2d):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2
-        super().__init__(
-            inputs, outputs, kernel, stride, padding=before if before == after else 0, groups=groups, bias=False
-        )
+        even = before if before == after else 0
+        super().__init__(inputs, outputs, kernel, stride, even, groups=groups, bias=False)
         self.uneven = None if before == after else (before, after, before, after)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,12 +109,11 @@ class EfficientNet(nn.Module):
         """
         learning = self.training and torch.is_grad_enabled()
         once = learning and not self.checkpointing
-        # looked up at every call: synchronised batch norms may have replaced them
-        norms: list[Any] = [module for module in self._blocks.modules() if hasattr(module, "num_batches_tracked")]
-        for norm in norms:
-            norm.momentum = 2 * MOMENTUM - MOMENTUM**2 if once else MOMENTUM
-            if once:
-                norm.num_batches_tracked.add_(1)
+        for norm in self._blocks.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.momentum = 2 * MOMENTUM - MOMENTUM**2 if once else MOMENTUM
+                if once:
+                    norm.get_buffer("num_batches_tracked").add_(1)
         return learning and self.checkpointing
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

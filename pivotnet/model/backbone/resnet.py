@@ -61,22 +61,18 @@ class ResNet(nn.Module):
                 blocks.append(Bottleneck(inputs, channels, stride=2 if number and not index else 1))
                 inputs = EXPANSION * channels
             self.add_module(f"layer{number + 1}", nn.Sequential(*blocks))
-        self._initialise()
-        self.train()
-
-    def _initialise(self) -> None:
-        """He et al.'s normal initialisation by fan-out; each residual branch starts at zero (Goyal et al., 2017)."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, Bottleneck):
+            elif isinstance(module, Bottleneck):  # each residual branch starts at zero (Goyal et al., 2017)
                 nn.init.zeros_(module.bn3.weight)
+        self.train()
 
     def train(self, mode: bool = True) -> ResNet:
         """As every module's, but batch norms stay in evaluation mode."""
         super().train(mode)
         for module in self.modules():
-            if hasattr(module, "running_var"):
+            if isinstance(module, nn.BatchNorm2d):
                 module.eval()
         return self
 

@@ -8,6 +8,7 @@ L windows an image.
 from __future__ import annotations
 
 import functools
+from collections import OrderedDict
 from collections.abc import Iterator
 
 import torch
@@ -27,11 +28,6 @@ MASKED = -100.0  # added to the scores of tokens that only the cyclic shift made
 FEATURE_STAGES = (2, 3)  # whose outputs have strides 16 and 32
 
 
-def padding(length: int, multiple: int) -> int:
-    """How much is missing to the next multiple."""
-    return -length % multiple
-
-
 @functools.lru_cache(maxsize=64)
 def zero_strip(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Padding, made once for each shape; nobody writes into it."""
@@ -41,7 +37,7 @@ def zero_strip(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device)
 
 def pad_and_shift(x: Tensor, dim: int, shift: int) -> Tensor:
     """Zeros after the end up to whole windows, then a cyclic shift by ``shift`` towards the front, in one copy."""
-    pad = padding(x.shape[dim], WINDOW)
+    pad = -x.shape[dim] % WINDOW
     pieces = [x]
     if pad:
         strip = zero_strip((*x.shape[:dim], pad, *x.shape[dim + 1 :]), x.dtype, x.device)
@@ -124,19 +120,6 @@ class WindowAttention(nn.Module):
         return self.proj(x)
 
 
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between them, for each token."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(channels, MLP_RATIO * channels)
-        self.fc2 = nn.Linear(MLP_RATIO * channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., C] -> [..., C]."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class SwinBlock(nn.Module):
     """Attention and MLP, each with a norm before it and a shortcut around it."""
 
@@ -146,13 +129,15 @@ class SwinBlock(nn.Module):
         self.norm1 = nn.LayerNorm(channels)
         self.attn = WindowAttention(channels, heads)
         self.norm2 = nn.LayerNorm(channels)
-        self.mlp = Mlp(channels)
+        wide = MLP_RATIO * channels
+        layers = {"fc1": nn.Linear(channels, wide), "gelu": nn.GELU(), "fc2": nn.Linear(wide, channels)}
+        self.mlp = nn.Sequential(OrderedDict(layers))
 
     def forward(self, x: Tensor, bias: Tensor, attention_scale: Tensor | None, mlp_scale: Tensor | None) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]; ``bias``: of relative positions [h, N, N]; scales: of stochastic depth."""
         bias = bias.unsqueeze(0)
         if self.shift:
-            height, width = (length + padding(length, WINDOW) for length in x.shape[1:3])
+            height, width = (length + -length % WINDOW for length in x.shape[1:3])
             bias = bias + shift_mask(height, width, x.device)
         x = add_branch(x, self.attn(self.norm1(x), bias, self.shift), attention_scale)
         return add_branch(x, self.mlp(self.norm2(x)), mlp_scale)
@@ -202,7 +187,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, height, width] -> [B, ceil(height/4), ceil(width/4), C]."""
-        bottom, right = (padding(length, PATCH) for length in images.shape[-2:])
+        bottom, right = (-length % PATCH for length in images.shape[-2:])
         if bottom or right:
             images = F.pad(images, (0, right, 0, bottom))
         return self.norm(self.proj(images).permute(0, 2, 3, 1))

@@ -53,7 +53,7 @@ def _backward(
     gradient: Tensor, value: Tensor, locations: Tensor, weights: Tensor, sizes: list[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, queries, heads, levels, points = weights.shape
-    gradient = gradient.view(batch, queries, heads, -1)
+    gradient = gradient.reshape(batch, queries, heads, -1)
     grad_value, grad_locations, grad_weights = (torch.empty_like(x) for x in (value, locations, weights))
     samples = 4 * levels * points  # corners count as samples
     bags = torch.arange(0, queries * samples, samples, dtype=torch.int32)

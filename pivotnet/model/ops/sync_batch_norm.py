@@ -13,24 +13,20 @@ class SyncBatchNorm(nn.BatchNorm2d):
     """BatchNorm2d whose training statistics are those of the joined batch of all ranks.
 
     In eval mode, and when a single process runs, it is BatchNorm2d. Every rank has to run every forward and backward.
+    It has weights, running statistics and a momentum, as all batch norms of the networks.
     """
 
-    def __init__(self, *args: Any, process_group: dist.ProcessGroup | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.process_group = process_group
+    process_group: dist.ProcessGroup | None = None  # all ranks
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise [B, C, H, W] per channel."""
-        if not self.training or not _several_ranks(self.process_group):
+        group = self.process_group
+        if not self.training or not dist.is_available() or not dist.is_initialized() or dist.get_world_size(group) == 1:
             return super().forward(input)
-        momentum: Any = self.momentum
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if momentum is None:  # a plain average over all batches
-                momentum = 1.0 / self.num_batches_tracked.float()
-        return _Normalise.apply(
-            input, self.weight, self.bias, self.running_mean, self.running_var, momentum, self.eps, self.process_group
-        )
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        statistics = self.running_mean, self.running_var
+        return _Normalise.apply(input, self.weight, self.bias, *statistics, self.momentum, self.eps, group)
 
 
 class _Normalise(torch.autograd.Function):
@@ -40,11 +36,11 @@ class _Normalise(torch.autograd.Function):
     def forward(
         ctx: Any,
         input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        momentum: Any,  # a number, or a tensor of one
+        weight: Tensor,
+        bias: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        momentum: float,
         eps: float,
         group: dist.ProcessGroup | None,
     ) -> Tensor:
@@ -57,13 +53,12 @@ class _Normalise(torch.autograd.Function):
         dist.all_reduce(ranks, group=group)
         means, variances, counts = ranks.split([channels, channels, 1], dim=1)
         count = counts.sum()
-        shares = counts / count  # [ranks, 1]
-        mean = (shares * means).sum(0)
-        variance = (shares * (variances + (means - mean).square())).sum(0)
-        if running_mean is not None and running_var is not None:
-            # Here, not after apply(): a checkpoint's recomputation may end as soon as the last tensor is saved.
-            running_mean.lerp_(mean, momentum)
-            running_var.lerp_(variance * (count / (count - 1)), momentum)
+        fractions = counts / count  # [ranks, 1]
+        mean = (fractions * means).sum(0)
+        variance = (fractions * (variances + (means - mean).square())).sum(0)
+        # Here, not after apply(): a checkpoint's recomputation may end as soon as the last tensor is saved.
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(variance * (count / (count - 1)), momentum)
         ctx.save_for_backward(input, weight, mean, variance, count)
         ctx.eps, ctx.group = eps, group
         return torch.batch_norm(input, weight, bias, mean, variance, False, 0.0, eps, False)
@@ -80,42 +75,20 @@ class _Normalise(torch.autograd.Function):
             dist.all_reduce(sums, group=ctx.group)
             mean_weight, mean_bias = (sums / count).chunk(2)
             inverse_std = (variance + ctx.eps).rsqrt()
-            scale = inverse_std if weight is None else inverse_std * weight
+            scale = inverse_std * weight
             # What moves through the statistics: scale * (mean(g) + normalised input * mean(g * normalised input))
             slope = scale * inverse_std * mean_weight
             constant = torch.addcmul(scale * mean_bias, slope, mean, value=-1)
             moved = torch.addcmul(constant.view(-1, 1, 1), input, slope.view(-1, 1, 1))
             grad_input = (grad_input - moved).to(input.dtype)
-        affine = weight is not None
-        return (grad_input, grad_weight if affine else None, grad_bias if affine else None, *(None,) * 5)
+        return (grad_input, grad_weight, grad_bias, *(None,) * 5)
 
 
 def convert_sync_batch_norm(module: nn.Module, process_group: dist.ProcessGroup | None = None) -> nn.Module:
-    """Replace every BatchNorm2d in ``module`` by a SyncBatchNorm that holds the same tensors, options and mode.
-
-    Returns:
-        ``module``, or its replacement where it is a batch norm itself.
-    """
-    for name, child in module.named_children():
-        replacement = convert_sync_batch_norm(child, process_group)
-        if replacement is not child:
-            setattr(module, name, replacement)
-    if isinstance(module, SyncBatchNorm):
-        module.process_group = process_group
-    if not isinstance(module, nn.BatchNorm2d) or isinstance(module, SyncBatchNorm):
-        return module
-    synchronised = SyncBatchNorm(
-        module.num_features,
-        eps=module.eps,
-        momentum=module.momentum,
-        affine=module.affine,
-        track_running_stats=module.track_running_stats,
-        process_group=process_group,
-    )
-    synchronised._parameters.update(module._parameters)
-    synchronised._buffers.update(module._buffers)
-    return synchronised.train(module.training)
-
-
-def _several_ranks(group: dist.ProcessGroup | None) -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
+    """Make every BatchNorm2d in ``module`` a SyncBatchNorm; returns ``module``."""
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.__class__ = SyncBatchNorm  # the same attributes, only another forward
+        if isinstance(norm, SyncBatchNorm):
+            norm.process_group = process_group
+    return module

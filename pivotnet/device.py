@@ -13,35 +13,21 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import random
 import resource
 import sys
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pivotnet.errors import PivotNetError
 
-DEVICE_TYPES = ("npu", "cuda", "cpu")
-# Distributions whose versions a report names.
-REPORTED_PACKAGES = (
-    "torch",
-    "torch_npu",
-    "mx_driving",
-    "numpy",
-    "scipy",
-    "opencv-python-headless",
-    "opencv-python",
-    "pillow",
-    "shapely",
-)
+REPORTED_PACKAGES = "torch_npu mx_driving numpy scipy opencv-python-headless opencv-python pillow shapely".split()
 
 
-def npu_problem() -> str | None:
+def _npu_problem() -> str | None:
     """Why no NPU can be used here, in a few words; None when one can."""
+    # first: a machine without the wheel must not spend time on an import, or fail in it
     if importlib.util.find_spec("torch_npu") is None:
         return "torch_npu is not installed (pip install --no-deps torch-npu, of torch's own version)"
     try:
@@ -73,12 +59,12 @@ def select_device(name: str | None = None, local_rank: int = 0) -> torch.device:
         PivotNetError: the device asked for cannot be used, or there are fewer cards than processes.
     """
     kind, _, index_text = (name or "auto").partition(":")
-    if kind not in (*DEVICE_TYPES, "auto") or (index_text and not index_text.isdigit()):
+    if kind not in ("npu", "cuda", "cpu", "auto") or (index_text and not index_text.isdigit()):
         raise PivotNetError(f"unknown device {name!r}: choose npu, cuda or cpu (npu:1 for the second card), or auto")
     if kind == "auto":
-        kind = _first_working()
+        kind = "npu" if _npu_problem() is None else "cuda" if _cuda_problem() is None else "cpu"
     elif kind != "cpu":
-        problem = npu_problem() if kind == "npu" else _cuda_problem()
+        problem = _npu_problem() if kind == "npu" else _cuda_problem()
         if problem:
             raise PivotNetError(f"--device {name} cannot be used: {problem}; --device cpu works everywhere")
     if kind == "cpu":
@@ -95,13 +81,6 @@ def select_device(name: str | None = None, local_rank: int = 0) -> torch.device:
         module.set_compile_mode(jit_compile=False)
         module.config.allow_internal_format = False
     return device
-
-
-def _first_working() -> str:
-    # find_spec first: a machine without the wheel must not spend time on an import, or fail in it
-    if importlib.util.find_spec("torch_npu") is not None and npu_problem() is None:
-        return "npu"
-    return "cuda" if _cuda_problem() is None else "cpu"
 
 
 def _module(kind: str) -> Any:
@@ -127,10 +106,8 @@ def distributed_backend(device: torch.device) -> str:
 
 
 def ddp_options(device: torch.device) -> dict[str, Any]:
-    """DistributedDataParallel's arguments that depend on the device.
-
-    NpuFusedAdamW lays all gradients side by side in storage of its own, so there they cannot be views of buckets.
-    """
+    """DistributedDataParallel's arguments that depend on the device."""
+    # NpuFusedAdamW lays all gradients side by side in storage of its own: there they cannot be views of buckets.
     return {
         "device_ids": None if device.type == "cpu" else [device],
         "gradient_as_bucket_view": device.type != "npu",
@@ -165,13 +142,7 @@ def capture(module: Any, inputs: tuple[Tensor, ...]) -> Any:
 
 
 def fused_adamw(groups: list[dict[str, Any]], device: torch.device, **options: Any) -> torch.optim.Optimizer:
-    """AdamW with the fewest launches that the device offers: NpuFusedAdamW, torch's fused kernel, or the plain loop.
-
-    Args:
-        groups: parameter groups.
-        device: where the parameters live.
-        options: AdamW's (lr, betas, eps, weight_decay).
-    """
+    """AdamW with the fewest launches that the device offers: NpuFusedAdamW, torch's fused kernel, or the plain loop."""
     if device.type == "npu":
         optim = importlib.import_module("torch_npu.optim")
         optimizer = optim.NpuFusedAdamW(groups, **options)
@@ -195,10 +166,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     """
     integers = type(optimizer).__name__.startswith("NpuFused")
     entries = {
-        key: {
-            **entry,
-            "step": int(entry["step"]) if integers else torch.tensor(float(entry["step"]), dtype=torch.float32),
-        }
+        key: {**entry, "step": int(entry["step"]) if integers else torch.tensor(float(entry["step"]))}
         for key, entry in state["state"].items()
     }
     # Which kernel runs is this machine's choice, not the checkpoint's.
@@ -242,8 +210,8 @@ def pin_memory(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def set_reduced_precision(allowed: bool) -> str:
-    """Switch TF32 (CUDA) and HF32 (NPU) of matrix products and convolutions; returns a line for the log.
+def set_reduced_precision(allowed: bool) -> None:
+    """Switch TF32 (CUDA) and HF32 (NPU) of matrix products and convolutions.
 
     Off is what upstream's numbers are compared with; torch_npu switches HF32 convolutions on by default.
     """
@@ -252,7 +220,6 @@ def set_reduced_precision(allowed: bool) -> str:
     if "torch_npu" in sys.modules:
         _module("npu").matmul.allow_hf32 = allowed
         _module("npu").conv.allow_hf32 = allowed
-    return f"TF32/HF32 {'on' if allowed else 'off'}"
 
 
 def set_deterministic() -> None:
@@ -263,28 +230,11 @@ def set_deterministic() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def seed_everything(seed: int) -> None:
-    """Seed Python's, numpy's and torch's generators, the device's included."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
 def rng_state(device: torch.device) -> dict[str, Any]:
-    """State of all generators of this process, of types that ``torch.load(weights_only=True)`` reads."""
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
-    version, internal, gauss = random.getstate()
+    """State of torch's generators, the only ones that training draws from."""
     return {
         "torch": torch.get_rng_state(),
         "device": None if device.type == "cpu" else _module(device.type).get_rng_state(device),
-        "numpy": {
-            "name": str(name),
-            "keys": torch.from_numpy(np.asarray(keys, np.int64)),
-            "position": int(position),
-            "has_gauss": int(has_gauss),
-            "cached": float(cached),
-        },
-        "python": {"version": version, "internal": torch.tensor(internal, dtype=torch.int64), "gauss": gauss},
     }
 
 
@@ -293,49 +243,27 @@ def set_rng_state(device: torch.device, state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if device.type != "cpu" and state["device"] is not None:
         _module(device.type).set_rng_state(state["device"], device)
-    saved = state["numpy"]
-    keys = saved["keys"].numpy().astype(np.uint32)
-    np.random.set_state((saved["name"], keys, saved["position"], saved["has_gauss"], saved["cached"]))
-    saved = state["python"]
-    random.setstate((saved["version"], tuple(saved["internal"].tolist()), saved["gauss"]))
 
 
-@contextlib.contextmanager
-def profile(device: torch.device, folder: str, first: int, steps: int) -> Iterator[Any]:
-    """Profile some steps of the block and write a trace that TensorBoard opens into ``folder``.
+def profile(device: torch.device, folder: str, first: int, steps: int) -> contextlib.AbstractContextManager:
+    """Record ``steps`` steps after the ``first`` ones into ``folder``, as a trace that TensorBoard opens.
 
-    Args:
-        device: what is measured beside the host.
-        folder: where the trace goes.
-        first: steps to leave out at the start.
-        steps: steps to record.
-
-    Yields:
-        an object whose ``step()`` is to be called at the end of each step.
+    The ``step()`` of what the context gives is to be called at the end of each step.
     """
-    if device.type == "npu":
-        profiler = importlib.import_module("torch_npu.profiler")
-        activities = [profiler.ProfilerActivity.CPU, profiler.ProfilerActivity.NPU]
-    else:
-        profiler = torch.profiler
-        activities = [profiler.ProfilerActivity.CPU]
-        if device.type == "cuda":
-            activities.append(profiler.ProfilerActivity.CUDA)
-    with profiler.profile(
-        activities=activities,
+    profiler = importlib.import_module("torch_npu.profiler") if device.type == "npu" else torch.profiler
+    return profiler.profile(
+        activities=[getattr(profiler.ProfilerActivity, name) for name in sorted({"CPU", device.type.upper()})],
         schedule=profiler.schedule(wait=max(0, first - 1), warmup=1, active=steps, repeat=1),
         on_trace_ready=profiler.tensorboard_trace_handler(folder),
-    ) as running:
-        yield running
+    )
 
 
 def versions() -> dict[str, str]:
-    """Versions for reports: Python, the packages that are installed, the libraries that torch was built with."""
-    found = {"python": platform.python_version()}
+    """Versions for reports: Python, torch, the packages that are installed, CUDA as torch was built with it."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}
     for package in REPORTED_PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-    found["torch"] = torch.__version__
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
     return found

@@ -145,7 +145,7 @@ def _start(trainer: Trainer, loader: Loader, resumed: Path | None, state: dict[s
     first = [next(batches)] if len(loader) else []  # a run that goes on in its evaluation has none
     if state and first:
         trainer.warm_up_ddp(first[0])
-    devices.seed_everything(trainer.run.seed + 1 + trainer.ranks.rank)  # each rank drops other units
+    torch.manual_seed(trainer.run.seed + 1 + trainer.ranks.rank)  # each rank drops other units
     if resumed and state:
         trainer.restore(state, resumed)
     devices.reset_peak_memory(trainer.device)

@@ -96,7 +96,7 @@ def build_trainer(config: Config, device: torch.device, ranks: Ranks, run: Run) 
             _check_graph(config, device, ranks)
         rates = learning_rates(config.optim, ranks.world_size, run.lr, run.backbone_lr)
         devices.set_reduced_precision(run.allow_tf32)
-        devices.seed_everything(run.seed)  # the same weights in every rank
+        torch.manual_seed(run.seed)  # the same weights in every rank
         model = PivotNet(config.model, config.map)
         if run.backbone_weights:
             load_pretrained(model.im_backbone, config.model.backbone, run.backbone_weights)

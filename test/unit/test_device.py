@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -19,7 +17,7 @@ from pivotnet.errors import PivotNetError
 CPU = torch.device("cpu")
 
 
-def run_python(code: str, path: Path, autoload: bool = False) -> subprocess.CompletedProcess:
+def run_python(code: str, path: Path | str = "", autoload: bool = False) -> subprocess.CompletedProcess:
     root = Path(devices.__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": f"{path}{os.pathsep}{root}", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
     if autoload:
@@ -97,7 +95,8 @@ from pivotnet.errors import PivotNetError
 device = d.select_device(None, local_rank=1)
 import torch
 print(device, d.distributed_backend(device), torch.npu.calls, torch.npu.config.allow_internal_format)
-print(d.set_reduced_precision(False), torch.npu.matmul.allow_hf32, torch.npu.conv.allow_hf32)
+d.set_reduced_precision(False)
+print(torch.npu.matmul.allow_hf32, torch.npu.conv.allow_hf32)
 try:
     d.select_device("npu", local_rank=2)
 except PivotNetError as error:
@@ -105,82 +104,54 @@ except PivotNetError as error:
 """
     lines = run_python(code, tmp_path).stdout.splitlines()
     assert lines[0] == "npu:1 hccl [('device', 1), ('jit', False)] False"
-    assert lines[1] == "TF32/HF32 off False False"
+    assert lines[1] == "False False"
     assert lines[2].startswith("npu:2 does not exist: 2 such device(s)")
 
 
 def test_random_state_comes_back(tmp_path):
-    devices.seed_everything(3)
-    torch.rand(5), np.random.rand(3), np.random.randn(), random.random()
     torch.save(devices.rng_state(CPU), tmp_path / "state")
-    expected = torch.rand(4), np.random.randn(4), random.random()
+    expected = torch.rand(4)
     devices.set_rng_state(CPU, torch.load(tmp_path / "state", weights_only=True))
-    again = torch.rand(4), np.random.randn(4), random.random()
-    assert torch.equal(expected[0], again[0]) and (expected[1] == again[1]).all() and expected[2] == again[2]
+    assert torch.equal(expected, torch.rand(4))
 
 
-def parameters() -> list[torch.nn.Parameter]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((3, 4), (5,))]
-
-
-def train(optimizer: torch.optim.Optimizer, steps: int) -> None:
-    for _ in range(steps):
+def train(optimizer: torch.optim.Optimizer) -> None:
+    for _ in range(3):
         optimizer.zero_grad()
         sum((p**4).sum() for group in optimizer.param_groups for p in group["params"]).backward()
         optimizer.step()
 
 
-def test_fused_adamw_equals_the_written_out_rule():
-    ours, lr, decay = parameters(), 1e-2, 0.01
-    train(devices.fused_adamw([{"params": ours}], CPU, lr=lr, weight_decay=decay), 10)
-    for parameter, own in zip(parameters(), ours):
-        value = parameter.detach().double()
-        first = second = torch.zeros_like(value)
-        for step in range(1, 11):
-            gradient = 4 * value**3
-            first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
-            value = value * (1 - lr * decay)
-            update = (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
-            value = value - lr * update
-        torch.testing.assert_close(own.detach().double(), value, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("foreach", [True, False])
 @pytest.mark.parametrize("integer_steps", [True, False])
 def test_optimizer_state_moves_between_kernels(foreach, integer_steps):
-    before = parameters()
+    before = [torch.nn.Parameter(torch.randn(shape)) for shape in ((3, 4), (5,))]
     source = torch.optim.AdamW([{"params": before, "wd": 1e-4}], lr=1e-2, foreach=foreach)
-    train(source, 3)
+    train(source)
     state = copy.deepcopy(source.state_dict())  # the tensors in it are the optimiser's own
     if integer_steps:  # as NpuFusedAdamW counts
         state["state"] = {k: {**v, "step": int(v["step"])} for k, v in state["state"].items()}
     after = [torch.nn.Parameter(p.detach().clone()) for p in before]
     target = devices.fused_adamw([{"params": after}], CPU, lr=1.0, weight_decay=0.01)
     devices.load_optimizer_state(target, state)
-    train(source, 3)
-    train(target, 3)
+    train(source)
+    train(target)
     for one, two in zip(before, after):
         torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
 
 
 def test_peak_memory_sees_an_allocation_and_can_be_reset():
-    lines = [  # in a process of its own: what other tests have left in this one would hide the block
-        "import torch; from pivotnet import device as d; cpu = torch.device('cpu')",
-        "before = d.peak_memory(cpu); block = torch.ones(2**25); del block; after = d.peak_memory(cpu)",
-        "d.reset_peak_memory(cpu); print(before, after, d.peak_memory(cpu))",
-    ]
-    out = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True).stdout
+    code = """
+import torch
+from pivotnet import device as d
+cpu = torch.device("cpu")
+before = d.peak_memory(cpu)
+block = torch.ones(2**25)
+del block
+after = d.peak_memory(cpu)
+d.reset_peak_memory(cpu)
+print(before, after, d.peak_memory(cpu))
+"""
+    out = run_python(code).stdout  # in a process of its own: what other tests have left here would hide the block
     before, after, reset = (int(word) / 2**20 for word in out.split())
     assert after - before > 100 and after - reset > 100
-
-
-def test_autocast_is_off_without_a_type():
-    with devices.autocast(CPU, None):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-    with devices.autocast(CPU, torch.bfloat16):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
-
-
-def test_versions_name_torch():
-    assert devices.versions()["torch"] == torch.__version__

@@ -96,7 +96,7 @@ def our_step(
 def upstream_step(checkout: Path, preset_name: str, seed: int, case: str) -> Task:
     """The same step of upstream, batch 1 (it knows no other), on a CPU; dropout and checkpointing as it ships."""
     import_upstream(checkout)
-    devices.seed_everything(seed)
+    torch.manual_seed(seed)
     network = shim.build(preset_name, deterministic=False).train()
     criterion = network.get_submodule("post_processor")
     images = {**network_inputs(seed, *inputs.cameras(seed)), "images": rule.images(seed)}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-from recordings import shim, suite  # noqa: E402
+from recordings import suite  # noqa: E402
 from recordings.comparison import print_table  # noqa: E402
 from rich.console import Console  # noqa: E402
 
@@ -29,27 +29,23 @@ def main() -> int:
     recorder.add_argument("--upstream", type=Path, required=True, help="checkout of upstream at the pinned commit")
     recorder.add_argument("--out", type=Path, required=True, help="folder for the recordings")
     recorder.add_argument("--seed", type=int, default=1234, help="seed of images, cameras, targets (default 1234)")
-    recorder.add_argument("--parts", nargs="+", choices=suite.RECORDED, default=suite.RECORDED, help="default: all")
-    recorder.add_argument("--presets", nargs="+", choices=shim.PRESETS, default=shim.PRESETS, help="default: all")
     recorder.add_argument("--converter-python", help="Python that can run upstream's converter (shapely 1)")
-    recorder.add_argument("--mask-step", type=int, default=8, help="keep every N-th pixel of masks (default 8)")
     checker = commands.add_parser("check", help="compare with recordings")
     checker.add_argument("folder", type=Path, metavar="DIR", help="folder of recordings")
-    checker.add_argument("--parts", nargs="+", default=(), help="only these, such as loss or forward/effb0")
+    for command in (recorder, checker):
+        command.add_argument("--parts", nargs="+", default=(), help="only these, such as loss or forward/effb0")
     args = parser.parse_args()
     try:
-        if args.command == "check":
-            rows = suite.check(args.folder, args.parts)
-            known_width = sys.stdout.isatty() or "COLUMNS" in os.environ
-            print_table(rows, Console(width=None if known_width else 160))
-            return 0 if all(row.good for row in rows) else 1
-        suite.record(
-            args.upstream, args.out, args.seed, args.parts, args.presets, args.converter_python, args.mask_step
-        )
-    except (PivotNetError, shim.ShimError) as error:
+        if args.command == "record":
+            suite.record(args.upstream, args.out, args.seed, args.parts, args.converter_python)
+            return 0
+        comparisons = suite.check(args.folder, args.parts)
+    except PivotNetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    known_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    print_table(comparisons, Console(width=None if known_width else 160))
+    return int(any(one.fault for one in comparisons))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from recordings import inputs, rule, shim
-from recordings.golden_criterion import as_targets, post_processor, predictions_from
+from recordings.golden_criterion import as_targets, as_tensors, join_classes, post_processor
 from recordings.golden_network import network_inputs, upsampled
 from torch import Tensor
 
@@ -137,7 +137,10 @@ def our_criterion(seed: int, case: str, batch_size: int, device: str) -> Task:
     config = preset("swint")
     criterion = Criterion(config).to(clock.device)
     samples = drawn_samples(seed, case, batch_size)
-    single = [predictions_from(drawn_outputs(seed + index, case, config.model.bev_size)) for index in range(batch_size)]
+    single = [
+        join_classes(as_tensors(drawn_outputs(seed + index, case, config.model.bev_size)))
+        for index in range(batch_size)
+    ]
     joined = {name: torch.cat([getattr(one, name) for one in single], dim=1) for name in FIELDS}
     leaves = {name: tensor.to(clock.device).requires_grad_() for name, tensor in joined.items()}
 

@@ -14,20 +14,12 @@ from recordings import shim
 from torch import Tensor
 
 from pivotnet.audit.operators import OperatorCounter
-from pivotnet.errors import PivotNetError
 
 
 def import_upstream(checkout: Path) -> Path:
-    """Make the checkout importable in this process.
-
-    Raises:
-        PivotNetError: it is none, or a package that it imports is missing.
-    """
+    """Make the checkout importable in this process."""
     logging.disable(logging.INFO)  # mmcv reports every parameter that it initialises
-    try:
-        return shim.import_upstream(checkout)
-    except shim.ShimError as error:
-        raise PivotNetError(str(error)) from error
+    return shim.import_upstream(checkout)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
-"""One row of the comparison, and the table of all rows."""
+"""The comparison of numbers with recorded ones, and the table of all comparisons."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,37 +11,34 @@ from rich.table import Table
 
 
 @dataclass
-class Row:
-    """One comparison: the worst difference of everything that ``what`` names."""
-
-    what: str
-    absolute: float
-    relative: float
-    tolerance: str
-    good: bool
-    note: str = ""
-
-
 class Comparison:
-    """Collects differences of one kind of number and judges the worst.
+    """Collects differences of one sort of number and judges the worst.
 
-    A recorded number may differ by the sum of three parts; if all are 0, it must be equal.
+    A recorded number may differ by the sum of three parts; if all are 0, it must be equal. A comparison of nothing is a
+    miss.
 
     Args:
-        what: name of the row.
+        what: name in the table.
         absolute: allowed of every number.
         relative: allowed as a part of the largest recorded magnitude of the same array.
         each: allowed as a part of the number's own recorded magnitude.
         tolerance: what the table shows; made from the parts by default.
     """
 
-    def __init__(
-        self, what: str, absolute: float = 0.0, relative: float = 0.0, each: float = 0.0, tolerance: str = ""
-    ) -> None:
-        self.what, self.absolute, self.relative, self.each = what, absolute, relative, each
-        parts = ((absolute, ""), (relative, " of the largest"), (each, " of each"))
-        self.tolerance = tolerance or " + ".join(f"{part:.2g}{of}" for part, of in parts if part) or "equal"
-        self.worst, self.worst_relative, self.good, self.note, self.compared = 0.0, 0.0, True, "", 0
+    what: str
+    absolute: float = 0.0
+    relative: float = 0.0
+    each: float = 0.0
+    tolerance: str = ""
+    note: str = ""  # shown if all is well; by default the name of the worst difference
+    worst: float = field(default=0.0, init=False)
+    worst_relative: float = field(default=0.0, init=False)
+    compared: int = field(default=0, init=False)
+    faults: list[str] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        parts = ((self.absolute, ""), (self.relative, " of the largest"), (self.each, " of each"))
+        self.tolerance = self.tolerance or " + ".join(f"{part:.2g}{of}" for part, of in parts if part) or "equal"
 
     def add(self, name: str, ours: Any, recorded: Any, noise: float | np.ndarray = 0.0) -> None:
         """Compare two arrays of the same shape; the worst one's name goes into the note.
@@ -50,11 +47,8 @@ class Comparison:
             noise: allowed besides, of the whole array or of each number.
         """
         ours, recorded = np.asarray(ours, np.float64), np.asarray(recorded, np.float64)
-        self.compared += 1
-        if ours.shape != recorded.shape:
-            self.fail(f"{name}: shape {ours.shape}, recorded {recorded.shape}")
-            return
-        if ours.size == 0:
+        self.require(f"{name}: shape {ours.shape}, recorded {recorded.shape}", ours.shape == recorded.shape)
+        if ours.shape != recorded.shape or ours.size == 0:
             return
         same = (ours == recorded) | (np.isnan(ours) & np.isnan(recorded))
         with np.errstate(invalid="ignore"):
@@ -62,39 +56,33 @@ class Comparison:
         magnitudes = np.abs(np.where(np.isfinite(recorded), recorded, 0.0))
         difference, largest = float(differences.max()), float(magnitudes.max())
         if difference > self.worst:
-            self.worst = difference
-            self.note = name if self.good else self.note
+            self.worst, self.note = difference, name
         if largest:
             self.worst_relative = max(self.worst_relative, difference / largest)
-        if (differences > self.absolute + self.relative * largest + self.each * magnitudes + noise).any():
-            self.fail(f"{name}: off by {difference:.2g}")
+        allowed = self.absolute + self.relative * largest + self.each * magnitudes + noise
+        self.require(f"{name}: off by {difference:.2g}", bool((differences <= allowed).all()))
 
-    def require(self, name: str, holds: bool) -> None:
-        """Count a condition that is no difference of numbers; ``name`` says what is wrong if it does not hold."""
+    def require(self, fault: str, holds: bool) -> None:
+        """Count a condition; ``fault`` says what is wrong if it does not hold."""
         self.compared += 1
         if not holds:
-            self.fail(name)
+            self.faults.append(fault)
 
-    def fail(self, note: str) -> None:
-        """Count as a miss; the first one's note is shown."""
-        if self.good:
-            self.note = note
-        self.good = False
-
-    def row(self) -> Row:
-        """The verdict; a comparison of nothing is a miss."""
-        if not self.compared:
-            self.fail("nothing to compare")
-        note = self.note if self.worst or not self.good else ""
-        return Row(self.what, self.worst, self.worst_relative, self.tolerance, self.good, note)
+    @property
+    def fault(self) -> str:
+        """The first fault; empty if all is well."""
+        if self.faults:
+            return self.faults[0]
+        return "" if self.compared else "nothing to compare"
 
 
-def print_table(rows: list[Row], console: Console) -> None:
-    """Print all rows and a closing line."""
+def print_table(comparisons: list[Comparison], console: Console) -> None:
+    """Print all comparisons and a closing line."""
     table = Table("what", "worst abs.", "worst rel.", "tolerance", "verdict", "where")
-    for row in rows:
-        verdict = "[green]equal" if row.good else "[red]MISS"
-        table.add_row(row.what, f"{row.absolute:.2g}", f"{row.relative:.2g}", row.tolerance, verdict, row.note)
+    for one in comparisons:
+        verdict = "[red]MISS" if one.fault else "[green]equal"
+        worst = f"{one.worst:.2g}", f"{one.worst_relative:.2g}"
+        table.add_row(one.what, *worst, one.tolerance, verdict, one.fault or one.note)
     console.print(table)
-    missed = sum(not row.good for row in rows)
-    console.print(f"{len(rows) - missed} of {len(rows)} comparisons within tolerance")
+    good = sum(not one.fault for one in comparisons)
+    console.print(f"{good} of {len(comparisons)} comparisons within tolerance")

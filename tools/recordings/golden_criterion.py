@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pivotnet.config import Config, preset
+from pivotnet.config import preset
 from pivotnet.criterion.criterion import TERMS, Criterion, CriterionResult
 from pivotnet.criterion.sequence import match_points, sequence_costs
 from pivotnet.data.targets import build_targets
 from pivotnet.evaluation.postprocess import draw_mask, postprocess
-from pivotnet.structures import Predictions, Targets
+from pivotnet.structures import Predictions
 from recordings import inputs, shim
-from recordings.comparison import Comparison, Row
+from recordings.comparison import Comparison
 
 # Upstream keeps target points in float64, we in float32 (NPUs have no fast float64): 6e-8 of a point coordinate.
 TOTAL_RELATIVE, TERM_RELATIVE = 1e-6, 2e-6
@@ -40,6 +40,7 @@ FIELDS = {
     "sem_masks": "semantic_logits",
 }
 OF_POINTS, OF_PIXELS = ("ctr_im", "pts_logits"), ("ins_masks", "sem_masks")
+MASK_STEP = 8  # recorders keep every so many-th row and column of masks and their gradients
 # rows and columns of the costs of pivot dynamic matching; every third one is rounded to quarters, so that paths tie
 PATH_SHAPES = (
     (2, 2), (2, 10), (3, 3), (3, 10), (4, 10), (5, 10), (7, 10), (9, 10), (10, 10), (2, 30), (3, 30), (5, 30),
@@ -49,53 +50,72 @@ PATH_SHAPES = (
 SEQUENCE_SHAPES = ((1, 2), (5, 2), (40, 10), (24, 10), (12, 30), (60, 30), (7, 5), (30, 10))
 END_WEIGHTS = (0, 5)
 
+Outputs = dict[str, list[list[Tensor]]]  # as upstream has them: by name [decoder][class], each of one batch
 
-def flat(outputs: dict[str, list[list[Any]]]) -> dict[str, Any]:
-    """Upstream's lists [decoder][class] under the keys of the recordings, name/decoder/class."""
+
+def flat(outputs: Outputs) -> dict[str, Tensor]:
+    """Upstream's lists under the keys of the recordings, name/decoder/class."""
     return {
-        f"{name}/{i}/{label}": value
+        f"{name}/{i}/{label}": tensor
         for name, rows in outputs.items()
         for i, row in enumerate(rows)
-        for label, value in enumerate(row)
+        for label, tensor in enumerate(row)
     }
 
 
-def predictions_from(outputs: dict[str, list[list[np.ndarray]]], requires_grad: bool = False) -> Predictions:
-    """Upstream's lists [decoder][class] as our joined tensors."""
+def as_tensors(outputs: dict[str, list[list[np.ndarray]]], requires_grad: bool = False) -> Outputs:
+    """Drawn outputs as leaves."""
+    return {
+        name: [[torch.from_numpy(array).requires_grad_(requires_grad) for array in row] for row in rows]
+        for name, rows in outputs.items()
+    }
 
-    def joined(name: str) -> Tensor:
+
+def join_classes(outputs: Outputs) -> Predictions:
+    """Upstream's lists as our joined tensors."""
+
+    def joined(name: str, row: list[Tensor]) -> Tensor:
         if name == "sem_masks":
-            rows = [np.stack(row, axis=1) for row in outputs[name]]
-        else:
-            of_points = name in OF_POINTS
-            rows = [
-                np.concatenate([array.reshape(1, -1, 2) if of_points else array for array in row], axis=1)
-                for row in outputs[name]
-            ]
-        return torch.from_numpy(np.stack(rows)).requires_grad_(requires_grad)
+            return torch.stack(row, dim=1)
+        return torch.cat([part.flatten(1, 2) if name in OF_POINTS else part for part in row], dim=1)
 
-    return Predictions(**{field: joined(name) for name, field in FIELDS.items()})
+    return Predictions(
+        **{field: torch.stack([joined(name, row) for row in outputs[name]]) for name, field in FIELDS.items()}
+    )
 
 
 def split_classes(
-    name: str, joined: Any, queries: tuple[int, ...] = inputs.QUERIES, points: tuple[int, ...] = inputs.MAX_POINTS
-) -> list[list[Any]]:
-    """One of our joined arrays or tensors as upstream's [decoder][class] list."""
-    if name == "sem_masks":  # [E, B, C, 2, H, W]
-        return [[row[:, label] for label in range(len(queries))] for row in joined]
-    sizes = [q * p if name in OF_POINTS else q for q, p in zip(queries, points)]
-    first = np.cumsum([0, *sizes])
-    result = []
-    for row in joined:  # [B, Q or T, ...]
-        parts = [row[:, start : start + size] for start, size in zip(first, sizes)]
-        if name in OF_POINTS:
-            parts = [part.reshape(len(part), q, p, 2) for part, q, p in zip(parts, queries, points)]
-        result.append(parts)
-    return result
+    predictions: Predictions, queries: tuple[int, ...] = inputs.QUERIES, points: tuple[int, ...] = inputs.MAX_POINTS
+) -> Outputs:
+    """Our joined tensors as upstream's lists; the inverse of ``join_classes``."""
+
+    def split(name: str, row: Tensor) -> list[Tensor]:
+        if name == "sem_masks":  # [B, C, 2, H, W]
+            return list(row.unbind(1))
+        if name not in OF_POINTS:  # [B, Q, ...]
+            return list(row.split(queries, dim=1))
+        parts = row.split([q * p for q, p in zip(queries, points)], dim=1)  # of [B, T, 2]
+        return [part.unflatten(1, sizes) for part, sizes in zip(parts, zip(queries, points))]
+
+    return {name: [split(name, row) for row in getattr(predictions, field)] for name, field in FIELDS.items()}
+
+
+def subsampled(key: str, tensor: Tensor, step: int = MASK_STEP) -> Tensor:
+    """Every ``step``-th row and column, if the output of this key has pixels."""
+    return tensor[..., ::step, ::step] if key.startswith(OF_PIXELS) else tensor
+
+
+def kept_pixels(key: str, tensor: Tensor, recorded: Any) -> tuple[str, np.ndarray, np.ndarray]:
+    """The key, the part of our tensor that was recorded (shapes tell the step of each axis), and the recorded array."""
+    array, theirs = tensor.detach().numpy(), recorded[key]
+    if theirs.ndim == array.ndim:
+        steps = [max(1, math.ceil(have / max(kept, 1))) for have, kept in zip(array.shape, theirs.shape)]
+        array = array[tuple(slice(None, None, step) for step in steps)]
+    return key, array, theirs
 
 
 def as_targets(target: dict[str, Any]) -> dict[str, Any]:
-    """A target as upstream's data loader collates it for a batch of one."""
+    """A target as upstream's data loader collates it for a batch of one; upstream's criterion changes it."""
     return {
         "masks": torch.from_numpy(target["masks"])[None],
         "points": {label: torch.from_numpy(points)[None] for label, points in target["points"].items()},
@@ -103,19 +123,10 @@ def as_targets(target: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def post_processor() -> torch.nn.Module:
-    """Upstream's criterion and post-processing of the pivot presets."""
-    heads = importlib.import_module("mapmaster.models.output_head")
-    return heads.PivotMapPostProcessor(**shim.model_setup("swint")["post_processor"]["net_kwargs"])
-
-
 def flat_target(target: dict[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
     """A target under the keys of the recordings."""
-    flat = {f"{prefix}masks": target["masks"]}
-    for label in range(3):
-        flat[f"{prefix}points{label}"] = target["points"][label]
-        flat[f"{prefix}valid_len{label}"] = target["valid_len"][label]
-    return flat
+    by_class = {f"{prefix}{name}{label}": target[name][label] for name in ("points", "valid_len") for label in range(3)}
+    return {f"{prefix}masks": target["masks"], **by_class}
 
 
 def recorded_sample(recorded: Any, prefix: str = "") -> tuple[np.ndarray, dict[int, np.ndarray], dict[int, np.ndarray]]:
@@ -126,17 +137,20 @@ def recorded_sample(recorded: Any, prefix: str = "") -> tuple[np.ndarray, dict[i
     return recorded[f"{prefix}masks"], points, lengths
 
 
-def record_loss(seed: int, mask_step: int) -> dict[str, np.ndarray]:
-    """golden_loss.npz: totals, terms, matchings and gradients of all cases; every ``mask_step``-th pixel of masks'."""
+def post_processor() -> nn.Module:
+    """Upstream's criterion and post-processing of the pivot presets."""
+    heads = importlib.import_module("mapmaster.models.output_head")
+    return heads.PivotMapPostProcessor(**shim.model_setup("swint")["post_processor"]["net_kwargs"])
+
+
+def record_loss(seed: int) -> dict[str, np.ndarray]:
+    """golden_loss.npz: totals, terms, matchings and gradients of all cases."""
     record: dict[str, np.ndarray] = {"seed": np.int64(seed)}
     processor = post_processor().train()
     for case in inputs.CASES:
         target = inputs.target(seed, case)
         record |= flat_target(target, f"{case}/")
-        outputs = {
-            name: [[torch.from_numpy(array).requires_grad_() for array in row] for row in rows]
-            for name, rows in inputs.outputs(seed, case).items()
-        }
+        outputs = as_tensors(inputs.outputs(seed, case), requires_grad=True)
         matches: list[Any] = []
         handle = processor.criterion.matcher.register_forward_hook(lambda *call, kept=matches: kept.append(call[-1]))
         total, terms = processor(outputs, as_targets(target))
@@ -154,16 +168,11 @@ def record_loss(seed: int, mask_step: int) -> dict[str, np.ndarray]:
                 record[f"{case}/match_dt/{i}/{label}"], record[f"{case}/match_gt/{i}/{label}"] = dt.numpy(), gt.numpy()
         for key, tensor in flat(outputs).items():
             gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-            record[f"{case}/grad/{key}"] = subsampled(key, gradient, mask_step).numpy()
+            record[f"{case}/grad/{key}"] = subsampled(key, gradient).numpy()
     return record
 
 
-def subsampled(key: str, tensor: Tensor, step: int) -> Tensor:
-    """Every ``step``-th row and column, if the output of this key has pixels."""
-    return tensor[..., ::step, ::step] if key.startswith(OF_PIXELS) else tensor
-
-
-def check_loss(path: Path) -> list[Row]:
+def check_loss(path: Path) -> list[Comparison]:
     """golden_loss.npz: totals, terms, matching indices, gradients, redrawn masks."""
     recorded = np.load(path, allow_pickle=False)
     config = preset("swint")
@@ -175,7 +184,10 @@ def check_loss(path: Path) -> list[Row]:
         name: Comparison(f"loss: gradient of {name}", relative=GRADIENT_LARGEST, each=GRADIENT_EACH) for name in FIELDS
     }
     for case in sorted({key.split("/")[0] for key in recorded.files if "/" in key}):
-        predictions, targets, result = _run_case(recorded, case, config)
+        targets = build_targets([recorded_sample(recorded, f"{case}/")], config)
+        outputs = as_tensors(inputs.outputs(int(recorded["seed"]), case), requires_grad=True)
+        result = Criterion(config)(join_classes(outputs), targets)
+        result.total.backward()
         total.add(case, result.total.item(), recorded[f"{case}/total"])
         for name in TERMS:
             terms.add(f"{case}/{name}", float(result.terms[name]), recorded[f"{case}/loss/{name}"])
@@ -189,20 +201,10 @@ def check_loss(path: Path) -> list[Row]:
             masks.require(f"{case}/{label}: padding is not empty", not padding.any())
             if f"{case}/gt_ins_masks{label}" in recorded:
                 masks.add(f"{case}/{label}", drawn, recorded[f"{case}/gt_ins_masks{label}"])
-        for name, field in FIELDS.items():
-            for key, array in flat({name: split_classes(name, getattr(predictions, field).grad.numpy())}).items():
-                gradients[name].add(*kept_pixels(f"{case}/grad/{key}", array, recorded))
-        del predictions, targets, result  # before the next case is made: memory
-    return [comparison.row() for comparison in (total, terms, matches, masks, *gradients.values())]
-
-
-def _run_case(recorded: Any, case: str, config: Config) -> tuple[Predictions, Targets, CriterionResult]:
-    """Our predictions with gradients, targets and losses of a recorded case."""
-    targets = build_targets([recorded_sample(recorded, f"{case}/")], config)
-    predictions = predictions_from(inputs.outputs(int(recorded["seed"]), case), requires_grad=True)
-    result = Criterion(config)(predictions, targets)
-    result.total.backward()
-    return predictions, targets, result
+        for key, tensor in flat(outputs).items():
+            gradients[key.split("/")[0]].add(*kept_pixels(f"{case}/grad/{key}", tensor.grad, recorded))
+        del outputs, targets, result  # before the next case is made: memory
+    return [total, terms, matches, masks, *gradients.values()]
 
 
 def _pairs(result: CriterionResult, decoder: int, label: int) -> tuple[np.ndarray, np.ndarray]:
@@ -211,15 +213,6 @@ def _pairs(result: CriterionResult, decoder: int, label: int) -> tuple[np.ndarra
     chosen = np.flatnonzero(found.decoder == decoder)
     order = chosen[np.argsort(found.query[chosen])]
     return found.query[order], found.instance[order]
-
-
-def kept_pixels(key: str, array: np.ndarray, recorded: Any) -> tuple[str, np.ndarray, np.ndarray]:
-    """The key, the part of our array that was recorded (the shapes tell the step along each axis), and the recorded."""
-    theirs = recorded[key]
-    if theirs.ndim == array.ndim:
-        steps = [max(1, math.ceil(have / max(kept, 1))) for have, kept in zip(array.shape, theirs.shape)]
-        array = array[tuple(slice(None, None, step) for step in steps)]
-    return key, array, theirs
 
 
 def record_matching(seed: int) -> dict[str, np.ndarray]:
@@ -243,11 +236,12 @@ def record_matching(seed: int) -> dict[str, np.ndarray]:
     return record
 
 
-def check_matching(path: Path) -> list[Row]:
+def check_matching(path: Path) -> list[Comparison]:
     """golden_matching.npz: pivot dynamic matching, each pair alone and many at once, and sequence matching."""
     recorded = np.load(path, allow_pickle=False)
     sums = Comparison("matching: pivot dynamic matching, cost", each=MATCHING_EACH)
     paths = Comparison("matching: pivot dynamic matching, path")
+    sequences = Comparison("matching: sequence cost", each=MATCHING_EACH)
     names = sorted({key.rpartition("/")[0] for key in recorded.files if "/" in key})
     costs = {name: recorded[f"{name}/cost"] for name in names if name.startswith("pdm/")}
     widest = max(cost.shape[1] for cost in costs.values())
@@ -263,20 +257,18 @@ def check_matching(path: Path) -> list[Row]:
             sums.add(name, total, recorded[f"{name}/total"])
             paths.add(name, path_found[:length], recorded[f"{name}/match"])
             paths.require(f"{name}: padding is matched", bool((path_found[length:] == padded.shape[1] - 1).all()))
-    sequences = Comparison("matching: sequence cost", each=MATCHING_EACH)
-    for name in (name for name in names if name.startswith("seq/")):
-        cost = recorded[f"{name}/cost"].transpose(1, 2, 0)
-        for weight in END_WEIGHTS:
-            ours = sequence_costs(cost, recorded[f"{name}/lens"], weight)
+    for name in names:
+        for weight in END_WEIGHTS if name.startswith("seq/") else ():
+            ours = sequence_costs(recorded[f"{name}/cost"].transpose(1, 2, 0), recorded[f"{name}/lens"], weight)
             sequences.add(f"{name}, end weight {weight}", ours, recorded[f"{name}/coe{weight}"])
-    return [sums.row(), paths.row(), sequences.row()]
+    return [sums, paths, sequences]
 
 
-def _outputs_to_process(seed: int, index: int) -> dict[str, list[list[np.ndarray]]]:
+def _outputs_to_process(seed: int, index: int) -> Outputs:
     """Random outputs; more instances win in the second ones, and nearly all or none in the third, by class."""
-    outputs = inputs.outputs(seed, f"post{index}")
+    outputs = as_tensors(inputs.outputs(seed, f"post{index}"))
     for label, shift in enumerate(((0.0, 0.0, 0.0), (0.6, 0.6, 0.6), (20.0, -20.0, 20.0))[index]):
-        outputs["obj_logits"][-1][label][..., 0] += np.float32(shift)
+        outputs["obj_logits"][-1][label][..., 0] += shift
     return outputs
 
 
@@ -285,9 +277,7 @@ def record_postprocess(seed: int) -> dict[str, np.ndarray]:
     record: dict[str, np.ndarray] = {"seed": np.int64(seed)}
     processor = post_processor().eval()
     for index in range(3):
-        outputs = _outputs_to_process(seed, index)
-        tensors = {name: [[torch.from_numpy(a) for a in row] for row in rows] for name, rows in outputs.items()}
-        (result,), (masks,) = processor(tensors)
+        (result,), (masks,) = processor(_outputs_to_process(seed, index))
         record[f"{index}/dt_masks"] = masks
         record[f"{index}/scores"] = np.array(result["confidence_level"], dtype=np.float64)
         record[f"{index}/labels"] = np.array(result["pred_label"], dtype=np.int64)
@@ -297,7 +287,7 @@ def record_postprocess(seed: int) -> dict[str, np.ndarray]:
     return record
 
 
-def check_postprocess(path: Path) -> list[Row]:
+def check_postprocess(path: Path) -> list[Comparison]:
     """golden_postprocess.npz: polylines, scores, labels and masks."""
     recorded = np.load(path, allow_pickle=False)
     map_config = preset("swint").map
@@ -306,7 +296,7 @@ def check_postprocess(path: Path) -> list[Row]:
     labels = Comparison("post-processing: labels, point counts")
     masks = Comparison("post-processing: masks")
     for index in range(3):
-        (instances,) = postprocess(predictions_from(_outputs_to_process(int(recorded["seed"]), index)), map_config)
+        (instances,) = postprocess(join_classes(_outputs_to_process(int(recorded["seed"]), index)), map_config)
         # upstream's lists begin with a placeholder
         labels.add(f"{index}/labels", instances.labels + 1, recorded[f"{index}/labels"][1:])
         labels.add(f"{index}/n_points", [len(line) for line in instances.points], recorded[f"{index}/n_points"][1:])
@@ -316,4 +306,4 @@ def check_postprocess(path: Path) -> list[Row]:
         mask = draw_mask(instances, map_config)
         masks.add(str(index), mask, recorded[f"{index}/dt_masks"])
         masks.require(f"{index}: a mask of {mask.dtype}", mask.dtype == np.uint8)
-    return [points.row(), scores.row(), labels.row(), masks.row()]
+    return [points, scores, labels, masks]

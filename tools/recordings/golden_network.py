@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from pivotnet.model.pivotnet import PivotNet
 from pivotnet.structures import Predictions
 from recordings import inputs, rule, shim
 from recordings.close_calls import CloseCalls
-from recordings.comparison import Comparison, Row
-from recordings.golden_criterion import FIELDS, OF_PIXELS, flat, kept_pixels, split_classes, subsampled
+from recordings.comparison import Comparison
+from recordings.golden_criterion import flat, kept_pixels, split_classes, subsampled
 
 # Five times the largest difference between upstream in float32 and upstream in float64 (noise_floor_*.json of three
 # presets and two modes): two float32 programmes that differ only in the order of their sums each stray by up to that
@@ -68,7 +69,7 @@ def network_inputs(seed: int, extrinsic: np.ndarray, intrinsic: np.ndarray) -> d
     }
 
 
-def describe(network: nn.Module) -> dict[str, Any]:
+def _describe(network: nn.Module) -> dict[str, Any]:
     """Names, shapes and types of all parameters and buffers, in order, and the number of parameters."""
     parameters = dict(network.named_parameters())
     entries = {
@@ -82,16 +83,16 @@ def describe(network: nn.Module) -> dict[str, Any]:
     return {"num_parameters": sum(p.numel() for p in parameters.values()), "state_dict": entries}
 
 
-def record_state_dict(name: str) -> dict[str, Any]:
+def record_state_dict(seed: int, name: str) -> dict[str, Any]:
     """state_dict_<preset>.json"""
-    return {"config": name, **describe(shim.build(name))}
+    return {"config": name, **_describe(shim.build(name))}
 
 
-def check_state_dict(path: Path, name: str) -> list[Row]:
+def check_state_dict(path: Path, name: str) -> list[Comparison]:
     """state_dict_<preset>.json: names, order, shapes, types, number of parameters."""
     recorded = json.loads(path.read_text())
     config = preset(name)
-    found = describe(PivotNet(config.model, config.map))
+    found = _describe(PivotNet(config.model, config.map))
     comparison = Comparison(f"{name}: names and shapes")
     ours, theirs = found["state_dict"], recorded["state_dict"]
     for key in sorted(ours.keys() | theirs.keys()):
@@ -99,29 +100,29 @@ def check_state_dict(path: Path, name: str) -> list[Row]:
     # an optimiser's state knows parameters by their numbers
     comparison.require("the order differs", list(ours) == list(theirs))
     comparison.add("parameters", found["num_parameters"], recorded["num_parameters"])
-    return [comparison.row()]
+    return [comparison]
 
 
-def record_initialisation(name: str, seed: int) -> dict[str, Any]:
+def record_initialisation(seed: int, name: str) -> dict[str, Any]:
     """initialisation_<preset>.json: mean, std, min, max of every parameter of freshly built networks, without the files
     of the backbones."""
     torch.manual_seed(seed)
-    statistics = rule.initial_statistics(lambda: shim.build(name), RECORDED_DRAWS)
+    statistics = _initial_statistics(lambda: shim.build(name), RECORDED_DRAWS)
     return {"config": name, "draws": RECORDED_DRAWS, "parameters": statistics}
 
 
-def check_initialisation(path: Path, name: str) -> list[Row]:
+def check_initialisation(path: Path, name: str) -> list[Comparison]:
     """initialisation_<preset>.json: mean, deviation and range of every parameter; constants exactly."""
     recorded = json.loads(path.read_text())
     config = preset(name)
     torch.manual_seed(0)
-    ours = rule.initial_statistics(lambda: PivotNet(config.model, config.map), OUR_DRAWS)
+    ours = _initial_statistics(lambda: PivotNet(config.model, config.map), OUR_DRAWS)
     sizes = {key: p.numel() for key, p in PivotNet(config.model, config.map).named_parameters()}
     constants = Comparison(f"{name}: initialisation, constants")
     directions = Comparison(f"{name}: initialisation, directions", absolute=DIRECTION_ABSOLUTE, each=DIRECTION_EACH)
     draws = Comparison(f"{name}: initialisation, random", absolute=INITIALISATION_DEVIATIONS)
     for key in ours.keys() ^ recorded["parameters"].keys():
-        constants.fail(f"{key} is a parameter on one side only")
+        constants.require(f"{key} is a parameter on one side only", False)
     for key in ours.keys() & recorded["parameters"].keys():
         mine, theirs = ours[key], recorded["parameters"][key]
         constant = theirs["std"] == 0 or mine["std"] == 0
@@ -130,7 +131,28 @@ def check_initialisation(path: Path, name: str) -> list[Row]:
         else:
             strayed = _deviations(mine, theirs, OUR_DRAWS * sizes[key], recorded["draws"] * sizes[key])
             draws.add(key, strayed, np.zeros(len(strayed)))
-    return [constants.row(), directions.row(), draws.row()]
+    return [constants, directions, draws]
+
+
+def _initial_statistics(build: Callable[[], nn.Module], draws: int) -> dict[str, dict[str, float]]:
+    """Mean, population standard deviation, minimum and maximum of every parameter over so many fresh constructions; one
+    alone says little of a bias of two values."""
+    each: dict[str, list[tuple[float, ...]]] = {}
+    for _ in range(draws):  # one network at a time: memory
+        for key, parameter in build().named_parameters():
+            values = parameter.detach().double()
+            variance = values.var(unbiased=False)
+            each.setdefault(key, []).append(tuple(map(float, (values.mean(), variance, values.min(), values.max()))))
+    return {key: _joined(*map(np.array, zip(*parts))) for key, parts in each.items()}
+
+
+def _joined(means: np.ndarray, variances: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> dict[str, float]:
+    """Statistics of draws of the same size, joined."""
+    low, high, mean = float(lows.min()), float(highs.max()), float(means.mean())
+    if low == high:
+        return {"mean": low, "std": 0.0, "min": low, "max": high}
+    deviation = math.sqrt((variances + (means - mean) ** 2).mean())
+    return {"mean": mean, "std": deviation, "min": low, "max": high}
 
 
 def _deviations(ours: dict[str, float], theirs: dict[str, float], n_ours: int, n_theirs: int) -> list[float]:
@@ -150,9 +172,8 @@ def _deviations(ours: dict[str, float], theirs: dict[str, float], n_ours: int, n
     return result
 
 
-def record_forward(name: str, seed: int, mask_step: int) -> dict[str, np.ndarray]:
-    """golden_forward_<preset>.npz: every output in evaluation and training mode, under no_grad; every
-    ``mask_step``-th pixel of masks."""
+def record_forward(seed: int, name: str) -> dict[str, np.ndarray]:
+    """golden_forward_<preset>.npz: every output in evaluation and training mode, under no_grad."""
     extrinsic, intrinsic = inputs.cameras(seed)
     images = rule.images(seed)
     record: dict[str, np.ndarray] = {
@@ -174,7 +195,7 @@ def record_forward(name: str, seed: int, mask_step: int) -> dict[str, np.ndarray
         with torch.no_grad():
             result = network(network_inputs(seed, extrinsic, intrinsic))
         for key, tensor in flat(result["outputs"]).items():
-            record[f"{mode}/{key}"] = subsampled(key, tensor, mask_step).numpy()
+            record[f"{mode}/{key}"] = subsampled(key, tensor).numpy()
         for i, tensor in enumerate(result["bev_enc_features"]):
             record[f"{mode}/bev_enc_features/{i}"] = tensor[:, ::4, ::4, ::4].numpy()
         for i, (tensor, (c, h, w)) in enumerate(zip(features, FEATURE_STEPS[name])):
@@ -186,18 +207,18 @@ def record_forward(name: str, seed: int, mask_step: int) -> dict[str, np.ndarray
     return record
 
 
-def check_forward(path: Path, name: str, modes: tuple[str, ...] = ("eval", "train")) -> list[Row]:
+def check_forward(path: Path, name: str) -> list[Comparison]:
     """golden_forward_<preset>.npz: every output, both modes, and running statistics after the training pass."""
     recorded = np.load(path, allow_pickle=False)
     images = rule.images(int(recorded["seed"]))
     if not np.array_equal(images.flatten()[:8].numpy(), recorded["image_first8"]):
-        raise ValueError(f"{path}: this numpy draws other random numbers than the recording's; nothing can be compared")
+        raise ValueError("this numpy draws other random numbers than the recording's; nothing can be compared")
     config = quiet(name)
     reference = project_bev_grid(recorded["extrinsic"][0], recorded["intrinsic"][0], config.model.bev_size, config.map)
     network = build(config)
-    features = _Features(network, config.model.bev_size)
-    rows = []
-    for mode in modes:
+    features = _keep_features(network, config.model.bev_size)
+    comparisons = []
+    for mode in ("eval", "train"):
         calls = CloseCalls(config.map, OUTPUT_ABSOLUTE["ins_masks"])
         network.train(mode == "train")
         while True:
@@ -210,25 +231,20 @@ def check_forward(path: Path, name: str, modes: tuple[str, ...] = ("eval", "trai
             ]
             if not calls.reconsider(predictions.points.numpy() - recorded_points, OUTPUT_ABSOLUTE["ctr_im"]):
                 break
-        found = {**outputs_of(predictions, config.mask_size), **features.found}
-        for key, limit in OUTPUT_ABSOLUTE.items():
-            comparison = Comparison(f"{name}: {mode} {key}", absolute=limit)
-            for part, tensor in found.items():
-                if part.startswith(f"{key}/"):
-                    comparison.add(*kept_pixels(f"{mode}/{part}", tensor.numpy(), recorded))
-            rows.append(comparison.row())
+        of = {key: Comparison(f"{name}: {mode} {key}", absolute=limit) for key, limit in OUTPUT_ABSOLUTE.items()}
+        for key, tensor in {**outputs_of(predictions, config.mask_size), **features}.items():
+            of[key.split("/")[0]].add(*kept_pixels(f"{mode}/{key}", tensor, recorded))
+        comparisons += of.values()
         if calls.flipped:
             decided = Comparison(f"{name}: {mode} attention cells decided as recorded", absolute=calls.closest)
             for (layer, instance, cell), logit in calls.flipped.items():
                 decided.add(f"layer {layer}, instance {instance}, cell {cell}", logit, 0.0)
-            rows.append(decided.row())
-        if mode == "train":
-            comparison = Comparison(f"{name}: running statistics", relative=STATISTICS_RELATIVE)
-            state = network.state_dict()
-            for key in (key for key in recorded.files if key.startswith("train/after/")):
-                comparison.add(key, state[key[len("train/after/") :]].numpy(), recorded[key])
-            rows.append(comparison.row())
-    return rows
+            comparisons.append(decided)
+    statistics = Comparison(f"{name}: running statistics", relative=STATISTICS_RELATIVE)
+    state = network.state_dict()
+    for key in (key for key in recorded.files if key.startswith("train/after/")):
+        statistics.add(key, state[key[len("train/after/") :]].numpy(), recorded[key])
+    return [*comparisons, statistics]
 
 
 def outputs_of(predictions: Predictions, mask_size: tuple[int, int], **sizes: tuple[int, ...]) -> dict[str, Tensor]:
@@ -237,9 +253,8 @@ def outputs_of(predictions: Predictions, mask_size: tuple[int, int], **sizes: tu
     Args:
         sizes: queries and points by class, if not those of the presets.
     """
-    outputs = {name: getattr(predictions, field) for name, field in FIELDS.items()}
-    outputs.update({name: upsampled(outputs[name], mask_size) for name in OF_PIXELS})
-    return flat({name: split_classes(name, output, **sizes) for name, output in outputs.items()})
+    masks = {name: upsampled(getattr(predictions, name), mask_size) for name in ("masks", "semantic_logits")}
+    return flat(split_classes(dataclasses.replace(predictions, **masks), **sizes))
 
 
 def upsampled(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -248,17 +263,16 @@ def upsampled(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return pixels.view(*logits.shape[:-2], *size)
 
 
-class _Features:
-    """Keeps what the backbone and the BEV encoder hand on, under the recordings' keys."""
+def _keep_features(network: PivotNet, bev_size: tuple[int, int]) -> dict[str, Tensor]:
+    """What the backbone and the BEV encoder return in the last forward pass, under the recordings' keys."""
+    found: dict[str, Tensor] = {}
 
-    def __init__(self, network: PivotNet, bev_size: tuple[int, int]) -> None:
-        self.found: dict[str, Tensor] = {}
+    def keep(key: str, tensors: Any) -> None:
+        found.update({f"{key}/{i}": tensor for i, tensor in enumerate(tensors)})
 
-        def keep(key: str, tensors: Any) -> None:
-            self.found.update({f"{key}/{i}": tensor for i, tensor in enumerate(tensors)})
-
-        network.im_backbone.register_forward_hook(lambda module, arguments, output: keep("bkb_features", output))
-        network.bev_encoder.register_forward_hook(
-            # [E, B, N, hidden] -> E times [B, hidden, rows, columns]
-            lambda module, arguments, output: keep("bev_enc_features", output.transpose(2, 3).unflatten(3, bev_size))
-        )
+    network.im_backbone.register_forward_hook(lambda module, arguments, output: keep("bkb_features", output))
+    network.bev_encoder.register_forward_hook(
+        # [E, B, N, hidden] -> E times [B, hidden, rows, columns]
+        lambda module, arguments, output: keep("bev_enc_features", output.transpose(2, 3).unflatten(3, bev_size))
+    )
+    return found

@@ -25,7 +25,7 @@ from pivotnet.model import pivotnet as network_module
 from pivotnet.model.backbone import build_backbone
 from pivotnet.model.pivotnet import PivotNet
 from recordings import inputs, rule, shim
-from recordings.comparison import Comparison, Row
+from recordings.comparison import Comparison
 from recordings.golden_criterion import FIELDS, flat, kept_pixels, subsampled
 from recordings.golden_network import outputs_of
 
@@ -64,7 +64,7 @@ MARGIN = 1e-4
 POINT_ABSOLUTE = 1e-6
 
 
-def record_backbone(name: str, seed: int) -> dict[str, np.ndarray]:
+def record_backbone(seed: int, name: str) -> dict[str, np.ndarray]:
     """golden_backbone_<preset>.npz: features, fingerprints of gradients and of running statistics of a training step,
     and how far all of them are from the same in float64."""
     record: dict[str, np.ndarray] = {"seed": np.int64(seed)}
@@ -80,10 +80,10 @@ def record_backbone(name: str, seed: int) -> dict[str, np.ndarray]:
     return record
 
 
-def check_backbone(path: Path, name: str) -> list[Row]:
+def check_backbone(path: Path, name: str) -> list[Comparison]:
     """golden_backbone_<preset>.npz, with and without checkpointing: the seed leaves out the same branches."""
     recorded = np.load(path, allow_pickle=False)
-    rows = []
+    comparisons = []
     for checkpointing in (True, False):
         label = f"{name}: small images, checkpointing {'on' if checkpointing else 'off'}"
         features = Comparison(f"{label}: features", tolerance=f"{NOISE_FACTOR} x noise")
@@ -105,8 +105,8 @@ def check_backbone(path: Path, name: str) -> list[Row]:
                 norms = recorded[key][:, :1]
                 rounding = FINGERPRINT_OWN * norms + FINGERPRINT_LARGEST * norms.max()
                 others.add(key, value, recorded[key], noise[:, None] + rounding)
-        rows += [features.row(), others.row()]
-    return rows
+        comparisons += [features, others]
+    return comparisons
 
 
 def _observe(backbone: nn.Module, forward: Any, name: str, seed: int) -> dict[str, np.ndarray]:
@@ -212,7 +212,9 @@ def _gradients(network: nn.Module, leaves: list[Tensor]) -> dict[str, np.ndarray
 
 def _upstream_network() -> nn.Module:
     """Upstream's classes at the sizes of MODEL and MAP."""
-    bev = importlib.import_module("mapmaster.models.bev_decoder").DeformTransformerBEVEncoder(
+    setup = shim.model_setup("swint")
+    bev, lines, head = (setup[part]["net_kwargs"] for part in ("bev_decoder", "ins_decoder", "output_head"))
+    bev.update(
         in_channels=list(MODEL.backbone_channels),
         src_shape=[(h, w * CAMERAS) for h, w in MODEL.feature_sizes],
         tgt_shape=MODEL.bev_size,
@@ -222,33 +224,24 @@ def _upstream_network() -> nn.Module:
         num_decoder_layers=MODEL.bev_decoder_layers,
         dim_feedforward=MODEL.bev_feedforward,
         dropout=0.0,
-        return_intermediate_dec=True,
         dec_n_points=MODEL.deformable_points,
         enc_n_points=MODEL.deformable_points,
-        src_pos_encode="learned",
-        tgt_pos_encode="learned",
         norm_layer=nn.BatchNorm2d,
-        use_projection=True,
         map_size=MAP.map_size,
         map_resolution=MAP.resolution,
-        image_shape=(900, 1600),
     )
-    lines = importlib.import_module("mapmaster.models.ins_decoder").PointMask2formerINSDecoder(
+    lines.update(
         decoder_ids=list(range(MODEL.line_decoder_layers)),
         in_channels=MODEL.hidden,
-        num_feature_levels=1,
-        num_classes=1,
         hidden_dim=MODEL.hidden,
         nheads=MODEL.heads,
         dim_feedforward=MODEL.line_feedforward,
         dec_layers=MODEL.line_decoder_layers,
-        pre_norm=False,
         mask_dim=MODEL.hidden,
-        enforce_input_project=False,
         query_split=MAP.num_queries,
         max_pieces=MAP.max_points,
     )
-    head = importlib.import_module("mapmaster.models.output_head").PivotMapOutputHead(
+    head.update(
         in_channel=MODEL.hidden,
         num_queries=list(MAP.num_queries),
         tgt_shape=MASK_SIZE,
@@ -256,7 +249,13 @@ def _upstream_network() -> nn.Module:
         bev_channels=MODEL.hidden,
         ins_channel=MODEL.point_features,
     )
-    return nn.ModuleDict({"bev_decoder": bev, "ins_decoder": lines, "output_head": head})
+    models = importlib.import_module("mapmaster.models")
+    parts = {
+        "bev_decoder": models.bev_decoder.DeformTransformerBEVEncoder(**bev),
+        "ins_decoder": models.ins_decoder.PointMask2formerINSDecoder(**lines),
+        "output_head": models.output_head.PivotMapOutputHead(**head),
+    }
+    return nn.ModuleDict(parts)
 
 
 def _upstream_projection(extrinsic: np.ndarray, intrinsic: np.ndarray) -> dict[str, np.ndarray]:
@@ -271,7 +270,7 @@ def _upstream_projection(extrinsic: np.ndarray, intrinsic: np.ndarray) -> dict[s
     return record
 
 
-def check_small(path: Path) -> list[Row]:
+def check_small(path: Path) -> list[Comparison]:
     """golden_small.npz: outputs and gradients for two samples, and the projection of the BEV grid."""
     recorded = np.load(path, allow_pickle=False)
     seed = int(recorded["seed"])
@@ -281,7 +280,7 @@ def check_small(path: Path) -> list[Row]:
     backbone = _Backbone()
     with mock.patch.object(network_module, "build_backbone", lambda model: backbone):
         network = PivotNet(MODEL, MAP)
-    rows = []
+    comparisons = []
     for mode in ("eval", "train"):
         rule.fill(network.state_dict())
         backbone.leaves = backbone_features(seed)
@@ -293,8 +292,8 @@ def check_small(path: Path) -> list[Row]:
             "other outputs are recorded", keys == {k for k in recorded.files if k.startswith(f"{mode}/")}
         )
         for key, tensor in outputs.items():
-            comparison.add(*kept_pixels(f"{mode}/{key}", tensor.detach().numpy(), recorded))
-        rows.append(comparison.row())
+            comparison.add(*kept_pixels(f"{mode}/{key}", tensor, recorded))
+        comparisons.append(comparison)
     functional(seed, outputs).backward()
     found = _gradients(network, backbone.leaves)
     total = math.hypot(*(float(recorded[key]) for key in found if key.startswith("gradient/")))
@@ -312,7 +311,7 @@ def check_small(path: Path) -> list[Row]:
         ours, valid = (tensor.numpy() for tensor in project_bev_grid(*rig, FULL_BEV, MapConfig()))
         seen.add(str(i), valid, recorded[f"projection/{i}/valid"])
         points.add(str(i), ours[valid], recorded[f"projection/{i}/points"][valid])
-    return rows + [comparison.row() for comparison in (norms, gradients, statistics, seen, points)]
+    return [*comparisons, norms, gradients, statistics, seen, points]
 
 
 class _Backbone(nn.Module):

@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 MAP_SIZE = (400, 200)
 MAX_POINTS = (10, 2, 30)
@@ -41,24 +42,13 @@ def cameras(seed: int) -> tuple[np.ndarray, np.ndarray]:
     optical = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # camera axes in an ego-like frame
     for index, degrees in enumerate((55, 0, -55, 110, 180, -110)):
         yaw, pitch, roll = np.radians([degrees, 0.0, 0.0]) + rng.normal(0, 0.01, 3)
-        turn = _rotation(2, yaw) @ _rotation(1, pitch) @ _rotation(0, roll)
+        turn = Rotation.from_euler("ZYX", [yaw, pitch, roll]).as_matrix()
         position = [1.0 * math.cos(yaw) + 0.5, 0.6 * math.sin(yaw), 1.5]
         extrinsic[0, index, :3, :3] = turn @ optical
         extrinsic[0, index, :3, 3] = position + rng.normal(0, 0.02, 3)
         focal = (800.0 if degrees == 180 else 1260.0) + rng.normal(0, 5)
         intrinsic[0, index, :2] = [[focal, 0, 800 + rng.normal(0, 15)], [0, focal, 450 + rng.normal(0, 15)]]
     return extrinsic, intrinsic
-
-
-def _rotation(axis: int, angle: float) -> np.ndarray:
-    """Rotation by ``angle`` (radians) about a coordinate axis, [3, 3]."""
-    first, second = [i for i in range(3) if i != axis]
-    matrix = np.eye(3)
-    sign = -1.0 if axis == 1 else 1.0
-    matrix[[first, second], [first, second]] = math.cos(angle)
-    matrix[second, first] = sign * math.sin(angle)
-    matrix[first, second] = -sign * math.sin(angle)
-    return matrix
 
 
 def target(seed: int, case: str) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 EMBEDDINGS = ("query_feat", "query_embed", "level_embed.weight", "pos_embed.weight")
 LEFT_ALONE = ("empty_weight", "collinear_pt_weight")  # constant buffers of the criterion
@@ -53,24 +53,3 @@ def images(seed: int, shape: tuple[int, ...] = FULL_IMAGES) -> Tensor:
     """Normalised images of unit variance, float32, ``shape`` (full size: [1, 6, 3, 512, 896])."""
     z = np.random.Generator(np.random.PCG64(seed)).standard_normal(shape)
     return torch.from_numpy(z.astype(np.float32))
-
-
-def initial_statistics(build: Callable[[], nn.Module], draws: int) -> dict[str, dict[str, float]]:
-    """Mean, population standard deviation, minimum and maximum of every parameter over so many fresh constructions; one
-    alone says little of a bias of two values."""
-    each: dict[str, list[tuple[float, ...]]] = {}
-    for _ in range(draws):  # one network at a time: memory
-        for key, parameter in build().named_parameters():
-            values = parameter.detach().double()
-            variance = values.var(unbiased=False)
-            each.setdefault(key, []).append(tuple(map(float, (values.mean(), variance, values.min(), values.max()))))
-    return {key: _joined(*map(np.array, zip(*parts))) for key, parts in each.items()}
-
-
-def _joined(means: np.ndarray, variances: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> dict[str, float]:
-    """Statistics of draws of the same size, joined."""
-    low, high, mean = float(lows.min()), float(highs.max()), float(means.mean())
-    if low == high:
-        return {"mean": low, "std": 0.0, "min": low, "max": high}
-    deviation = math.sqrt((variances + (means - mean) ** 2).mean())
-    return {"mean": mean, "std": deviation, "min": low, "max": high}

@@ -18,14 +18,13 @@ import copy
 import functools
 import importlib
 import importlib.util
-import inspect
 import io
 import logging
 import sys
 import tempfile
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,28 +32,26 @@ import numpy as np
 import torch
 from torch import nn
 
+from pivotnet.errors import PivotNetError
+
 COMMIT_FILES = ("mapmaster/models/network.py", "configs/pivotnet_nuscenes_swint.py", "tools/evaluation/eval.py")
 NEEDED = ("mmcv", "addict", "yapf", "tabulate", "loguru", "tensorboardX")
 PRESETS = ("swint", "res50", "effb0")
-
-
-class ShimError(RuntimeError):
-    """The checkout cannot be imported; the message says why and what to do."""
 
 
 def import_upstream(checkout: Path) -> Path:
     """Make ``mapmaster``, ``tools`` and the modules of configs/ of that checkout importable. Idempotent.
 
     Raises:
-        ShimError: no checkout of upstream is there, or a package that upstream imports is missing.
+        PivotNetError: no checkout of upstream is there, or a package that upstream imports is missing.
     """
     checkout = checkout.resolve()
     missing = [name for name in COMMIT_FILES if not (checkout / name).is_file()]
     if missing:
-        raise ShimError(f"{checkout} is no checkout of upstream PivotNet: it lacks {missing[0]}")
+        raise PivotNetError(f"{checkout} is no checkout of upstream PivotNet: it lacks {missing[0]}")
     absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if absent:
-        raise ShimError(
+        raise PivotNetError(
             f"upstream imports {', '.join(absent)}: pip install 'setuptools<81' wheel && MMCV_WITH_OPS=0 "
             f"pip install --no-build-isolation mmcv==1.7.2 && pip install {' '.join(absent)}"
         )
@@ -68,7 +65,7 @@ def import_upstream(checkout: Path) -> Path:
     _add_stand_ins()
     sys.path[:0] = [str(checkout), str(checkout / "configs"), str(checkout / "tools" / "evaluation")]
     _replace_deformable_attention()
-    _replace_device_defaults()
+    _replace_what_needs_devices_and_files()
     return checkout
 
 
@@ -80,25 +77,20 @@ def _replace_cuda() -> None:
             setattr(np, name, kind)
 
 
-class _Compose:
+def _compose(transforms: list[Any]) -> Callable[[Any], Any]:
     """Apply transforms one after the other."""
-
-    def __init__(self, transforms: list[Any]) -> None:
-        self.transforms = transforms
-
-    def __call__(self, item: Any) -> Any:
-        return functools.reduce(lambda value, transform: transform(value), self.transforms, item)
+    return lambda item: functools.reduce(lambda value, transform: transform(value), transforms, item)
 
 
 def _unavailable(*args: Any, **kwargs: Any) -> Any:
-    raise ShimError("upstream called a function that is only a stand-in here")
+    raise PivotNetError("upstream called a function that is only a stand-in here")
 
 
 # parents first
 _STAND_INS: dict[str, dict[str, Any]] = {
     "clearml": {"Task": _unavailable},
     "torchvision": {"_is_tracing": lambda: False},
-    "torchvision.transforms": {"Compose": _Compose},
+    "torchvision.transforms": {"Compose": _compose},
     "detectron2": {},
     "detectron2.projects": {},
     "detectron2.projects.point_rend": {},
@@ -135,20 +127,13 @@ def _replace_deformable_attention() -> None:
     function.apply = staticmethod(apply)
 
 
-def _replace_device_defaults() -> None:
-    """Give functions whose callers or defaults name the device "cuda" the CPU instead."""
+def _replace_what_needs_devices_and_files() -> None:
+    """Let heads ask for coordinates on the CPU, and backbones be built without their pretrained files."""
     heads = importlib.import_module("mapmaster.models.output_head")
-    for name in ("PivotMapOutputHead", "PiecewiseBezierMapOutputHead"):
-        head = getattr(heads, name)
-        compute = head.compute_locations
-        signature = inspect.signature(compute)
-
-        def on_cpu(*args: Any, _compute: Any = compute, _signature: Any = signature, **kwargs: Any) -> Any:
-            bound = _signature.bind(*args, **kwargs)
-            bound.arguments["device"] = "cpu"
-            return _compute(*bound.args, **bound.kwargs)
-
-        head.compute_locations = on_cpu
+    for head in (heads.PivotMapOutputHead, heads.PiecewiseBezierMapOutputHead):
+        head.compute_locations = lambda self, device, compute=head.compute_locations: compute(self, device="cpu")
+    efficientnet = importlib.import_module("mapmaster.models.backbone.efficientnet.model")
+    efficientnet.load_pretrained_weights = lambda *args, **kwargs: None
 
 
 def model_setup(preset: str, family: str = "pivotnet") -> dict[str, Any]:
@@ -165,24 +150,6 @@ def model_setup(preset: str, family: str = "pivotnet") -> dict[str, Any]:
     return setup
 
 
-@contextlib.contextmanager
-def _without_pretrained_files(setup: dict[str, Any]) -> Iterator[None]:
-    """Let the backbones be built although their pretrained files are not there: they keep their initial values."""
-    efficientnet = importlib.import_module("mapmaster.models.backbone.efficientnet.model")
-    original = efficientnet.load_pretrained_weights
-    with tempfile.TemporaryDirectory() as folder:
-        if "pretrained" in setup["im_backbone"]["bkb_kwargs"]:
-            empty = Path(folder) / "empty.pth"
-            torch.save({"state_dict": {}}, empty)
-            setup["im_backbone"]["bkb_kwargs"]["pretrained"] = str(empty)
-        efficientnet.load_pretrained_weights = lambda *args, **kwargs: None
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                yield
-        finally:
-            efficientnet.load_pretrained_weights = original
-
-
 def build(preset: str, family: str = "pivotnet", deterministic: bool = True) -> nn.Module:
     """Upstream's network of a preset, batch norms as for one process, in training mode.
 
@@ -190,7 +157,11 @@ def build(preset: str, family: str = "pivotnet", deterministic: bool = True) -> 
         deterministic: switch dropout, drop path and drop connect off, as the recordings do.
     """
     setup = model_setup(preset, family)
-    with _without_pretrained_files(setup):
+    backbone = setup["im_backbone"]["bkb_kwargs"]
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        if "pretrained" in backbone:
+            backbone["pretrained"] = str(Path(folder) / "empty.pth")
+            torch.save({"state_dict": {}}, backbone["pretrained"])
         network = importlib.import_module("mapmaster.models.network").MapMaster(setup)
     for module in network.modules():
         if isinstance(module, nn.SyncBatchNorm):  # torch's refuses the CPU, and one process needs none

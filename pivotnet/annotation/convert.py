@@ -23,7 +23,6 @@ class Options:
     """What changes the content of annotation files."""
 
     bezier: bool = False  # fit bezier curves too (ctr_points)
-    distinct_ids: bool = False  # number instances by class where a sample has more than 127
 
 
 def convert_sample(sample: Sample, location: LocationMap, options: Options, config: MapConfig) -> Annotation:
@@ -34,7 +33,7 @@ def convert_sample(sample: Sample, location: LocationMap, options: Options, conf
     """
     try:
         lines = ego_vectors(location, *sample.translation, sample.yaw, config)
-        (thin, thick), map_vectors = rasterize(lines, config, options.distinct_ids)
+        (thin, thick), map_vectors = rasterize(lines, config)
     except shapely.errors.GEOSException as error:
         raise PivotNetError(
             f"the map {sample.location} around sample {sample.token} has broken geometry ({error}): fix the map"

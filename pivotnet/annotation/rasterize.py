@@ -31,12 +31,11 @@ def _clip_again(lines: Sequence[Line], config: MapConfig) -> list[Line]:
     return [Line(shapely.get_coordinates(piece), by_class[owner].label) for piece, owner in zip(pieces, owners)]
 
 
-def rasterize(lines: Sequence[Line], config: MapConfig, distinct_ids: bool = False) -> tuple[np.ndarray, list[Line]]:
+def rasterize(lines: Sequence[Line], config: MapConfig) -> tuple[np.ndarray, list[Line]]:
     """Draw lines of the ego frame (metres, x forward, y left) into masks.
 
     Instance k of the sample (from 1, over all classes) has id 2k-1 in the thin and 2k in the thick mask; ids above 255
-    become 255, as upstream's do, so that the lines from the 128th on merge. With ``distinct_ids`` a sample that has
-    that many numbers the instances of each class by themselves instead, 1, 2, 3 and so on in both masks.
+    become 255, as upstream's do, so that the lines from the 128th on merge.
 
     Returns:
         Masks uint8 [2, C, rows, columns] of instance ids, drawn thin (evaluation) and thick (training), rows from the
@@ -47,16 +46,10 @@ def rasterize(lines: Sequence[Line], config: MapConfig, distinct_ids: bool = Fal
     scale = np.array([rows / config.ego_size[0], columns / config.ego_size[1]])
     pixels = (joined_points(pieces) + np.array(config.ego_size) / 2) * scale  # from the back right corner
     corners = split_points(pieces, pixels.astype(np.int32))  # truncated, as upstream does
-    renumber = distinct_ids and 2 * len(pieces) > _LARGEST_ID
     canvas = np.zeros((2, len(CLASSES), columns, rows), np.uint8)  # drawn transposed and mirrored: x right, y down
-    drawn = [0] * len(CLASSES)
-    for number, line in enumerate(corners, start=1):
-        drawn[line.label] += 1
-        ids = (drawn[line.label],) * 2 if renumber else (2 * number - 1, 2 * number)
-        for mask, instance, thickness in zip(canvas, ids, (config.result_thickness, config.mask_thickness)):
-            cv2.polylines(mask[line.label], [line.points], False, (min(instance, _LARGEST_ID),), thickness)
-    masks = np.zeros((2, len(CLASSES), rows, columns), np.uint8)
-    for label in np.flatnonzero(drawn):
-        for mask, upright in zip(canvas[:, label], masks[:, label]):
-            cv2.flip(cv2.transpose(mask), -1, dst=upright)
+    for number, line in enumerate(corners):
+        for thick, thickness in enumerate((config.result_thickness, config.mask_thickness)):
+            instance = min(2 * number + 1 + thick, _LARGEST_ID)
+            cv2.polylines(canvas[thick, line.label], [line.points], False, (instance,), thickness)
+    masks = np.array([[cv2.flip(cv2.transpose(mask), -1) for mask in drawn] for drawn in canvas])
     return masks, split_points(pieces, np.array([columns, rows]) - pixels[:, ::-1])

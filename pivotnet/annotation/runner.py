@@ -43,7 +43,7 @@ class Summary:
         merging = (self.instances.sum(1) >= _MERGING_INSTANCES).sum()
         note = (
             f"\nnote       {merging} samples have more than 127 instances; the last ones share the id 255 in "
-            "the masks unless --distinct-ids is given"
+            "the masks, as upstream's do"
         )
         return (
             f"folder     {self.folder}\n"

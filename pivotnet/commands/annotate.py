@@ -16,14 +16,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     versions = "v1.0-trainval, v1.0-mini or v1.0-test (default: %(default)s)"
     add("-v", "--version", default="v1.0-trainval", help=versions)
     add("--bezier", action="store_true", help="fit bezier curves too (BeMapNet's targets)")
-    distinct = "number instances by class in samples with more than 127, whose lines merge in the masks otherwise"
-    add("--distinct-ids", action="store_true", help=distinct)
     add("--workers", type=positive, metavar="N", help="processes (default: one a core)")
     add("--overwrite", action="store_true", help="annotate everything again, keep nothing")
 
 
 def run(args: argparse.Namespace) -> int:
     """Annotate, with a progress bar and a summary."""
-    options = Options(bezier=args.bezier, distinct_ids=args.distinct_ids)
+    options = Options(bezier=args.bezier)
     annotate_on_terminal(args.data_root, args.version, options, args.workers, args.overwrite)
     return 0

@@ -100,7 +100,7 @@ def test_other_options_maps_and_origins_are_not_mixed(root, capsys):
     assert stamps(root) == before
     assert annotate(root, "--bezier", "--overwrite") == 0
     assert all(load_annotation(path).ctr_points for path in folder_of(root).glob("8*.npz"))
-    assert "distinct_ids=True" in refused(capsys, root, "--bezier", "--distinct-ids")
+    assert "bezier=True" in refused(capsys, root)
     for path in files(root):
         path.unlink()
     assert annotate(root) == 0  # without samples there is nothing to mix
@@ -108,14 +108,6 @@ def test_other_options_maps_and_origins_are_not_mixed(root, capsys):
     assert "boston-seaport=" in refused(capsys, root)
     (folder_of(root) / "annotation.json").write_text("{}")
     assert "annotation.json is no options file" in refused(capsys, root)
-
-
-def test_distinct_ids(root):
-    """Only the sample with more than 127 instances changes."""
-    assert annotate(root, "--distinct-ids") == 0
-    pairs = [(load_annotation(path), load_annotation(root.parent / "npz" / path.name)) for path in files(root)]
-    changed = [int((ours.instance_mask != upstreams.instance_mask).sum()) > 16 for ours, upstreams in pairs]
-    assert [path.stem for path, one in zip(files(root), changed) if one] == ["8b87819cd91b4d23996aa06c802bff46"]
 
 
 def test_mini_and_test_versions(root, capsys):

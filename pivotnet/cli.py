@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser, run = build_parser(arguments)
         args = parser.parse_args(arguments)
         assert run is not None  # argparse has left already when no command was chosen
-        return int(run(args) or 0)
+        return run(args)
     except PivotNetError as error:
         print(f"error: {error}", file=sys.stderr)
         if isinstance(error, LostRankError):
@@ -76,7 +76,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-
-
-if __name__ == "__main__":
-    sys.exit(main())

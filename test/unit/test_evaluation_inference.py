@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from support.divider_data import write_dividers
 from torch import Tensor, nn
 
 from pivotnet.config import preset
-from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.inference import Predictor
 from pivotnet.evaluation.results import load_result
@@ -49,9 +47,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def predictor(root: Path, offset: float = 0, **options: Any) -> Predictor:
-    model = KnowsOneDivider(offset)
-    return Predictor(model, CONFIG, torch.device("cpu"), root, batch_size=2, workers=0, quiet=True, **options)
+def predictor(root: Path, offset: float = 0) -> Predictor:
+    device = torch.device("cpu")
+    return Predictor(KnowsOneDivider(offset), CONFIG, device, root, batch_size=2, workers=0, quiet=True)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -63,10 +61,6 @@ def test_every_sample_is_predicted_under_its_token(root: Path, training: bool) -
 
     assert list(predicted) == TOKENS and list(predicted.values()) == pytest.approx(list(COLUMNS.values()), abs=1)
     assert predicting.model.training is training
-
-
-def test_a_rank_predicts_its_share(root: Path) -> None:
-    assert [token for token, _ in predictor(root, ranks=Ranks(rank=1, world_size=2)).predict(TOKENS)] == ["b"]
 
 
 @pytest.mark.parametrize(("offset", "expected"), [(0, [1, 1, 1, 1]), (8, [0, 0, 0, 1])])  # 8 pixels are 1.2 m

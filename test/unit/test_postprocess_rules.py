@@ -1,7 +1,4 @@
-"""Which queries become polylines, which of their points count, and how they are drawn.
-
-test/golden has upstream's polylines and masks of full predictions.
-"""
+"""Which queries become polylines, and which of their points count; test/golden has upstream's polylines and masks."""
 
 from __future__ import annotations
 
@@ -10,8 +7,7 @@ import pytest
 import torch
 
 from pivotnet.config import MapConfig
-from pivotnet.evaluation.postprocess import draw_line, draw_mask, postprocess
-from pivotnet.evaluation.results import MapInstances
+from pivotnet.evaluation.postprocess import draw_mask, postprocess
 from pivotnet.structures import Predictions
 
 MAP = MapConfig()
@@ -64,17 +60,6 @@ def test_a_batch_equals_its_samples(dtype: torch.dtype) -> None:
         np.testing.assert_array_equal(together.labels, alone.labels)
 
 
-def test_later_instances_overdraw_earlier_ones_of_their_class_only() -> None:
-    row = np.array([[10.9, 5.0], [10.9, 50.0]], np.float32)
-    column = np.array([[0.0, 20.0], [30.0, 20.0]], np.float32)
-    instances = MapInstances([row, column, row], np.ones(3, np.float32), np.array([0, 0, 2]))
-
-    mask = draw_mask(instances, MAP)
-
-    assert mask[0, 10, 5] == 1 and mask[0, 10, 19] == 1 and mask[0, 10, 50] == 1  # 10.9 is truncated
-    assert mask[0, 10, 20] == 2 and mask[2, 10, 20] == 3 and not mask[1].any()
-
-
 def test_more_than_255_instances_keep_their_ids() -> None:
     config = MapConfig(num_queries=(200, 150, 50))
     torch.manual_seed(1)
@@ -86,11 +71,3 @@ def test_more_than_255_instances_keep_their_ids() -> None:
 
     assert len(instances) == mask.max() == 400
     assert mask[2][mask[2] > 0].min() > 350
-
-
-def test_lines_may_leave_the_map() -> None:
-    canvas = np.zeros((40, 20), np.uint8)
-
-    draw_line(canvas, np.array([[-30.0, 5.0], [90.0, 5.0]]), 7, 1)
-
-    assert (canvas[:, 5] == 7).all() and canvas.sum() == 40 * 7

@@ -28,7 +28,7 @@ _PATTERN = re.compile(r"step_(\d{8,})\.pth")
 
 
 class _Stream:
-    """A file that remembers why writing failed: torch's archive writer turns every OSError into its own errors."""
+    """A file that keeps the error of a failed write: torch's archive writer turns every OSError into its own errors."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream

@@ -57,7 +57,7 @@ def build_parser(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status (2 for anything that the user can repair)."""
-    # torch loads a device's extension as soon as it is imported, and dies if that is broken. device.py loads it itself,
+    # torch loads a device's extension as soon as it is imported, and fails if that is broken. device.py loads it,
     # when the device is wanted, and says what is wrong.
     os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -36,7 +36,7 @@ class BackboneInfo:
     weight_file: str  # in RELEASE
     sha256: str = ""  # first digits of the file's, as its name gives them; none is published for the other
     prefix: str = ""  # of the backbone's keys in the file; the other keys belong to other parts of the file's network
-    dropped: tuple[str, ...] = ()  # beginnings of keys, behind the prefix, that the backbone does not use
+    dropped: tuple[str, ...] = ()  # beginnings of keys, after the prefix, that the backbone does not use
 
     @property
     def url(self) -> str:

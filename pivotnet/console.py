@@ -49,7 +49,7 @@ def long_run(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def progress(items: Iterable[T], what: str, total: int, quiet: bool = False) -> Iterable[T]:
-    """``items`` behind a bar on the terminal, which goes when they end, so that an error message stands alone."""
+    """``items`` with a bar on the terminal, which is removed at the end, so that an error message stands alone."""
     console = Console(stderr=True)
     if quiet or total == 0 or not console.is_terminal:
         return items  # rich's own switch would still print an empty line

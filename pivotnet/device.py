@@ -1,4 +1,4 @@
-"""The only file that knows an NPU from a GPU from a CPU.
+"""The only file that distinguishes NPU, GPU and CPU.
 
 Everything else asks here: which device, which collective backend, which optimiser kernel, how to wait, how to measure.
 The NPU is looked for before CUDA, because torch_npu's transfer_to_npu (which mx_driving imports) makes
@@ -32,7 +32,7 @@ def _npu_problem() -> str | None:
         return "torch_npu is not installed (pip install --no-deps torch-npu, of torch's own version)"
     try:
         importlib.import_module("torch_npu")
-    except Exception as error:  # without CANN the import dies of OSError, ImportError or RuntimeError
+    except Exception as error:  # without CANN the import raises OSError, ImportError or RuntimeError
         reason = " ".join(str(error).split())
         return f"torch_npu does not import ({reason}): install CANN, source its set_env.sh, and fit torch's version"
     if not _module("npu").is_available():
@@ -89,7 +89,7 @@ def _module(kind: str) -> Any:
 
 
 def device_count(kind: str) -> int:
-    """Visible cards of a kind that ``select_device`` has accepted; for the CPU the number of its cores."""
+    """Visible cards of a type that ``select_device`` has accepted; for the CPU the number of its cores."""
     return (os.cpu_count() or 1) if kind == "cpu" else _module(kind).device_count()
 
 
@@ -239,7 +239,7 @@ def rng_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_rng_state(device: torch.device, state: dict[str, Any]) -> None:
-    """Restore what ``rng_state`` gave; a device state of another kind of device is left aside."""
+    """Restore what ``rng_state`` gave; the state of another type of device is ignored."""
     torch.set_rng_state(state["torch"])
     if device.type != "cpu" and state["device"] is not None:
         _module(device.type).set_rng_state(state["device"], device)

@@ -29,7 +29,7 @@ class Targets:
     host: Targets | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Targets:
-        """A copy on ``device`` that remembers this one as ``host``."""
+        """A copy on ``device`` that keeps this one as ``host``."""
         moved = _for_each_tensor(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
         return dataclasses.replace(moved, host=self.host or self)
 

@@ -30,7 +30,7 @@ _PLAIN_TYPE = re.compile(r"[biuf][1248]")
 
 @dataclass(eq=False)
 class _Record:
-    """What a pickle names, or asks to be made by a call."""
+    """What a pickle names, or makes by a call."""
 
     name: str
     arguments: Any = None

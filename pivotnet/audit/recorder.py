@@ -114,7 +114,7 @@ class Recorder(OperatorCounter):
         return held is not None and not held.expired()
 
     def take(self, tensors: Iterable[Tensor]) -> None:
-        """From now on these live on the device; a real one knows its own."""
+        """From now on these live on the device; nothing to do where the device is a real one."""
         if self.tracking:
             for tensor in tensors:
                 storage = tensor.untyped_storage()

@@ -32,7 +32,7 @@ class ClassMatches:
     sample: np.ndarray  # int [K]
     instance: np.ndarray  # int [K] target instance of the sample and class
     query: np.ndarray  # int [K] query of the class
-    path: np.ndarray  # int [K, n] predicted point of each target point, P - 1 behind the target's last point
+    path: np.ndarray  # int [K, n] predicted point of each target point, P - 1 after the target's last point
     lengths: np.ndarray  # int [K] points of the target
 
 

@@ -133,7 +133,7 @@ def _follow(
     """
     pair = np.arange(len(path))[:, None]
     is_pivot = np.zeros((len(path), size), bool)
-    is_pivot[pair, path] = True  # behind a line's last point, path repeats that point
+    is_pivot[pair, path] = True  # after a line's last point, path repeats that point
     segment = np.cumsum(is_pivot, 1) - 1
     following = np.minimum(segment + 1, lengths - 1)
     start, end = path[pair, segment], path[pair, following]

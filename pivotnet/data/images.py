@@ -52,7 +52,7 @@ def _decode(path: PathLike) -> np.ndarray:
                 decoded = cv2.imdecode(np.frombuffer(content, np.uint8), _AS_STORED)
                 if decoded is not None:
                     return decoded
-            # Other kinds of images; and broken ones, of which PIL knows what is wrong.
+            # Other types of images; and broken ones, for which PIL says what is wrong.
             return _swap(np.array(image if image.mode == "RGB" else image.convert("RGB")))
     except FileNotFoundError as error:
         raise PivotNetError(f"camera image {path} is missing: complete the data set, or annotate it again") from error

@@ -81,7 +81,7 @@ def score_files(
 
 
 def _score(chunk: tuple[int, Sequence[tuple[Path, Path]]], resolution: float) -> tuple[int, list[np.ndarray]]:
-    """AP of some samples, float32 [C, 4] each, behind the index of the first."""
+    """AP of some samples, float32 [C, 4] each, after the index of the first."""
     start, pairs = chunk
     rows = []
     for result_file, annotation_file in pairs:

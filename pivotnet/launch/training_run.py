@@ -135,7 +135,7 @@ def _run(folder: Path, *words: object) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path, busy: str | None = None) -> Iterator[None]:
-    """Have a folder for oneself, where the file system knows locks. Wait for other runs, or raise ``busy``."""
+    """Lock a folder, where the file system supports locks. Wait for other runs, or raise ``busy``."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):

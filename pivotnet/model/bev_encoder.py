@@ -123,7 +123,7 @@ class EncoderLayer(nn.Module):
         """[B, S, C] -> [B, S, C]; position [S, C], centres [1, S, 1, 1, 1, 2]."""
         attended = self.self_attn(source + position, centres, source)
         source = self.norm1(source + self.dropout(attended))
-        # ReLU behind dropout is the same, and the backward pass keeps one large tensor less.
+        # ReLU after dropout is the same, and the backward pass keeps one large tensor less.
         widened = F.relu(self.dropout(self.linear1(source)))
         return self.norm2(source + self.dropout(self.linear2(widened)))
 

@@ -1,4 +1,4 @@
-"""Upstream's callbacks by name: checkpoints and gradient clipping. What upstream's others show, performance.py does.
+"""Upstream's callbacks by name: checkpoints, progress (see performance.py) and gradient clipping.
 
 Checkpoints appear whole or not at all, are read without unpickling objects, and hold the optimiser in
 torch.optim.AdamW's form whichever kernel ran.
@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 from pivotnet.checkpoint import load_optimizer_state, read_checkpoint, save_checkpoint, upstream_state
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike
+from pivotnet.upstream import performance
 
 
 class Callback:
@@ -94,14 +95,14 @@ class ClearMLCallback(Callback):
         raise PivotNetError("the port does not report to ClearML: pass --no-clearml (TensorBoard has the curves)")
 
 
-class ProgressBar(Callback):
-    """Upstream's progress bar, log lines and curves: training.monitor.Monitor shows them, see performance.py."""
+class TextMonitor(Callback):
+    """Upstream's log lines and curves, which ProgressBar shows."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         pass
 
 
-TextMonitor = TensorBoardMonitor = ProgressBar
+ProgressBar, TensorBoardMonitor = performance.Performance, TextMonitor
 
 
 class ClipGrad(Callback):

@@ -26,7 +26,6 @@ from pivotnet.launch.torchrun import hand_over
 from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
 from pivotnet.training.optim import LR_FACTORS
 from pivotnet.upstream import launch
-from pivotnet.upstream.performance import Performance, requested_steps
 
 
 class ShareFSUUIDNameServer(contextlib.nullcontext):
@@ -54,7 +53,6 @@ class RlaunchReplicaEnv:
         self.sync_bn, self.find_unused_parameters = int(sync_bn), find_unused_parameters
         self.ranks = ranks_from_environment()
         RlaunchReplicaEnv.device = _select(launch.parse_cards(devices), self.ranks.local_rank)
-        self.performance = Performance(requested_steps(), self.device, self.ranks)
 
     def world_size(self) -> int:
         return self.ranks.world_size
@@ -128,23 +126,6 @@ class RlaunchReplicaEnv:
             broadcast_buffers=self.sync_bn == 0,
             **devices.ddp_options(self.device),
         )
-
-    def before_train(self, executor: Any) -> None:
-        self.performance.begin(executor)
-
-    def before_step(self, executor: Any, step: int, data_dict: Any) -> None:
-        self.performance.records.loaded()
-
-    def after_step(self, executor: Any, step: int, data_dict: Any, **result: Any) -> None:
-        # loss and extra (terms) of a training step; an evaluation has none
-        if "loss" in result:
-            self.performance.step(executor, result["loss"], result["extra"])
-
-    def after_epoch(self, executor: Any, epoch: int, update_best_ckpt: bool = False) -> None:
-        self.performance.records.disturb()  # a checkpoint or an evaluation
-
-    def after_train(self, executor: Any) -> None:
-        self.performance.finish(executor)
 
 
 def _select(cards: list[int], local_rank: int) -> torch.device:

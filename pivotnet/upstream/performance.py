@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pivotnet import device as devices
-from pivotnet.distributed import Ranks, average_over_ranks
+from pivotnet.distributed import average_over_ranks, ranks_from_environment
 from pivotnet.files import make_folder
 from pivotnet.launch import whole_number
 from pivotnet.training.monitor import Monitor
@@ -35,6 +35,7 @@ from pivotnet.training.summary import (
 
 FLAG, STEPS, OUTPUT = "PIVOTNET_PERFORMANCE_FLAG", "PIVOTNET_PERFORMANCE_STEPS", "PIVOTNET_OUTPUT"
 DEFAULT_STEPS = 1500
+STARTED = time.perf_counter()  # about when the process did
 READ_EVERY = 10  # steps: losses are read together, since each time the host waits for the device
 
 
@@ -55,19 +56,17 @@ def add_evaluation(split: str, table: dict[str, Any]) -> None:
 
 
 class Performance:
-    """The clock of a run, and what it shows.
+    """The clock of a run, and what it shows: a callback of upstream's trainer, on all ranks."""
 
-    Args:
-        steps: end the process after so many; None: measure until training ends.
-    """
+    enabled_rank = None
 
-    def __init__(self, steps: int | None, device: torch.device, ranks: Ranks) -> None:
-        self.steps, self.device, self.ranks = steps, device, ranks
-        self.started = time.perf_counter()
+    def __init__(self, logger: Any = None) -> None:
+        self.steps = requested_steps()
+        self.ranks = ranks_from_environment()
         self.waiting: list[tuple[dict[str, Any], list[str], Tensor]] = []  # record, names of terms, values
 
-    def begin(self, executor: Any) -> None:
-        """Training starts."""
+    def before_train(self, executor: Any) -> None:
+        self.device = next(executor.model.parameters()).device
         saver = next(callback for callback in executor.callbacks if hasattr(callback, "local_path"))
         folder = make_folder(os.environ.get(OUTPUT) or Path(saver.local_path).parent)
         left = (executor.exp.max_epoch - executor.epoch) * len(executor.train_dataloader)
@@ -85,15 +84,21 @@ class Performance:
         self.began = time.perf_counter()
         self.records.request()
 
-    def step(self, executor: Any, loss: Tensor, terms: dict[str, Tensor] | None) -> None:
-        """A step is done; ends the process after the last one of a performance run."""
+    def before_step(self, executor: Any, step: int, data_dict: Any) -> None:
+        self.records.loaded()
+
+    def after_step(
+        self, executor: Any, step: int, data_dict: Any, loss: Tensor, extra: dict[str, Tensor] | None
+    ) -> None:
+        """Ends the process after the last step of a performance run. ``extra`` are the terms of the loss."""
+        terms = extra or {}
         record = self.records.end(executor.optimizer.param_groups[0]["lr"])
-        values = [torch.as_tensor(value, dtype=torch.float32, device=loss.device) for value in (terms or {}).values()]
-        self.waiting.append((record, list(terms or {}), torch.stack([loss.detach().float(), *values])))
+        values = [torch.as_tensor(value, dtype=torch.float32, device=loss.device) for value in terms.values()]
+        self.waiting.append((record, list(terms), torch.stack([loss.detach().float(), *values])))
         if len(self.waiting) == READ_EVERY:
             self._write()
         if self.records.done == self.steps:
-            summary = self.finish(executor)
+            summary = self.after_train(executor)
             if self.ranks.main:
                 print("\n".join([TITLE, *final_lines(summary, "performance")]), flush=True)
             sys.exit(0)
@@ -116,7 +121,10 @@ class Performance:
             self.monitor.step(record, memory)
         self.waiting.clear()
 
-    def finish(self, executor: Any) -> dict[str, Any]:
+    def after_epoch(self, executor: Any, epoch: int, update_best_ckpt: bool = False) -> None:
+        self.records.disturb()  # a checkpoint or an evaluation
+
+    def after_train(self, executor: Any) -> dict[str, Any]:
         """Write the summary, if a step was made."""
         self._write()
         self.records.close()
@@ -137,7 +145,7 @@ class Performance:
             ),
             self.ranks,
             self.device,
-            started=self.started,
+            started=STARTED,
             train_seconds=time.perf_counter() - self.began,
         )
         if self.ranks.main:

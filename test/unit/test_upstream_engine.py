@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
 from pivotnet.training.summary import read_summary
 from pivotnet.upstream import callbacks, environ, launch, performance
@@ -211,18 +210,19 @@ def test_a_performance_run_stops_and_reports(tmp_path, monkeypatch, capsys) -> N
         env.init_dist()
     try:
         saver = callbacks.CheckPointSaver(tmp_path / "dump_model")
-        trainer = Trainer([env, callbacks.ProgressBar(logger=None), callbacks.TextMonitor(interval=2), saver])
+        progress = callbacks.ProgressBar(logger=None)
+        trainer = Trainer([env, progress, callbacks.TextMonitor(interval=2), saver])
         monkeypatch.setenv("DATA_ROOT", "/elsewhere")
         env.setup(trainer)
         wanted = {"nusc_root": "/elsewhere", "anno_root": "/elsewhere/customer/pivot-bezier", "map_size": 1}
         assert trainer.exp.exp_config.map_conf == wanted
         env.after_init(trainer)
         assert trainer.model.module[1].weight.requires_grad
-        env.before_train(trainer)
+        progress.before_train(trainer)
         with pytest.raises(SystemExit) as stop:
             for step in range(10):
-                env.before_step(trainer, step, None)
-                env.after_step(trainer, step, None, loss=trainer.train().detach(), extra={"a": torch.tensor(2.0)})
+                progress.before_step(trainer, step, None)
+                progress.after_step(trainer, step, None, loss=trainer.train().detach(), extra={"a": torch.tensor(2.0)})
         assert stop.value.code == 0 and step == 5
     finally:
         env.cleanup()
@@ -238,22 +238,22 @@ def test_a_performance_run_stops_and_reports(tmp_path, monkeypatch, capsys) -> N
 
 
 @pytest.fixture
-def clock(tmp_path, monkeypatch) -> performance.Performance:
+def progress(tmp_path, monkeypatch) -> performance.Performance:
     """Of an ordinary run that begins."""
     monkeypatch.setenv(performance.OUTPUT, str(tmp_path))
-    clock = performance.Performance(None, CPU, Ranks())
-    clock.begin(Trainer([callbacks.CheckPointSaver(tmp_path / "dump_model")]))
-    return clock
+    progress = callbacks.ProgressBar()
+    progress.before_train(Trainer([callbacks.CheckPointSaver(tmp_path / "dump_model")]))
+    return progress
 
 
-def test_an_ordinary_run_leaves_its_summary_and_takes_up_its_evaluation(tmp_path, clock) -> None:
+def test_an_ordinary_run_leaves_its_summary_and_takes_up_its_evaluation(tmp_path, progress) -> None:
     trainer = Trainer()
     for step in range(5):
-        clock.records.loaded()
-        clock.step(trainer, torch.tensor(float(step)), {"a": torch.tensor(1.0)})
+        progress.before_step(trainer, step, None)
+        progress.after_step(trainer, step, None, torch.tensor(float(step)), {"a": torch.tensor(1.0)})
         if step == 2:
-            clock.records.disturb()
-    clock.finish(trainer)
+            progress.after_epoch(trainer, 2)
+    progress.after_train(trainer)
     performance.add_evaluation("val", {"mAP_hard": 0.5})
     summary = read_summary(tmp_path)
     # of five steps one warms up, one comes after a checkpoint
@@ -261,8 +261,8 @@ def test_an_ordinary_run_leaves_its_summary_and_takes_up_its_evaluation(tmp_path
     assert summary["evaluation"] == {"val": {"mAP_hard": 0.5}}
 
 
-def test_a_loss_that_is_not_finite_stops(tmp_path, clock) -> None:
+def test_a_loss_that_is_not_finite_stops(tmp_path, progress) -> None:
     with pytest.raises(PivotNetError, match=r"the loss of step 31 is nan \(terms: a\): .* take an earlier checkpoint"):
         for value in (1.0, *[float("nan")] * (performance.READ_EVERY - 1)):
-            clock.step(Trainer(), torch.tensor(value), {"a": torch.tensor(value)})
+            progress.after_step(Trainer(), 0, None, torch.tensor(value), {"a": torch.tensor(value)})
     assert len((tmp_path / "steps.rank0.jsonl").read_text().splitlines()) == 1

@@ -33,7 +33,6 @@ class Predictor:
     batch_size: int = 1
     workers: int | None = None  # processes that load, and that score; chosen by default
     ranks: Ranks = Ranks()  # every rank predicts its share of the samples
-    quiet: bool = False  # no progress bars
 
     def predict(self, tokens: Sequence[str]) -> Iterator[tuple[str, results.MapInstances]]:
         """Token and polylines of this rank's share of ``tokens``; the model is left in the mode in which it was.
@@ -55,7 +54,7 @@ class Predictor:
         training = self.model.training
         self.model.eval()
         try:
-            for batch in progress(loader, "predict", len(loader), self.quiet or not ranks.main):
+            for batch in progress(loader, "predict", len(loader), not ranks.main):
                 # no_grad around the call, not around the yield: the caller's code runs in between
                 with torch.no_grad():
                     moved = batch.to(self.device, non_blocking=True)
@@ -98,7 +97,7 @@ class Predictor:
                 results.save_result(results.result_path(folder, token), mask, instances)
         if not self.ranks.main:
             return None
-        return score_results(folder, self.data_root, tokens, self.config.map.resolution, self.workers, self.quiet)
+        return score_results(folder, self.data_root, tokens, self.config.map.resolution, self.workers)
 
 
 def evaluate_splits(

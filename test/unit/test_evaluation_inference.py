@@ -49,7 +49,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def predictor(root: Path, offset: float = 0) -> Predictor:
     device = torch.device("cpu")
-    return Predictor(KnowsOneDivider(offset), CONFIG, device, root, batch_size=2, workers=0, quiet=True)
+    return Predictor(KnowsOneDivider(offset), CONFIG, device, root, batch_size=2, workers=0)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -171,7 +171,7 @@ def _train_builtin(choices: Choices, logs: Path) -> None:
     names = ("preset", "data_root", "output", "device", "batch_size", "steps", "epochs")
     values = {name: getattr(choices, name) for name in names}
     if choices.kind == "full":
-        # scoring the train split as well tells whether a network has learnt synthetic data
+        # the score of the train split shows whether a network has learnt synthetic data
         values["evaluate"] = "val,train" if (choices.data_root / "synthetic.json").exists() else "val"
     values["backbone_weights"] = None if choices.resume else _find_weights(choices)
     words = [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value]

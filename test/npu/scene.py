@@ -57,9 +57,9 @@ def losses(made: Trainer, steps: int) -> list[float]:
     """Loss of each step, of which the last one's is read at the end."""
     found = []
     for step in range(steps):
-        carried = made.train_step(batch(made.config, seed=step))
-        if carried is not None:
-            found.append(float(carried[1]))
+        pending = made.train_step(batch(made.config, seed=step))
+        if pending is not None:
+            found.append(float(pending[1]))
     assert made._pending is not None
     return [*found, float(made._pending[1])]
 

@@ -78,8 +78,8 @@ def main(output: str) -> None:
             "model": trainer.model.state_dict(),
         }
         state = {key: move(value) for key, value in state.items()}
-        carried = trainer.train_step(sample(batch(config, seed=1, samples=ranks.world_size), ranks.rank))
-        assert carried is not None and torch.isfinite(torch.from_numpy(carried)).all()
+        pending = trainer.train_step(sample(batch(config, seed=1, samples=ranks.world_size), ranks.rank))
+        assert pending is not None and torch.isfinite(torch.from_numpy(pending)).all()
         torch.save(state, Path(output) / f"rank{ranks.rank}.pt")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import shapely
 
@@ -18,15 +16,8 @@ from pivotnet.config import MapConfig
 from pivotnet.errors import PivotNetError
 
 
-@dataclass(frozen=True)
-class Options:
-    """What changes the content of annotation files."""
-
-    bezier: bool = False  # fit bezier curves too (ctr_points)
-
-
-def convert_sample(sample: Sample, location: LocationMap, options: Options, config: MapConfig) -> Annotation:
-    """Annotate one sample.
+def convert_sample(sample: Sample, location: LocationMap, config: MapConfig, bezier: bool = False) -> Annotation:
+    """Annotate one sample; ``bezier`` fits curves too (ctr_points).
 
     Raises:
         PivotNetError: the map's geometry around the sample cannot be clipped or joined.
@@ -49,7 +40,7 @@ def convert_sample(sample: Sample, location: LocationMap, options: Options, conf
         instance_mask8=thick,
         ego_vectors=lines,
         map_vectors=map_vectors,
-        ctr_points=control_lines(map_vectors, config) if options.bezier else [],
+        ctr_points=control_lines(map_vectors, config) if bezier else [],
         pivot_points=points,
         pivot_lengths=lengths,
     )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pivotnet.annotation.convert import Options
 from pivotnet.annotation.format import FOLDER
 from pivotnet.config import MapConfig
 from pivotnet.errors import PivotNetError
@@ -42,7 +40,7 @@ def _refuse_other(what: str, folder: Path, old: Mapping[str, Any], new: Mapping[
 
 
 def open_folder(
-    root: PathLike, options: Options, config: MapConfig, maps: Mapping[str, str], overwrite: bool = False
+    root: PathLike, bezier: bool, config: MapConfig, maps: Mapping[str, str], overwrite: bool = False
 ) -> Path:
     """Make or check the annotation folder, so that it holds samples of one recipe only.
 
@@ -57,7 +55,7 @@ def open_folder(
     path = folder / OPTIONS_FILE
     # Everything besides the maps that the content of a file depends on, as it reads back from JSON.
     drawing = {name: getattr(config, name) for name in _DRAWING}
-    recipe = json.loads(json.dumps({"format": _FORMAT, **dataclasses.asdict(options), **drawing}))
+    recipe = json.loads(json.dumps({"format": _FORMAT, "bezier": bezier, **drawing}))
     known_maps = dict(maps)
     if overwrite:
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pivotnet.annotation.convert import Options, convert_sample
+from pivotnet.annotation.convert import convert_sample
 from pivotnet.annotation.expansion import LocationMap, expansion_path, fingerprint, read_map
 from pivotnet.annotation.folder import annotation_folder, open_folder, sample_path, write_split
 from pivotnet.annotation.format import save_annotation
@@ -56,12 +56,12 @@ class Summary:
 
 
 def _annotate_some(
-    folder: Path, maps: Mapping[str, LocationMap], options: Options, config: MapConfig, samples: Sequence[Sample]
+    folder: Path, maps: Mapping[str, LocationMap], config: MapConfig, bezier: bool, samples: Sequence[Sample]
 ) -> list[list[int]]:
     """Annotate and write some samples; instances by class of each."""
     counts = []
     for sample in samples:
-        annotation = convert_sample(sample, maps[sample.location], options, config)
+        annotation = convert_sample(sample, maps[sample.location], config, bezier)
         save_annotation(sample_path(folder, sample.token), annotation)
         counts.append([len(lengths) for lengths in annotation.pivot_lengths.values()])
     return counts
@@ -70,7 +70,7 @@ def _annotate_some(
 def annotate(
     root: PathLike,
     version: str = "v1.0-trainval",
-    options: Options | None = None,
+    bezier: bool = False,
     workers: int | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -82,7 +82,7 @@ def annotate(
     Args:
         root: nuScenes root, with the tables in ``version``/ and the maps in maps/expansion/.
         version: v1.0-trainval, v1.0-mini or v1.0-test.
-        options: what to annotate; the defaults are upstream's.
+        bezier: fit curves too (BeMapNet's targets).
         workers: processes; one a core if None.
         overwrite: annotate everything again instead of keeping finished samples.
         progress: called with (samples done, samples to do) after every few samples.
@@ -90,7 +90,7 @@ def annotate(
     Raises:
         PivotNetError: anything that the user can repair; see the message.
     """
-    options, config = options or Options(), MapConfig()
+    config = MapConfig()
     samples = read_samples(root, version)
     locations = sorted({sample.location for sample in samples})
     fingerprints = {location: fingerprint(expansion_path(root, location)) for location in locations}
@@ -99,9 +99,9 @@ def annotate(
     todo = [sample for sample in samples if overwrite or not zipfile.is_zipfile(sample_path(folder, sample.token))]
     maps = {location: read_map(root, location) for location in sorted({sample.location for sample in todo})}
     # Only now is anything written: all input is there and readable.
-    open_folder(root, options, config, fingerprints, overwrite)
+    open_folder(root, bezier, config, fingerprints, overwrite)
     chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
-    job = functools.partial(_annotate_some, folder, maps, options, config)
+    job = functools.partial(_annotate_some, folder, maps, config, bezier)
     # Forked workers share the maps' memory; elsewhere, where forking is unsafe or unknown, each gets a pickled copy.
     method = "fork" if sys.platform == "linux" else "spawn"
     counts: list[list[int]] = []
@@ -121,9 +121,9 @@ def annotate(
 
 
 def annotate_on_terminal(
-    root: PathLike, version: str, options: Options, workers: int | None = None, overwrite: bool = False
+    root: PathLike, version: str, bezier: bool, workers: int | None = None, overwrite: bool = False
 ) -> None:
     """``annotate`` with a progress bar, and its summary printed."""
     with long_run("annotate") as progress:
-        summary = annotate(root, version, options, workers, overwrite, progress)
+        summary = annotate(root, version, bezier, workers, overwrite, progress)
     print(summary)

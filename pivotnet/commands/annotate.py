@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from pivotnet.annotation.convert import Options
 from pivotnet.annotation.runner import annotate_on_terminal
 from pivotnet.commands import positive
 
@@ -22,6 +21,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Annotate, with a progress bar and a summary."""
-    options = Options(bezier=args.bezier)
-    annotate_on_terminal(args.data_root, args.version, options, args.workers, args.overwrite)
+    annotate_on_terminal(args.data_root, args.version, args.bezier, args.workers, args.overwrite)
     return 0

@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pivotnet.annotation.convert import Options
 from pivotnet.annotation.runner import annotate_on_terminal
 from pivotnet.errors import PivotNetError
 from pivotnet.upstream.settings import require
@@ -36,7 +35,7 @@ def convert_annotations(arguments: Sequence[str] | None = None) -> None:
     try:
         require("the converter", vars(args), FIXED)
         for version in args.version:
-            annotate_on_terminal(args.data_root, version, Options(bezier=args.bezier))
+            annotate_on_terminal(args.data_root, version, args.bezier)
     except PivotNetError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

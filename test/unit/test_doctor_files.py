@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from support.fake_machine import FakeMachine
 
-from pivotnet.annotation.convert import Options as AnnotationOptions
 from pivotnet.annotation.expansion import expansion_path
 from pivotnet.annotation.folder import OPTIONS_FILE, annotation_folder, sample_path, split_path
 from pivotnet.annotation.runner import annotate
@@ -33,7 +32,7 @@ def made(tmp_path_factory) -> Path:
             path = root / row["filename"]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    annotate(root, "v1.0-trainval", AnnotationOptions(), workers=1)
+    annotate(root, workers=1)
     return root
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from support.divider_data import write_dividers, write_results
 
-from pivotnet.annotation.convert import Options
 from pivotnet.annotation.format import FOLDER
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap_table import format_table
@@ -37,7 +36,7 @@ def test_the_converter_takes_upstreams_options(monkeypatch) -> None:
     seen = []
     monkeypatch.setattr("pivotnet.upstream.annotation.annotate_on_terminal", lambda *words: seen.append(words))
     convert_annotations(["-d", "root", "-v", "v1.0-mini", "v1.0-test", "--bezier"])
-    assert seen == [("root", version, Options(bezier=True)) for version in ("v1.0-mini", "v1.0-test")]
+    assert seen == [("root", version, True) for version in ("v1.0-mini", "v1.0-test")]
 
 
 @pytest.mark.parametrize(

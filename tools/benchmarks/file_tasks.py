@@ -20,7 +20,7 @@ import torch
 from benchmarks.file_inputs import PICKLED, PICKLED_RESULTS, RESULTS, link_tree
 from benchmarks.turns import Clock, Seconds, Task
 from benchmarks.upstream_imports import import_upstream
-from pivotnet.annotation.convert import Options, convert_sample
+from pivotnet.annotation.convert import convert_sample
 from pivotnet.annotation.expansion import read_map
 from pivotnet.annotation.format import FOLDER, save_annotation
 from pivotnet.annotation.tables import read_samples
@@ -47,7 +47,7 @@ def our_annotation(root: Path) -> Task:
         maps = {location: read_map(root, location) for location in {sample.location for sample in samples}}
         clock.enter("samples")
         for sample in samples:
-            annotation = convert_sample(sample, maps[sample.location], Options(), MapConfig())
+            annotation = convert_sample(sample, maps[sample.location], MapConfig())
             save_annotation(root / FOLDER / f"{sample.token}.npz", annotation)
 
     return Task(clock, run, lambda: _remove_annotated(root), "start")

@@ -22,7 +22,6 @@ import cv2
 import numpy as np
 import torch
 
-from pivotnet.annotation.convert import Options
 from pivotnet.annotation.format import FOLDER, lines_to_arrays, load_annotation, to_arrays
 from pivotnet.annotation.runner import annotate
 from pivotnet.config import preset
@@ -250,7 +249,7 @@ def compare_annotations(comparison: Comparison, ours: Path, theirs: Path) -> tup
 def _check_bezier(label: str, root: Path, path: Path) -> Comparison:
     comparison = Comparison(f"{label}: bezier", absolute=ANNOTATION_POINTS)
     recorded = np.load(path, allow_pickle=False)
-    folder = annotate(root, options=Options(bezier=True), overwrite=True).folder
+    folder = annotate(root, bezier=True, overwrite=True).folder
     for token in sorted({key.split("/")[0] for key in recorded.files}):
         lines = load_annotation(folder / f"{token}.npz").ctr_points
         for key, value in lines_to_arrays("ctr_points", lines).items():

@@ -42,7 +42,7 @@ class Targets:
 class Batch:
     """Input of the network, and its targets if there are any."""
 
-    images: Tensor  # uint8 [B, 6, H, W, 3] RGB, cameras in config.CAMERAS' order; normalised on the device
+    images: Tensor  # uint8 [B, 6, H, W, 3] BGR, cameras in config.CAMERAS' order; normalised on the device
     reference_points: Tensor  # float32 [B, N, 2] (x, y) of each BEV cell in the side-by-side image, in [0, 1]
     reference_valid: Tensor  # bool [B, N] whether a camera sees the cell
     tokens: list[str]  # B sample tokens

@@ -37,7 +37,7 @@ class Item:
     """One sample on its way into a batch."""
 
     token: str
-    images: np.ndarray  # uint8 [6, H, W, 3] RGB, network input size
+    images: np.ndarray  # uint8 [6, H, W, 3] BGR, network input size
     reference_points: torch.Tensor  # float32 [N, 2]
     reference_valid: torch.Tensor  # bool [N]
     targets: Sample | None

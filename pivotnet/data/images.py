@@ -28,13 +28,13 @@ def read_image(path: PathLike) -> np.ndarray:
 
 
 def read_view(path: PathLike, out: np.ndarray) -> None:
-    """Decode an image file and resize it to ``out``, uint8 [height, width, 3] RGB.
+    """Decode an image file and resize it to ``out``, uint8 [height, width, 3] BGR, as the network takes it.
 
     Raises:
         PivotNetError: as ``read_image``.
     """
     height, width = out.shape[:2]
-    _swap(resize(_decode(path), (height, width), out))  # the channels are resized alike, so they can be swapped later
+    resize(_decode(path), (height, width), out)
 
 
 def _swap(image: np.ndarray) -> np.ndarray:

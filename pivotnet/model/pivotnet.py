@@ -59,7 +59,7 @@ class PivotNet(nn.Module):
         """Predict the map.
 
         Args:
-            images: uint8 [B, 6, H, W, 3] RGB, or float [B, 6, 3, H, W] already normalised.
+            images: uint8 [B, 6, H, W, 3] BGR, or float [B, 6, 3, H, W] already normalised.
             reference_points: float32 [B, N, 2] (x, y) of each BEV cell in the side-by-side image.
             reference_valid: bool [B, N] whether a camera sees the cell.
             final_only: only what post-processing needs: the last decoder's objects and points (D = 1), no masks.
@@ -79,12 +79,12 @@ class PivotNet(nn.Module):
         return predictions
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 [B, V, H, W, 3] RGB -> float32 [B, V, 3, H, W].
+        """uint8 [B, V, H, W, 3] BGR -> float32 [B, V, 3, H, W] BGR.
 
         Upstream takes its RGB images for BGR and swaps them, so that blue is normalised with the statistics of red.
         The published weights are trained that way.
         """
-        unit = images.flip(-1).permute(0, 1, 4, 2, 3) / 255.0
+        unit = images.permute(0, 1, 4, 2, 3) / 255.0
         return (unit - self.image_mean.view(-1, 1, 1)) * self.image_scale.view(-1, 1, 1)
 
 

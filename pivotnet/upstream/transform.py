@@ -70,5 +70,5 @@ def load_images(batch: Item, model: nn.Module) -> Tensor:
     settings = batch["extra_infos"]["img_norm_cfg"]
     mean, scale = (settings[name][0].to(images.device)[:, None, None] for name in ("mean", "scale"))
     if bool(settings["to_rgb"][0]):  # on the host
-        images = images.flip(-1) / 255.0
+        images = (images / 255.0).flip(-1)  # in this order: an Atlas A2 flips uint8 on its AI CPU
     return (images.permute(0, 1, 4, 2, 3) - mean) * scale

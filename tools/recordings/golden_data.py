@@ -89,12 +89,12 @@ def check_transform(path: Path) -> list[Comparison]:
     drawn.add("second image", images[1][::4, ::4], recorded["second_image"])
     config = preset("swint")
     network = PivotNet(config.model, config.map)
-    resized = np.stack([resize(image, config.model.image_size) for image in images])
+    resized = np.stack([resize(image[..., ::-1], config.model.image_size) for image in images])  # BGR
     output = network.normalise(torch.from_numpy(resized)[None])[0].numpy()
     pixels.add("output", output[..., ::16, ::16], recorded["output"])
     means.add("mean", output.astype(np.float64).mean((2, 3)), recorded["output_mean"])
     means.add("deviation", output.astype(np.float64).std((2, 3)), recorded["output_std"])
-    red = torch.tensor([255, 0, 0], dtype=torch.uint8).expand(1, 1, 1, 1, 3)
+    red = torch.tensor([0, 0, 255], dtype=torch.uint8).expand(1, 1, 1, 1, 3)
     pixels.add("red pixel", network.normalise(red).flatten().numpy(), recorded["red_pixel"])
     return [drawn, pixels, means]
 

@@ -6,7 +6,6 @@ PIVOTNET_DIR names another folder than PivotNet/; PIVOTNET_UPSTREAM a clean chec
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import re
 import subprocess
@@ -117,17 +116,12 @@ def pack() -> str:
 
 def check() -> str:
     """What the patch is like; raises PatchError with all faults."""
-    if importlib.util.find_spec("torch") is None:
-        raise UpstreamError(
-            f"{sys.executable} has no torch, which the check needs: PYTHON=/path/to/python, "
-            "or make .venv with bash test/run_tests.sh"
-        )
     named = os.environ.get("PIVOTNET_UPSTREAM")
     upstream = Path(named) if named else CHECKOUT if (CHECKOUT / ".git").exists() else None
     faults = patch_check.check(PATCH, upstream, COMMIT)
     if faults:
         raise patch_check.PatchError(*faults)
-    figures = patch_check.counts(patch_check.parse(PATCH.read_bytes()))
+    figures = patch_check.parse(PATCH.read_bytes()).counts()
     skipped = "skipped: the checks on upstream's own tree (no checkout; tools/upstream.sh fetch lays it out)"
     return ", ".join(f"{number} {what}" for what, number in figures.items()) + f"\n{skipped}" * (upstream is None)
 
@@ -135,17 +129,21 @@ def check() -> str:
 def main() -> int:
     """Run one command."""
     parser = argparse.ArgumentParser(prog="tools/upstream.sh", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    fetcher = commands.add_parser("fetch", help="lay out PivotNet/ at the pinned commit")
-    fetcher.add_argument("--from", dest="source", default=URL, metavar="URL-or-DIR", help="another clone of upstream")
-    commands.add_parser("apply", help="put the patch on")
-    commands.add_parser("revert", help="take the patch off")
-    commands.add_parser("pack", help="diff of the checkout -> pivotnet.patch, its header kept")
-    commands.add_parser("check", help="check the patch, on the real tree too if a checkout is at hand")
-    arguments = parser.parse_args()
-    plain = {"apply": apply, "revert": revert, "pack": pack, "check": check}
+    commands = parser.add_subparsers(required=True)
+    for command, text in (
+        (fetch, "lay out PivotNet/ at the pinned commit"),
+        (apply, "put the patch on"),
+        (revert, "take the patch off"),
+        (pack, "diff of the checkout -> pivotnet.patch, its header kept"),
+        (check, "check the patch, on the real tree too if a checkout is at hand"),
+    ):
+        sub = commands.add_parser(command.__name__, help=text)
+        sub.set_defaults(command=command)
+        if command is fetch:
+            sub.add_argument("--from", dest="source", default=URL, metavar="URL-or-DIR", help="another clone of it")
+    arguments = vars(parser.parse_args())
     try:
-        print(fetch(arguments.source) if arguments.command == "fetch" else plain[arguments.command]())
+        print(arguments.pop("command")(**arguments))
     except patch_check.PatchError as error:
         for fault in error.args:
             print(f"fault: {fault}", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""What a tree of upstream computes, patched or not, written to a file that can be compared.
+"""What a tree of upstream computes, patched or not, written to a file of arrays that can be compared.
 
-    python tree.py [--unpatched] TREE names OUT                                 tensors of all six networks, as JSON
+    python tree.py [--unpatched] TREE names OUT                                 tensors of all six networks
     python tree.py [--unpatched] TREE losses FAMILY PRESET NUSC_ROOT TOKEN OUT  loss and gradients of a sample
     python tree.py [--unpatched] TREE write FAMILY PRESET CHECKPOINT            a checkpoint after some steps
     python tree.py [--unpatched] TREE read FAMILY PRESET CHECKPOINT OUT         the step after loading it
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
@@ -31,6 +30,7 @@ from recordings import rule, shim  # noqa: E402
 
 from pivotnet.annotation.format import FOLDER, load_annotation, to_upstream  # noqa: E402
 from pivotnet.model.layers import StochasticDepth  # noqa: E402
+from pivotnet.upstream import substitutes  # noqa: E402
 
 SEED = 0
 EPOCH, STEPS = 3, 2  # of a written checkpoint
@@ -80,55 +80,27 @@ def _prepare_unpatched(folder: Path) -> None:
     mask_loss, recovery_loss = (
         importlib.import_module(f"mapmaster.models.utils.{name}") for name in ("mask_loss", "recovery_loss")
     )
-    mask_loss.point_sample = recovery_loss.point_sample = reference_point_sample
-    mask_loss.get_uncertain_point_coords_with_randomness = reference_uncertain_points
+    for name in ("point_sample", "get_uncertain_point_coords_with_randomness"):
+        setattr(mask_loss, name, getattr(substitutes, name))
+    recovery_loss.point_sample = substitutes.point_sample
     network = importlib.import_module("mapmaster.models.network")
     engine = importlib.import_module("mapmaster.engine.core")
     network.BeMapNet, engine.BeMapNetCli = network.MapMaster, engine.MapMasterCli
 
 
-def reference_point_sample(masks: Tensor, points: Tensor, **options: Any) -> Tensor:
-    """What detectron2's point_sample computes."""
-    grid = points.unsqueeze(2).mul(2).sub(1)
-    return nn.functional.grid_sample(masks, grid, **options).squeeze(3)
-
-
-def reference_uncertain_points(
-    logits: Tensor, uncertainty: Any, number: int, oversample: float, share: float
-) -> Tensor:
-    """What detectron2's get_uncertain_point_coords_with_randomness computes, mask by mask."""
-    drawn = torch.rand(len(logits), int(number * oversample), 2)
-    scores = uncertainty(reference_point_sample(logits, drawn, align_corners=False))[:, 0]
-    certain = int(share * number)
-    kept = [points[torch.topk(score, certain).indices] for points, score in zip(drawn, scores)]
-    rest = torch.rand(len(logits), number - certain, 2)
-    return torch.stack([torch.cat(pair) for pair in zip(kept, rest)]) if kept else rest
-
-
-def names(tree: Tree) -> dict[str, Any]:
-    """By network: trained parameters in the optimiser's order, and the shape of every tensor of a checkpoint."""
+def names(tree: Tree) -> dict[str, np.ndarray]:
+    """By network: trained parameters in the optimiser's order, and names and shapes of a checkpoint's tensors."""
     found = {}
     for family in ("pivotnet", "bemapnet"):
         for preset in shim.PRESETS:
             network = tree.network(family, preset)
-            found[f"{family}_{preset}"] = {
-                "trained": [name for name, parameter in network.named_parameters() if parameter.requires_grad],
-                "state": {name: list(tensor.shape) for name, tensor in network.state_dict().items()},
+            trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+            state = [f"{name} {tuple(tensor.shape)}" for name, tensor in network.state_dict().items()]
+            found |= {
+                f"{family}_{preset}/trained": np.array(trained),
+                f"{family}_{preset}/state": np.array(sorted(state)),
             }
     return found
-
-
-class _GradientInOrder(torch.autograd.Function):
-    """Identity whose gradient lies in memory as the tensor does."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.contiguous = x.is_contiguous()
-        return x.clone()  # not the same memory: an activation may overwrite it
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        return gradient.contiguous() if ctx.contiguous else gradient
 
 
 def _right_batch_norm_gradients(network: nn.Module) -> None:
@@ -136,22 +108,27 @@ def _right_batch_norm_gradients(network: nn.Module) -> None:
 
     The same numbers in the other order do not meet it.
     """
+
+    def in_order(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        if output.requires_grad and output.is_contiguous():
+            output.register_hook(lambda gradient: gradient.contiguous())
+
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.register_forward_hook(lambda module, inputs, output: _GradientInOrder.apply(output))
+            module.register_forward_hook(in_order)
 
 
-def losses(tree: Tree, family: str, preset: str, root: Path, token: str) -> dict[str, np.ndarray]:
+def losses(tree: Tree, family: str, preset: str, root: str, token: str) -> dict[str, np.ndarray]:
     """Terms, total, and every gradient of one annotated sample that goes through the tree's own data set, transforms,
     network and criterion."""
     with tempfile.TemporaryDirectory() as folder:
-        content = to_upstream(load_annotation(root / FOLDER / f"{token}.npz"))
+        content = to_upstream(load_annotation(Path(root) / FOLDER / f"{token}.npz"))
         vectors = ("ego_vectors", "map_vectors", "ctr_points")
         objects = {key: np.array(content[key], dtype=object) for key in vectors}
         np.savez_compressed(Path(folder) / f"{token}.npz", **{**content, **objects})
         for split in ("train", "val"):
             (Path(folder) / f"{split}.txt").write_text(token + "\n")
-        data = {"nusc_root": str(root), "anno_root": folder, "split_dir": folder}
+        data = {"nusc_root": os.path.abspath(root), "anno_root": folder, "split_dir": folder}
         experiment = tree.experiment(family, preset, data)
         model = experiment.model
         if tree.unpatched:
@@ -201,20 +178,21 @@ def _step(made: Any, number: int) -> None:
     made.optimizer.step()
 
 
-def write(tree: Tree, family: str, preset: str, path: Path) -> None:
+def write(tree: Tree, family: str, preset: str, checkpoint: str) -> None:
     """Save after ``STEPS`` steps, through upstream's own callback."""
     made, callbacks = _trainer(tree, family, preset)
     rule.fill(made.model.state_dict())
     for number in range(STEPS):
         _step(made, number)
     made.epoch, made.global_step = EPOCH, STEPS
+    path = Path(checkpoint)
     callbacks.CheckPointSaver(path.parent, filename=path.name).after_epoch(made, EPOCH)
 
 
-def read(tree: Tree, family: str, preset: str, path: Path) -> dict[str, np.ndarray]:
+def read(tree: Tree, family: str, preset: str, checkpoint: str) -> dict[str, np.ndarray]:
     """Load through upstream's own callback and make one step more: counters, weights and the optimiser's means."""
     made, callbacks = _trainer(tree, family, preset)
-    callbacks.CheckPointLoader(path).load_checkpoint(made)
+    callbacks.CheckPointLoader(Path(checkpoint)).load_checkpoint(made)
     _step(made, STEPS)
     found = {f"weight/{name}": tensor.numpy() for name, tensor in made.model.state_dict().items()}
     for name, parameter in made.model.named_parameters():
@@ -230,30 +208,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--unpatched", action="store_true")
     parser.add_argument("tree", type=Path)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("names", "losses", "write", "read"):
-        command = commands.add_parser(name)
-        if name != "names":
-            command.add_argument("family", choices=("pivotnet", "bemapnet"))
-            command.add_argument("preset", choices=shim.PRESETS)
-        if name == "losses":
-            command.add_argument("root", type=lambda path: Path(path).resolve())
-            command.add_argument("token")
-        if name in ("write", "read"):
-            command.add_argument("checkpoint", type=Path)
-        if name != "write":
-            command.add_argument("out", type=Path)
-    arguments = parser.parse_args()
-    tree = Tree(arguments.tree, arguments.unpatched)
-    if arguments.command == "names":
-        arguments.out.write_text(json.dumps(names(tree)))
-    elif arguments.command == "losses":
-        found = losses(tree, arguments.family, arguments.preset, arguments.root, arguments.token)
-        np.savez(arguments.out, **found)
-    elif arguments.command == "write":
-        write(tree, arguments.family, arguments.preset, arguments.checkpoint)
-    else:
-        np.savez(arguments.out, **read(tree, arguments.family, arguments.preset, arguments.checkpoint))
+    commands = parser.add_subparsers(required=True)
+    for command, words in (
+        (names, "out"),
+        (losses, "family preset root token out"),
+        (write, "family preset checkpoint"),
+        (read, "family preset checkpoint out"),
+    ):
+        sub = commands.add_parser(command.__name__)
+        sub.set_defaults(command=command)
+        for word in words.split():
+            sub.add_argument(word)
+    arguments = vars(parser.parse_args())
+    tree = Tree(arguments.pop("tree"), arguments.pop("unpatched"))
+    command, out = arguments.pop("command"), arguments.pop("out", None)
+    found = command(tree, **arguments)
+    if out:
+        np.savez(out, **found)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 # The parts of a training step, in their order.
@@ -17,18 +17,6 @@ PHASES = (
     "backward",
     "optimiser",
     "loss report",
-)
-# What is counted; also the keys of a budget.
-NUMBERS = (
-    "launches",
-    "host_waits",
-    "cpu_fallbacks",
-    "float64",
-    "to_device_copies",
-    "to_device_bytes",
-    "to_host_copies",
-    "to_host_bytes",
-    "collectives",
 )
 
 
@@ -46,6 +34,10 @@ class Counts:
     to_host_copies: int = 0
     to_host_bytes: int = 0
     collectives: int = 0
+
+
+# What a report shows; also the keys of a budget.
+NUMBERS = tuple(number.name for number in fields(Counts) if number.name != "memory_bytes")
 
 
 @dataclass

@@ -9,7 +9,6 @@ from pivotnet.commands import positive
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     add = parser.add_argument
     add("-d", "--data-root", required=True, metavar="ROOT", help="nuScenes root folder")
     versions = "v1.0-trainval, v1.0-mini or v1.0-test (default: %(default)s)"
@@ -20,6 +19,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Annotate, with a progress bar and a summary."""
     annotate_on_terminal(args.data_root, args.version, args.bezier, args.workers, args.overwrite)
     return 0

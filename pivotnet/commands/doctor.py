@@ -17,7 +17,6 @@ MARKS = {OK: "[green]ok[/]", NOTE: "[cyan]note[/]", WARNING: "[yellow]warning[/]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Options of ``pivotnet doctor``."""
     parser.add_argument("--data-root", type=Path, help="nuScenes tree to look at (DATA_ROOT, else data/nuscenes)")
     parser.add_argument("--weights", type=Path, help="folder of backbone files (assets/weights)")
     parser.add_argument("--output", type=Path, help="where training outputs would go (test/output)")

@@ -18,7 +18,6 @@ from pivotnet.evaluation.score import require_annotations, score_results
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Options of ``pivotnet evaluate``."""
     parser.description = (
         "Predict a split and print AP at .2 .5 1 1.5 m, or score the result files of --results if there is no --ckpt. "
         "Result files of the same checkpoint are kept, so an interrupted run goes on where it stopped. "
@@ -33,7 +32,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table and write it as JSON."""
     if not args.ckpt and not args.results:
         raise PivotNetError("nothing to evaluate: give --ckpt to predict, or --results with result files")
     folder = Path(args.results or results_folder(args.ckpt))
@@ -60,5 +58,5 @@ def _predict(args: argparse.Namespace, folder: Path) -> ApResult | None:
         with agreed(ranks):
             tokens = chosen_tokens(args.data_root, args.split, args.tokens)
             require_annotations(args.data_root, tokens)
-            predictor = load_predictor(args, ranks, device)
+            predictor = load_predictor(args)
         return predictor.evaluate(args.ckpt, tokens, folder)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 
-import torch
-
 from pivotnet.commands import positive
 from pivotnet.config import PRESETS
 from pivotnet.data.tokens import DEFAULT_DATA_ROOT, SPLITS
-from pivotnet.device import set_reduced_precision
-from pivotnet.distributed import Ranks
+from pivotnet.device import select_device, set_reduced_precision
+from pivotnet.distributed import ranks_from_environment
 from pivotnet.evaluation.inference import Predictor
 from pivotnet.model.pivotnet import load_model
 
@@ -44,12 +42,14 @@ def add_network_arguments(parser: argparse.ArgumentParser, required: bool = Fals
     add("--workers", type=int, metavar="N", help="processes that load and score (default: by cores)")
 
 
-def load_predictor(args: argparse.Namespace, ranks: Ranks, device: torch.device) -> Predictor:
-    """The network of the options on ``device``, and the data that it reads.
+def load_predictor(args: argparse.Namespace) -> Predictor:
+    """The network of the options on this rank's device, and the data that it reads.
 
     Raises:
-        PivotNetError: the checkpoint cannot be used.
+        PivotNetError: the device or the checkpoint cannot be used.
     """
+    ranks = ranks_from_environment()
+    device = select_device(args.device, ranks.local_rank)
     set_reduced_precision(False)
     model, config = load_model(args.ckpt, device, args.preset)
     return Predictor(model, config, device, args.data_root, args.batch_size, args.workers, ranks)

@@ -6,14 +6,11 @@ import argparse
 
 from pivotnet.commands.options import add_network_arguments, add_sample_arguments, load_predictor
 from pivotnet.data.tokens import chosen_tokens
-from pivotnet.device import select_device
-from pivotnet.distributed import ranks_from_environment
 from pivotnet.evaluation import vector_map
 from pivotnet.files import make_folder
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Options of ``pivotnet predict``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
         "Write the vector map of each sample, OUT/<token>.json. Under torchrun every rank writes its share.\n\n"
@@ -25,11 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict and write."""
     tokens = chosen_tokens(args.data_root, args.split, args.tokens)
-    ranks = ranks_from_environment()  # no process group: none waits for another
-    device = select_device(args.device, ranks.local_rank)
-    predictor = load_predictor(args, ranks, device)
+    predictor = load_predictor(args)  # without a process group: no rank waits for another
     folder = make_folder(args.output, "--output")
     written = 0
     for token, instances in predictor.predict(tokens):

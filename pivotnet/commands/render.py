@@ -12,8 +12,6 @@ from pivotnet.commands.options import add_network_arguments, add_sample_argument
 from pivotnet.config import MapConfig
 from pivotnet.console import progress
 from pivotnet.data.tokens import chosen_tokens
-from pivotnet.device import select_device
-from pivotnet.distributed import ranks_from_environment
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.results import MapInstances, load_result, require_files, result_path
 from pivotnet.evaluation.score import require_annotations
@@ -22,7 +20,6 @@ from pivotnet.files import make_folder
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Options of ``pivotnet render``."""
     parser.description = (
         "Draw ground truth and prediction into the six images and from above, OUT/<token>.png. The prediction is that "
         "of the network --ckpt, or lies in --results; without either the ground truth is drawn alone."
@@ -38,7 +35,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw and write."""
     from pivotnet.evaluation.drawing import render_sample  # matplotlib is slow to import; errors come first
 
     if args.ckpt and args.results:
@@ -54,8 +50,7 @@ def run(args: argparse.Namespace) -> int:
     map_config = MapConfig()
     samples: Iterable[tuple[str, MapInstances | None]]
     if args.ckpt:
-        ranks = ranks_from_environment()
-        predictor = load_predictor(args, ranks, select_device(args.device, ranks.local_rank))
+        predictor = load_predictor(args)
         map_config = predictor.config.map
         samples = predictor.predict(tokens)
     else:

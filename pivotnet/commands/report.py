@@ -16,7 +16,6 @@ FILE_WIDTH = 160  # characters a line, where the output is no terminal
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Options of ``pivotnet report``."""
     parser.add_argument(
         "runs", type=Path, nargs="+", metavar="OUTPUT", help="output folders of training runs, side by side"
     )

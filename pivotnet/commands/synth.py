@@ -15,7 +15,6 @@ from pivotnet.synthetic.plan import Options
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``pivotnet synth``."""
     add = parser.add_argument
     add("out", type=Path, metavar="OUT", help="folder of the data set; new, or empty")
     add("--scenes", type=int, metavar="N", help="drives (%(default)s)")
@@ -34,7 +33,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the data set, or say that it is there already."""
     options = Options(args.scenes, args.samples_per_scene, args.seed, args.images, args.map_scale)
     started = time.monotonic()
     with long_run("synth") as progress:

@@ -1,4 +1,4 @@
-"""The criterion against upstream's loops written plainly; what it needs, gives and costs; what a batch means."""
+"""What the criterion needs, gives and costs, and what a batch means; its numbers are upstream's in test/golden."""
 
 from __future__ import annotations
 
@@ -9,97 +9,30 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from support.random_targets import CONFIG, FIELDS, MAP, gradients, prediction_part, predictions, target_part, targets
+from support.random_targets import CONFIG, FIELDS, gradients, prediction_part, predictions, target_part, targets
 from support.ranks import CRITERION_COUNTS, criterion_share, run_ranks
-from torch import Tensor
 
 from pivotnet.audit.operators import OperatorCounter, tensors_in, waits
 from pivotnet.criterion import criterion as criterion_module
-from pivotnet.criterion.criterion import TERMS, Criterion, CriterionResult, class_normaliser
+from pivotnet.criterion.criterion import TERMS, Criterion, class_normaliser
 from pivotnet.criterion.masks import upsample
 from pivotnet.errors import PivotNetError
-from pivotnet.structures import Predictions, Targets
+from pivotnet.structures import Predictions
 
 COUNTS = (6, 3, 4)
 
 
-def plain_mask_loss(grid: Tensor, target: Tensor) -> Tensor:
-    logits = F.interpolate(grid[None, None], size=target.shape, mode="bilinear", align_corners=True)[0, 0]
-    probabilities, target = logits.sigmoid(), target.double()
-    dice = 1 - (2 * (probabilities * target).sum() + 1) / (probabilities.sum() + target.sum() + 1)
-    return F.binary_cross_entropy_with_logits(logits, target) + dice
-
-
-def plain_terms(predicted: Predictions, batch: Targets, result: CriterionResult) -> dict[str, Tensor]:
-    """The terms of a batch of one from its matches, pair by pair and point by point."""
-    weights = CONFIG.criterion
-    terms = {name: torch.zeros((), dtype=torch.float64) for name in TERMS}
-    for c, (queries, size) in enumerate(zip(MAP.num_queries, MAP.max_points)):
-        found, instances = result.matches[c], max(1, int(batch.counts[0, c]))
-        first_query, first_point = MAP.query_slices[c].start, MAP.point_slices[c].start
-        for e, weight in enumerate(weights.bev_weights):
-            loss = plain_mask_loss(predicted.semantic_logits[e, 0, c, 1], batch.semantic[0, c])
-            terms["sem_msk_loss"] = terms["sem_msk_loss"] + 3 * weight / (3 * 2) * loss
-        for d, weight in enumerate(weights.decoder_weights):
-            weight = weight / (3 * 3)
-            labels = torch.ones(queries, dtype=torch.long)
-            pivots, logits = [], []
-            for k in (found.decoder == d).nonzero()[0]:
-                query, length = int(found.query[k]), int(found.lengths[k])
-                labels[query] = 0
-                target = batch.points[0, c, found.instance[k], :length].double()
-                own = slice(first_point + query * size, first_point + (query + 1) * size)
-                line, path = predicted.points[d, 0, own], [int(j) for j in found.path[k, :length]]
-                ends = torch.ones(length).double()
-                ends[[0, -1]] = 6
-                distance = (line[path] - target).abs().sum(-1)
-                loss = (distance * ends).sum() / ends.sum()
-                terms["pts_loss"] = terms["pts_loss"] + 30 * weight * loss / instances
-                between = []
-                for i, (here, there) in enumerate(zip(path, path[1:])):
-                    for step in range(1, there - here):
-                        ratio = step / (there - here)
-                        wanted = target[i] * (1 - ratio) + target[i + 1] * ratio
-                        between.append((line[here + step] - wanted).abs().sum())
-                if between:
-                    loss = sum(between) / len(between)
-                    terms["collinear_pts_loss"] = terms["collinear_pts_loss"] + 10 * weight * loss / instances
-                loss = plain_mask_loss(predicted.masks[d, 0, first_query + query], batch.masks[0, c, found.instance[k]])
-                terms["ins_msk_loss"] = terms["ins_msk_loss"] + 5 * weight * loss / instances
-                pivots.append(torch.zeros(size, dtype=torch.long))
-                pivots[-1][path] = 1
-                logits.append(predicted.point_logits[d, 0, own])
-            if pivots:
-                loss = F.cross_entropy(torch.cat(logits), torch.cat(pivots), torch.tensor([0.2, 1.0]).double())
-                terms["pt_logits_loss"] = terms["pt_logits_loss"] + 2 * weight * loss / instances
-            own = predicted.object_logits[d, 0, first_query : first_query + queries]
-            loss = F.cross_entropy(own, labels, torch.tensor([1.0, 0.5]).double())
-            terms["ins_obj_loss"] = terms["ins_obj_loss"] + 2 * weight * loss
-    return terms
-
-
-@pytest.mark.parametrize(
-    ("counts", "size"),
-    [((5, 3, 4), (32, 16)), ((2, 1, 2), CONFIG.mask_size), ((3, 0, 2), (32, 16)), ((0, 0, 0), (32, 16))],
-)
-def test_terms_and_gradients(counts: tuple[int, int, int], size: tuple[int, int]) -> None:
-    """Empty classes give zeros of the whole graph."""
-    predicted, batch = predictions(1, size=size), targets(counts)
+def test_no_instances_give_zeros_of_the_whole_graph() -> None:
+    predicted, batch = predictions(1, size=(32, 16)), targets((0, 0, 0))
     result = Criterion(CONFIG)(predicted, batch)
     result.total.backward()
-    exact = Predictions(**{name: getattr(predicted, name).detach().double().requires_grad_() for name in FIELDS})
-    expected = plain_terms(exact, batch, result)
-    sum(expected.values()).backward()
     assert tuple(result.terms) == TERMS
-    for name, term in result.terms.items():
-        assert term.dtype == torch.float32 and not term.requires_grad
-        assert term.item() == pytest.approx(expected[name].item(), rel=1e-5), name
-    assert result.total.item() == pytest.approx(sum(term.item() for term in expected.values()), rel=1e-6)
-    for name, gradient in gradients(predicted).items():
-        wanted = getattr(exact, name).grad
-        wanted = torch.zeros_like(gradient).double() if wanted is None else wanted
-        assert gradient is not None, f"{name} is not part of the graph"
-        torch.testing.assert_close(gradient.double(), wanted, rtol=1e-4, atol=1e-8, msg=name)
+    matched = {name: result.terms.pop(name).item() for name in TERMS if name not in ("ins_obj_loss", "sem_msk_loss")}
+    assert set(matched.values()) == {0.0}
+    assert result.total.item() == pytest.approx(sum(term.item() for term in result.terms.values()))
+    found = gradients(predicted)
+    assert all(not found[name].any() for name in ("points", "point_logits", "masks"))
+    assert all(found[name].any() for name in ("object_logits", "semantic_logits"))
 
 
 def test_order_of_the_instances_does_not_matter() -> None:
@@ -112,21 +45,10 @@ def test_order_of_the_instances_does_not_matter() -> None:
             for array in order.values():
                 array[b, c, :n] = array[b, c, shuffled]
     result, permuted = (Criterion(CONFIG)(predicted, t) for t in (batch, dataclasses.replace(batch, **order)))
-    for name in TERMS:
-        torch.testing.assert_close(permuted.terms[name], result.terms[name], rtol=1e-6, atol=0)
+    torch.testing.assert_close(permuted.terms, result.terms, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("source", "size"),
-    [
-        ((64, 32), (400, 200)),
-        ((8, 6), (20, 10)),
-        ((5, 7), (5, 9)),
-        ((1, 3), (4, 1)),
-        ((9, 9), (4, 3)),
-        ((4, 3), (4, 3)),
-    ],
-)
+@pytest.mark.parametrize("source, size", [((8, 6), (20, 10)), ((5, 7), (5, 9)), ((1, 3), (4, 1)), ((9, 9), (4, 3))])
 def test_upsampling_and_its_gradient_are_those_of_interpolate(source: tuple[int, int], size: tuple[int, int]) -> None:
     grids = torch.randn(3, *source, generator=torch.Generator().manual_seed(0)).requires_grad_()
     expected = F.interpolate(grids[None], size=size, mode="bilinear", align_corners=True)[0]
@@ -197,9 +119,9 @@ def test_predictions_that_do_not_fit_are_reported() -> None:
         criterion(dataclasses.replace(predicted, semantic_logits=predicted.semantic_logits[..., :4]), batch)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 4])
-def test_a_batch_is_the_mean_of_its_samples(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    predicted, drawn = predictions(batch), targets(*CRITERION_COUNTS[:batch])
+def test_a_batch_is_the_mean_of_its_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = len(CRITERION_COUNTS)
+    predicted, drawn = predictions(batch), targets(*CRITERION_COUNTS)
     criterion = Criterion(CONFIG)
     result = criterion(predicted, drawn)
     result.total.backward()

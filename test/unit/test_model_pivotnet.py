@@ -4,57 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
+from support.random_targets import FIELDS
 from support.ranks import network_share, observe_network, run_ranks
 from support.small_network import MAP, MODEL, network_inputs, small_network
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pivotnet.audit.operators import waits
-from pivotnet.model.pivotnet import IMAGE_MEAN, IMAGE_STD, PivotNet
+from pivotnet.model.pivotnet import PivotNet
 from pivotnet.model.point_head import PointHead
 
-D, E, Q, T = MODEL.line_decoder_layers, MODEL.bev_decoder_layers, MAP.total_queries, MAP.total_points
 
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def network() -> PivotNet:
     return small_network().eval()
-
-
-@torch.no_grad()
-def test_shapes(network):
-    predictions = network(*network_inputs(2))
-    assert predictions.object_logits.shape == (D, 2, Q, 2)
-    assert predictions.points.shape == predictions.point_logits.shape == (D, 2, T, 2)
-    assert predictions.masks.shape == (D, 2, Q, *MODEL.bev_size)
-    assert predictions.semantic_logits.shape == (E, 2, 3, 2, *MODEL.bev_size)
-    assert 0 <= predictions.points.min() and predictions.points.max() <= 1
-
-
-@pytest.mark.parametrize("recompute", [False, True])
-def test_mean_coordinate_features_and_their_gradients(network, monkeypatch, recompute):
-    """Equal, to the bit, to the mean over all pixels of what autograd differentiates by itself."""
-    monkeypatch.setattr(network.output_head, "checkpointing", recompute)
-    head = network.output_head.coords_head
-    parameters = list(head.parameters())
-    mean = network.output_head.mean_coordinate_features()
-    weights = torch.linspace(-1, 1, len(mean))
-    gradients = torch.autograd.grad((mean * weights).sum(), parameters)
-
-    pixels = network.output_head.coordinates
-    first, second, last = [
-        lambda x, layer=layer: torch.nn.functional.linear(x, layer.weight.flatten(1), layer.bias)
-        for layer in head.layers
-    ]
-    plain = last(second(first(pixels).relu()).relu().mean(dim=0))
-    assert torch.equal(plain, mean)
-    for gradient, expected in zip(gradients, torch.autograd.grad((plain * weights).sum(), parameters)):
-        assert torch.equal(gradient, expected)
-    # and to the mean of the last layer's output, which upstream takes, but for rounding
-    everywhere = last(second(first(pixels).relu()).relu())
-    torch.testing.assert_close(everywhere.mean(dim=0), mean, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -81,17 +45,9 @@ def test_batch_equals_singles(network):
     together = network(*batch)
     for b in range(3):
         alone = network(*(tensor[b : b + 1] for tensor in batch))
-        for name in ("object_logits", "points", "point_logits", "masks", "semantic_logits"):
+        for name in FIELDS:
             wanted = getattr(alone, name)
             torch.testing.assert_close(getattr(together, name)[:, b : b + 1], wanted, rtol=1e-4, atol=1e-4)
-
-
-def test_uint8_images_are_normalised_as_upstream_does(network):
-    images = torch.randint(0, 256, (1, 2, 4, 6, 3), dtype=torch.uint8)
-    ours = network.normalise(images)
-    # upstream swaps RGB as if it were BGR: the net sees blue first, with the statistics of red
-    wanted = ((images.numpy() / 255 - IMAGE_MEAN) / IMAGE_STD).transpose(0, 1, 4, 2, 3)
-    np.testing.assert_allclose(ours.numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()
@@ -106,20 +62,14 @@ def test_uint8_images_equal_normalised_ones(network):
 def test_every_parameter_gets_a_gradient_under_bfloat16_too(network):
     """Distributed training waits for every parameter's gradient."""
     network.train()
-    try:
-        for enabled in (False, True):
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-                predictions = network(*network_inputs(2))
-            for field in dataclasses.fields(predictions):
-                tensor = getattr(predictions, field.name)
-                assert tensor is None or tensor.dtype == torch.float32, field.name
-            network.zero_grad()
-            outputs = [getattr(predictions, field.name) for field in dataclasses.fields(predictions)]
-            sum(tensor.square().mean() for tensor in outputs if tensor is not None).backward()
-            missing = [key for key, parameter in network.named_parameters() if parameter.grad is None]
-            assert not missing
-    finally:
-        network.eval()
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            predictions = network(*network_inputs(2))
+        outputs = [getattr(predictions, name) for name in FIELDS]
+        assert all(tensor.dtype == torch.float32 for tensor in outputs)
+        network.zero_grad()
+        sum(tensor.square().mean() for tensor in outputs).backward()
+        assert not [key for key, parameter in network.named_parameters() if parameter.grad is None]
 
 
 @torch.no_grad()
@@ -142,21 +92,9 @@ class Watch(TorchDispatchMode):
 
 
 def test_nothing_waits_for_the_device_and_nothing_is_float64(network):
-    network.train()
-    try:
-        with Watch():
-            predictions = network(*network_inputs(2))
-            (predictions.masks.mean() + predictions.points.mean() + predictions.semantic_logits.mean()).backward()
-    finally:
-        network.eval()
-
-
-def test_constants_are_not_saved_and_move_with_the_network(network):
-    saved = set(network.state_dict())
-    buffers = dict(network.named_buffers())
-    constants = {key for key in buffers if key not in saved}
-    assert any(key.endswith("position") for key in constants)
-    assert all(buffers[key].dtype in (torch.float32, torch.int32) for key in constants)
+    with Watch():
+        predictions = network.train()(*network_inputs(2))
+        (predictions.masks.mean() + predictions.points.mean() + predictions.semantic_logits.mean()).backward()
 
 
 def test_two_ranks_equal_a_batch_of_two(tmp_path):

@@ -36,18 +36,6 @@ def test_no_instance_at_all_is_padded_to_one() -> None:
     assert not targets.counts.any() and not targets.semantic.any()
 
 
-def test_instances_follow_ascending_ids() -> None:
-    mask, points, lengths = sample(3, (3, 2, 1))
-    targets = build_targets([(mask, points, lengths)], SWINT)
-    for c in range(3):
-        ids = np.unique(mask[c])[1:]
-        assert len(ids) == targets.counts[0, c]
-        for k, identifier in enumerate(ids):
-            np.testing.assert_array_equal(targets.masks[0, c, k], mask[c] == identifier)
-            np.testing.assert_array_equal(targets.points[0, c, k, : points[c].shape[1]], np.float32(points[c][k]))
-    np.testing.assert_array_equal(targets.semantic[0], mask > 0)
-
-
 def test_a_lost_id_has_all_masks_of_its_class_redrawn_with_the_padding() -> None:
     mask, points, lengths = sample(4, (3, 1, 2), lengths=(4, 10, 3))
     mask[0][mask[0] == np.unique(mask[0])[2]] = 0

@@ -47,9 +47,7 @@ def atomic_write(path: PathLike, mode: str = "wb", durable: bool = True) -> Iter
 def make_folder(path: PathLike, option: str | None = None) -> Path:
     """Make a folder, and those above it, if it is not there.
 
-    Args:
-        path: the folder.
-        option: the command line option by which the user chose it, for the message; None if it could not be chosen.
+    ``option`` is the command line option by which the user chose it, for the message; None if it could not be chosen.
 
     Raises:
         PivotNetError: it cannot be made.
@@ -67,7 +65,6 @@ def read_json(path: PathLike, remedy: str, object_hook: Callable[[dict], Any] | 
     """A JSON file's content.
 
     Args:
-        path: the file.
         remedy: what the user can do about a missing or damaged file: the end of the message.
         object_hook: replaces each object while it is parsed, as for json.loads.
 
@@ -83,11 +80,7 @@ def read_json(path: PathLike, remedy: str, object_hook: Callable[[dict], Any] | 
 
 
 def write_json(path: PathLike, content: Any, indent: int | None = 1) -> None:
-    """Write ``content`` as JSON, atomically.
-
-    Raises:
-        PivotNetError: as ``atomic_write``.
-    """
+    """Write ``content`` as JSON, by ``atomic_write``."""
     with atomic_write(path, "w") as stream:
         json.dump(content, stream, indent=indent)
         stream.write("\n")

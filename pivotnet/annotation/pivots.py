@@ -28,7 +28,7 @@ def simplify(points: np.ndarray, threshold: float) -> list[int]:
     """Indices of the points [n, 2] that Visvalingam and Whyatt's simplification keeps, n >= 1.
 
     The point that makes the smallest triangle with its neighbours is removed as long as that is smaller than
-    ``threshold``; areas of its neighbours are computed anew, but count as no smaller than its own. On ties the first
+    ``threshold``; areas of its neighbours are computed again, but count as no smaller than its own. On ties the first
     goes, but a neighbour whose area did not grow goes before all others, the left one first: the order of the package
     visvalingamwyatt, which upstream uses. Lines have a few dozen points; arrays would cost more than lists.
     """

@@ -142,8 +142,8 @@ def _check_health(npu_smi: str, numbers: list[int]) -> Iterator[Finding]:
     if not devices:
         yield warning("NPU", "npu-smi info prints no device", "compare driver and firmware versions")
         return
-    ill = [device for device in devices if device.health.upper() != "OK"]
-    for device in ill:
+    unhealthy = [device for device in devices if device.health.upper() != "OK"]
+    for device in unhealthy:
         status = WARNING if device.health.upper() == "WARNING" else ERROR
         remedy = f"npu-smi info -t health -i {device.number}; restart the server, else report to the vendor"
         yield Finding(status, "NPU", f"device {device.number} ({device.name}): health {device.health}", remedy)
@@ -154,7 +154,7 @@ def _check_health(npu_smi: str, numbers: list[int]) -> Iterator[Finding]:
     for number, process, name in processes:
         text = f"device {number} is in use by process {process} ({name})"
         yield warning("NPU", text, "wait for it, or choose others: ASCEND_RT_VISIBLE_DEVICES")
-    if not ill and not gone:
+    if not unhealthy and not gone:
         memory = f", {devices[0].memory // 1024} GiB each" if devices[0].memory else ""
         yield ok("NPU", f"{len(devices)} x {devices[0].name}{memory}, health OK")
 

@@ -115,7 +115,7 @@ def _stale(root: Path, folder: Path) -> Iterator[str]:
     """Why the annotations are not what ``pivotnet annotate`` would write now."""
     options = _json(folder / OPTIONS_FILE)
     if not isinstance(options, dict):
-        yield f"{folder / OPTIONS_FILE} is missing or damaged: nobody knows how these samples were made"
+        yield f"{folder / OPTIONS_FILE} is missing or damaged: how these samples were made is unknown"
         return
     config = MapConfig()
     for name, value in options.items():

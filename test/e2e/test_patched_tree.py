@@ -49,14 +49,10 @@ lacks_shim = pytest.mark.skipif(
 def command(words: list[object], cwd: Path, **variables: object) -> subprocess.CompletedProcess[str]:
     """Run in the environment of a user who has installed the package, without backbone weights."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PIVOTNET", "DATA_ROOT", "CARDS"))}
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = os.pathsep.join([str(ROOT), *filter(None, [clean.get("PYTHONPATH")])])
     environment = {
-        **clean,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}",
-        "PYTHONPATH": os.pathsep.join(paths),
-        "PIVOTNET_BACKBONE_WEIGHTS": "none",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
+        **{**clean, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}", "PYTHONPATH": paths},
+        **{"PIVOTNET_BACKBONE_WEIGHTS": "none", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
         **{key: str(value) for key, value in variables.items()},
     }
     done = subprocess.run([str(word) for word in words], cwd=cwd, capture_output=True, text=True, env=environment)
@@ -140,17 +136,18 @@ def test_a_run_goes_on_from_the_checkpoint_of_the_other_tree(clean: Path, patche
 
     for side in sides:
         exchange("write", side, tmp_path / f"{side}.pth")
-    ways = [("clean", "clean"), ("clean", "patched"), ("patched", "clean")]
-    for writer, reader in ways:
-        exchange("read", reader, tmp_path / f"{writer}.pth", tmp_path / f"{writer}-{reader}.npz")
-    with np.load(tmp_path / "clean-clean.npz") as wanted:
-        assert wanted["epoch"] == 4 and any(name.startswith("exp_avg_sq/") for name in wanted.files)
-        for writer, reader in ways[1:]:
-            with np.load(tmp_path / f"{writer}-{reader}.npz") as found:
-                assert set(found.files) == set(wanted.files)
-                for name in wanted.files:
-                    largest = float(np.abs(wanted[name]).max(initial=0))
-                    np.testing.assert_allclose(found[name], wanted[name], rtol=0, atol=1e-6 * largest, err_msg=name)
+    read = {}
+    for writer, reader in (("clean", "clean"), ("clean", "patched"), ("patched", "clean")):
+        exchange("read", reader, tmp_path / f"{writer}.pth", tmp_path / "read.npz")
+        with np.load(tmp_path / "read.npz") as arrays:
+            read[writer, reader] = dict(arrays)
+    wanted = read.pop(("clean", "clean"))
+    assert wanted["epoch"] == 4 and any(name.startswith("exp_avg_sq/") for name in wanted)
+    for found in read.values():
+        assert found.keys() == wanted.keys()
+        for name, array in wanted.items():
+            largest = float(np.abs(array).max(initial=0))
+            np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-6 * largest, err_msg=name)
 
 
 @lacks_shim

@@ -26,13 +26,11 @@ def place(tmp_path: Path) -> Path:
     upstream = tmp_path / "upstream"
     upstream.mkdir()
     git(upstream, "init", "--quiet")
-    (upstream / "a.py").write_bytes(FILE)
-    git(upstream, "add", "-A")
-    git(upstream, "commit", "--quiet", "-m", "one")
-    pinned = git(upstream, "rev-parse", "HEAD")
-    (upstream / "b.py").write_text("later\n")
-    git(upstream, "add", "-A")
-    git(upstream, "commit", "--quiet", "-m", "two")
+    for name, content in (("a.py", FILE), ("b.py", b"later\n")):
+        (upstream / name).write_bytes(content)
+        git(upstream, "add", "-A")
+        git(upstream, "commit", "--quiet", "-m", name)
+    pinned = git(upstream, "rev-parse", "HEAD~1")
     (tmp_path / "tools").mkdir()
     shutil.copy(ROOT / "tools" / "upstream.sh", tmp_path / "tools")
     shutil.copytree(ROOT / "tools" / "upstream", tmp_path / "tools" / "upstream")
@@ -40,15 +38,11 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(place: Path, *words: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess:
+def run(place: Path, *words: str, **variables: str) -> subprocess.CompletedProcess:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PIVOTNET", "GIT"))}
-    return subprocess.run(
-        ["bash", str(place / "tools" / "upstream.sh"), *words],
-        cwd=cwd or place,
-        capture_output=True,
-        text=True,
-        env={**clean, "PYTHONPATH": str(ROOT), **variables},
-    )
+    environment = {**clean, "PYTHONPATH": str(ROOT), **variables}
+    command = ["bash", str(place / "tools" / "upstream.sh"), *words]
+    return subprocess.run(command, cwd=place, capture_output=True, text=True, env=environment)
 
 
 def fetched(place: Path, **variables: str) -> None:
@@ -67,14 +61,24 @@ def test_round_trip(place: Path) -> None:
     assert patch.startswith(b"The header.\n\ndiff --git a/a.py b/a.py\n") and b"+import json\r\n" in patch
     assert run(place, "revert").returncode == 0
     assert (tree / "a.py").read_bytes() == FILE and git(tree, "status", "--porcelain") == ""
-    assert run(place, "apply", cwd=place.parent).returncode == 0
+    assert run(place, "apply").returncode == 0
     assert b"import json\r\n" in (tree / "a.py").read_bytes()
     assert "already" in run(place, "apply").stdout
 
 
-def test_another_place(place: Path) -> None:
-    fetched(place, PIVOTNET_DIR="else/where")
-    assert (place / "else" / "where" / "a.py").is_file() and not (place / "PivotNet").exists()
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("apply",), "make it with: tools/upstream.sh fetch"),
+        (("fetch", "--from", "nowhere"), "tools/upstream.sh fetch --from DIR"),
+        (("fly",), "error: "),
+        (("fetch", "--form", "x"), "error: "),
+    ],
+)
+def test_what_cannot_be_done_is_said(place: Path, words: tuple[str, ...], message: str) -> None:
+    done = run(place, *words)
+    assert done.returncode == 2 and message in done.stderr
+    assert not (place / "PivotNet").exists() and not list(place.glob(".upstream.*"))
 
 
 def test_another_commit_is_refused(place: Path) -> None:
@@ -82,36 +86,17 @@ def test_another_commit_is_refused(place: Path) -> None:
     for command in ("fetch", "apply", "pack"):
         done = run(place, command)
         assert done.returncode == 2 and "not at the pinned" in done.stderr
-
-
-def test_a_source_that_cannot_be_cloned(place: Path) -> None:
-    done = run(place, "fetch", "--from", str(place / "nowhere"))
-    assert done.returncode == 2 and "tools/upstream.sh fetch --from DIR" in done.stderr
-    assert not (place / "PivotNet").exists() and not list(place.glob(".upstream.*"))
-
-
-def test_a_source_without_the_commit(place: Path) -> None:
     (place / "tools" / "upstream_commit").write_text("0" * 40 + "\n")
-    done = run(place, "fetch", "--from", str(place / "upstream"))
+    done = run(place, "fetch", "--from", str(place / "upstream"), PIVOTNET_DIR="elsewhere")
     assert done.returncode == 2 and "does not have the pinned commit" in done.stderr
 
 
 def test_nothing_to_pack_leaves_the_patch(place: Path) -> None:
-    fetched(place)
+    fetched(place, PIVOTNET_DIR="else/where")
     (place / "pivotnet.patch").write_text("The header.\n")
-    done = run(place, "pack")
+    done = run(place, "pack", PIVOTNET_DIR="else/where")
     assert done.returncode == 2 and (place / "pivotnet.patch").read_text() == "The header.\n"
-
-
-@pytest.mark.parametrize("words", [(), ("fly",), ("fetch", "--form", "x")])
-def test_wrong_words(place: Path, words: tuple[str, ...]) -> None:
-    done = run(place, *words)
-    assert done.returncode == 2 and "error: " in done.stderr
-
-
-def test_without_a_checkout(place: Path) -> None:
-    done = run(place, "apply")
-    assert done.returncode == 2 and "make it with: tools/upstream.sh fetch" in done.stderr
+    assert (place / "else" / "where" / "a.py").is_file() and not (place / "PivotNet").exists()
 
 
 def test_check_names_faults_and_counts(place: Path) -> None:
@@ -128,8 +113,5 @@ def test_check_names_faults_and_counts(place: Path) -> None:
 
 def test_the_commit_stands_in_one_file() -> None:
     commit = (ROOT / "tools" / "upstream_commit").read_text().strip()
-    found = subprocess.run(
-        ["git", "-C", str(ROOT), "grep", "-lF", commit], capture_output=True, text=True
-    ).stdout.split()
-    code = [path for path in found if path.endswith((".py", ".sh", ".toml")) or path.startswith("tools/")]
-    assert code == ["tools/upstream_commit"]
+    command = ["git", "-C", str(ROOT), "grep", "-lF", commit, "--", "*.py", "*.sh", "*.toml", "tools"]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "tools/upstream_commit\n"

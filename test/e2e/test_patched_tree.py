@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,12 +18,12 @@ import pytest
 import torch
 from recordings.comparison import Comparison
 from recordings.golden_data import compare_annotations
+from support.commands import ROOT
 from support.recorded import unpack_hard_samples
+from support.upstream_tree import SCRIPT, UPSTREAM, command, needs_checkout
 
 from pivotnet.annotation.format import FOLDER, lines_to_arrays, load_annotation
 
-ROOT = Path(__file__).parents[2]
-UPSTREAM = Path(os.environ.get("PIVOTNET_UPSTREAM", ROOT / "PivotNet"))
 PROBE = (sys.executable, ROOT / "tools" / "upstream" / "tree.py")
 COMMIT = (ROOT / "tools" / "upstream_commit").read_text().strip()
 SHIM_NEEDS = ("mmcv", "addict", "yapf", "tabulate", "loguru", "tensorboardX")
@@ -36,35 +34,18 @@ LOSS_RELATIVE = 3e-6
 # in their median. Gradients that are nothing but rounding (a bias before a batch norm) stray by up to 1.5e-6 of all.
 GRADIENT_OWN, GRADIENT_ALL, GRADIENT_MEDIAN = 2e-2, 1e-5, 1e-3
 
-pytestmark = [
-    pytest.mark.upstream,
-    pytest.mark.skipif(not (UPSTREAM / ".git").exists(), reason="no checkout of upstream: tools/upstream.sh fetch"),
-]
+pytestmark = [pytest.mark.upstream, needs_checkout]
 lacks_shim = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in SHIM_NEEDS),
     reason=f"the unpatched upstream imports {', '.join(SHIM_NEEDS)}",
 )
 
 
-def command(words: list[object], cwd: Path, **variables: object) -> subprocess.CompletedProcess[str]:
-    """Run in the environment of a user who has installed the package, without backbone weights."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PIVOTNET", "DATA_ROOT", "CARDS"))}
-    paths = os.pathsep.join([str(ROOT), *filter(None, [clean.get("PYTHONPATH")])])
-    environment = {
-        **{**clean, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}", "PYTHONPATH": paths},
-        **{"PIVOTNET_BACKBONE_WEIGHTS": "none", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-        **{key: str(value) for key, value in variables.items()},
-    }
-    done = subprocess.run([str(word) for word in words], cwd=cwd, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return done
-
-
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An unpatched tree of its own."""
     tree = tmp_path_factory.mktemp("clean") / "PivotNet"
-    command([ROOT / "tools" / "upstream.sh", "fetch", "--from", UPSTREAM], ROOT, PIVOTNET_DIR=tree)
+    command([SCRIPT, "fetch", "--from", UPSTREAM], ROOT, PIVOTNET_DIR=tree)
     return tree
 
 
@@ -72,7 +53,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def patched(tmp_path_factory: pytest.TempPathFactory, clean: Path) -> Path:
     """A patched tree, made as README.md says."""
     tree = tmp_path_factory.mktemp("patched") / "PivotNet"
-    command([ROOT / "tools" / "upstream.sh", "fetch", "--from", clean], ROOT, PIVOTNET_DIR=tree)
+    command([SCRIPT, "fetch", "--from", clean], ROOT, PIVOTNET_DIR=tree)
     shutil.copy(ROOT / "pivotnet.patch", tree)
     command(["git", "apply", "--check", "pivotnet.patch"], tree)
     done = command(["git", "apply", "--reject", "--whitespace=fix", "pivotnet.patch"], tree)
@@ -94,7 +75,7 @@ def data(patched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_patch_comes_off_without_a_trace(clean: Path) -> None:
     for words in (("apply",), ("revert",)):
-        command([ROOT / "tools" / "upstream.sh", *words], ROOT, PIVOTNET_DIR=clean)
+        command([SCRIPT, *words], ROOT, PIVOTNET_DIR=clean)
     status = command(["git", "status", "--porcelain"], clean).stdout
     assert status == "" and command(["git", "rev-parse", "HEAD"], clean).stdout.strip() == COMMIT
 

@@ -137,20 +137,9 @@ def test_backbones_equal_the_cpu(name: str):
         assert_near(actual, expected, what=f"buffer {key}")
 
 
-def test_pictures_are_normalised_on_the_npu():
-    model = network(small("smoke"))
-    images = torch.randint(0, 256, (2, 6, 8, 10, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    expected = model.normalise(images)
-    assert_near(model.to(NPU).normalise(images.to(NPU)), expected, what="images")
-
-
-FIELDS = ("object_logits", "points", "point_logits", "masks", "semantic_logits")
-
-
-@pytest.mark.parametrize("samples", [1, 2])
-def test_the_whole_criterion_equals_the_cpu(samples: int):
-    config = small("smoke")
-    generator = torch.Generator().manual_seed(samples)
+def test_the_whole_criterion_equals_the_cpu():
+    config, samples = small("smoke"), 2
+    generator = torch.Generator().manual_seed(0)
     depth, bev_depth = len(config.criterion.decoder_weights), len(config.criterion.bev_weights)
     queries, points, size = config.map.total_queries, config.map.total_points, config.mask_size
     made = {
@@ -176,40 +165,5 @@ def test_the_whole_criterion_equals_the_cpu(samples: int):
     assert_near(actual.total, expected.total, what="total")
     for name, term in expected.terms.items():
         assert_near(actual.terms[name], term, what=name)
-    for name in FIELDS:
+    for name in made:
         assert_near(gradients[name], expected_gradients[name], what=f"gradient of {name}")
-
-
-def test_a_class_without_instances_costs_nothing_on_the_npu():
-    config = small("smoke")
-    model = network(config).to(NPU).train()
-    moved = batch(config).to(NPU)
-    assert moved.targets is not None and moved.targets.host is not None
-    for part in (moved.targets, moved.targets.host):
-        for tensor in (part.points, part.lengths, part.counts, part.masks, part.semantic):
-            tensor.zero_()
-    predictions = model(moved.images, moved.reference_points, moved.reference_valid)
-    result = Criterion(config)(predictions, moved.targets)
-    result.total.backward()
-    assert torch.isfinite(result.total).item()
-    assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
-
-
-def test_autocast_in_bfloat16_stays_near_float32():
-    config = small("smoke")
-    model = network(config).to(NPU).train()
-    moved = batch(config).to(NPU)
-
-    def loss(dtype: Any) -> float:
-        model.zero_grad()
-        with devices.autocast(NPU, dtype):
-            predictions = model(moved.images, moved.reference_points, moved.reference_valid)
-        assert predictions.points.dtype == torch.float32
-        result = Criterion(config)(predictions, moved.targets)
-        result.total.backward()
-        assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
-        return float(result.total)
-
-    full, mixed = loss(None), loss(torch.bfloat16)
-    assert mixed != full  # bfloat16 was really used
-    assert mixed == pytest.approx(full, rel=0.1)

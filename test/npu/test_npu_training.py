@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -29,55 +29,35 @@ def test_training_steps_equal_the_cpu(name: str, steps: int, tmp_path: Path):
     assert moved > 0.9 * len(before)
 
 
-def test_a_training_step_runs_with_dropout_and_in_bfloat16(tmp_path: Path):
-    config = small("smoke", dropout=0.1, drop_connect=0.2, checkpointing=True)
-    assert all(math.isfinite(loss) for loss in losses(trainer(config, NPU, tmp_path, amp=torch.bfloat16), 2))
+def test_steps_in_bfloat16_stay_near_float32(tmp_path: Path):
+    config = small("smoke", checkpointing=True)
+    full, mixed = (losses(trainer(config, NPU, tmp_path, amp=amp), 2) for amp in (None, torch.bfloat16))
+    assert mixed != full  # bfloat16 was really used
+    assert mixed == pytest.approx(full, rel=0.1)
 
 
-def test_fused_adamw_equals_adamw_over_ten_steps():
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((5, 7), (7,), (3, 2, 4))
-    start = [torch.randn(shape, generator=generator) for shape in shapes]
-    plain = [value.clone().requires_grad_() for value in start]
-    fused = [value.to(NPU).requires_grad_() for value in start]
-
-    def groups(values: list[torch.Tensor]) -> list[dict[str, Any]]:
-        return [{"params": values[:2], "lr": 1e-2}, {"params": values[2:], "lr": 1e-3}]
-
-    one = torch.optim.AdamW(groups(plain), weight_decay=0.01)
-    other = devices.fused_adamw(groups(fused), NPU, weight_decay=0.01)
-    for step in range(10):
-        for values, optimizer in ((plain, one), (fused, other)):
-            optimizer.zero_grad()
-            for value in values:
-                value_gradient = torch.randn(value.shape, generator=torch.Generator().manual_seed(step))
-                if value.grad is None:
-                    (value * value_gradient.to(value.device)).sum().backward()
-                else:
-                    value.grad.copy_(value_gradient)
-            optimizer.step()
-        for index, (actual, expected) in enumerate(zip(fused, plain)):
-            assert_near(actual, expected, 1e-6, f"parameter {index} after step {step}")
-
-
-def test_fused_adamw_takes_gradients_that_are_parts_of_others():
+@pytest.mark.parametrize("joined", [False, True])
+def test_fused_adamw_equals_adamw_over_ten_steps(joined: bool):
     """The gradients of tensors joined by cat are slices of one storage, whose size says nothing of theirs."""
-    start = [torch.randn(4, 3), torch.randn(2, 3)]
-
-    def step(values: list[torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
-        optimizer.zero_grad()
-        (torch.cat(values) * torch.arange(18.0, device=values[0].device).view(6, 3)).square().sum().backward()
-        optimizer.step()
-
-    plain = [value.clone().requires_grad_() for value in start]
-    fused = [value.to(NPU).requires_grad_() for value in start]
-    one = torch.optim.AdamW(plain, lr=1e-2)
-    other = devices.fused_adamw([{"params": fused}], NPU, lr=1e-2)
-    for _ in range(2):
-        step(plain, one)
-        step(fused, other)
-    for actual, expected in zip(fused, plain):
-        assert_near(actual, expected, 1e-6, "parameter")
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in ((5, 7), (7,), (3, 2, 4))]
+    found = []
+    for device in (CPU, NPU):
+        values = [value.clone().to(device).requires_grad_() for value in start]
+        groups = [{"params": values[:2], "lr": 1e-2}, {"params": values[2:], "lr": 1e-3}]
+        make = torch.optim.AdamW if device == CPU else partial(devices.fused_adamw, device=device)
+        optimizer = make(groups, weight_decay=0.01)
+        for step in range(10):
+            random = torch.Generator().manual_seed(step)
+            pairs = [(value, torch.randn(value.shape, generator=random).to(device)) for value in values]
+            if joined:
+                pairs = [(torch.cat([tensor.flatten() for tensor in side]) for side in zip(*pairs))]
+            optimizer.zero_grad()
+            sum((value * weight).sum() for value, weight in pairs).backward()
+            optimizer.step()
+        found.append(values)
+    for index, (expected, actual) in enumerate(zip(*found)):
+        assert_near(actual, expected, 1e-6, f"parameter {index}")
 
 
 def test_checkpoints_go_from_npu_to_cpu_and_back(tmp_path: Path):

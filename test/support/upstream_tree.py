@@ -1,0 +1,32 @@
+"""The checkout of upstream that tests may copy, and commands in such copies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.commands import ROOT
+
+UPSTREAM = Path(os.environ.get("PIVOTNET_UPSTREAM", ROOT / "PivotNet"))
+SCRIPT = ROOT / "tools" / "upstream.sh"
+needs_checkout = pytest.mark.skipif(
+    not (UPSTREAM / ".git").exists(), reason="no checkout of upstream: tools/upstream.sh fetch"
+)
+
+
+def command(words: list[object], cwd: Path, **variables: object) -> subprocess.CompletedProcess[str]:
+    """Run in the environment of a user who has installed the package, without backbone weights."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PIVOTNET", "DATA_ROOT", "CARDS"))}
+    paths = os.pathsep.join([str(ROOT), *filter(None, [clean.get("PYTHONPATH")])])
+    environment = {
+        **{**clean, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}", "PYTHONPATH": paths},
+        **{"PIVOTNET_BACKBONE_WEIGHTS": "none", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        **{key: str(value) for key, value in variables.items()},
+    }
+    done = subprocess.run([str(word) for word in words], cwd=cwd, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done

@@ -13,14 +13,7 @@ from dataclasses import dataclass, field
 
 from pivotnet.errors import PivotNetError
 
-CAMERAS = (
-    "CAM_FRONT_LEFT",
-    "CAM_FRONT",
-    "CAM_FRONT_RIGHT",
-    "CAM_BACK_LEFT",
-    "CAM_BACK",
-    "CAM_BACK_RIGHT",
-)
+CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
 CLASSES = ("divider", "ped_crossing", "boundary")
 CAMERA_IMAGE_SIZE = (900, 1600)  # height, width of a nuScenes JPEG, pixels
 RELEASE = "https://github.com/wenjie710/PivotNet/releases/download/v1.0/"  # upstream's weight files
@@ -53,11 +46,7 @@ BACKBONES = {
         dropped=("norm0.", "norm1."),  # of features that are not used here
     ),
     "res50": BackboneInfo(
-        (1024, 2048),
-        mark="layer1.0",
-        weight_file="resnet50-0676ba61.pth",
-        sha256="0676ba61",
-        dropped=("fc.",),
+        (1024, 2048), mark="layer1.0", weight_file="resnet50-0676ba61.pth", sha256="0676ba61", dropped=("fc.",)
     ),
     "effb0": BackboneInfo(
         (112, 320),
@@ -94,18 +83,17 @@ class MapConfig:
 
     @property
     def query_slices(self) -> list[slice]:
-        """Where the queries of each class lie among the Q of all."""
+        """Each class's queries among the Q of all."""
         return _side_by_side(self.num_queries)
 
     @property
     def point_slices(self) -> list[slice]:
-        """Where the points of each class lie among the T of all."""
+        """Each class's points among the T of all."""
         return _side_by_side([q * p for q, p in zip(self.num_queries, self.max_points)])
 
 
 def _side_by_side(sizes: Sequence[int]) -> list[slice]:
-    ends = itertools.accumulate(sizes)
-    return [slice(end - size, end) for size, end in zip(sizes, ends)]
+    return [slice(end - size, end) for size, end in zip(sizes, itertools.accumulate(sizes))]
 
 
 @dataclass(frozen=True)
@@ -196,14 +184,12 @@ class Config:
 
 
 PRESETS = {
-    "swint": Config("swint", ModelConfig(backbone="swint", backbone_channels=BACKBONES["swint"].channels)),
-    "res50": Config("res50", ModelConfig(backbone="res50", backbone_channels=BACKBONES["res50"].channels)),
-    "effb0": Config("effb0", ModelConfig(backbone="effb0", backbone_channels=BACKBONES["effb0"].channels)),
+    **{name: Config(name, ModelConfig(name, backbone.channels)) for name, backbone in BACKBONES.items()},
     "smoke": Config(
         "smoke",
         ModelConfig(
-            backbone="effb0",
-            backbone_channels=BACKBONES["effb0"].channels,
+            "effb0",
+            BACKBONES["effb0"].channels,
             image_size=(64, 128),
             hidden=64,
             heads=4,

@@ -77,4 +77,4 @@ class Predictions:
     point_logits: Tensor  # [D, B, T, 2], class 1 is "pivot"
     masks: Tensor | None = None  # [D, B, Q, h, w] instance mask logits on the BEV grid
     semantic_logits: Tensor | None = None  # [E, B, C, 2, h, w], channel 0 is never supervised
-    extras: dict[str, Any] | None = None  # features kept on request, for tests
+    extras: dict[str, Any] | None = None  # what upstream's parts pass on beside it

@@ -6,6 +6,7 @@ the split lists under ROOT/customer/pivot-bezier.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import Any, Union
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from pivotnet import device as devices
 from pivotnet.annotation.format import FOLDER, Annotation, load_annotation
@@ -106,42 +107,28 @@ class MapDataset(Dataset[Union[Item, PivotNetError]]):
             read_view(self.root / path, view)
         points, valid = project_bev_grid(*camera_matrices(annotation), self.config.model.bev_size, self.config.map)
         targets = Sample(annotation.instance_mask8, annotation.pivot_points, annotation.pivot_lengths)
-        return Item(
-            token,
-            images,
-            torch.as_tensor(points),
-            torch.as_tensor(valid),
-            targets if self.with_targets else None,
-        )
+        return Item(token, images, points, valid, targets if self.with_targets else None)
 
 
-class Collate:
-    """Items -> Batch; the first error among them goes through instead (see MapDataset)."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
-    def __call__(self, items: list[Item | PivotNetError]) -> Batch | PivotNetError:
-        good: list[Item] = []
-        for item in items:
-            if isinstance(item, PivotNetError):
-                return item
-            good.append(item)
-        samples = [item.targets for item in good if item.targets is not None]
-        try:
-            targets = build_targets(samples, self.config) if samples else None
-        except PivotNetError as error:
-            return PivotNetError(f"sample among {', '.join(item.token for item in good)}: {error}")
-        return Batch(
-            # one item's images are passed on as they are: copies of them are what takes time here
-            images=torch.from_numpy(
-                np.stack([item.images for item in good]) if len(good) > 1 else good[0].images[None]
-            ),
-            reference_points=torch.stack([item.reference_points for item in good]),
-            reference_valid=torch.stack([item.reference_valid for item in good]),
-            tokens=[item.token for item in good],
-            targets=targets,
-        )
+def collate(items: list[Item | PivotNetError], config: Config) -> Batch | PivotNetError:
+    """Items -> Batch; the first error among them is passed on instead (see MapDataset)."""
+    good = [item for item in items if isinstance(item, Item)]
+    for item in items:
+        if isinstance(item, PivotNetError):
+            return item
+    samples = [item.targets for item in good if item.targets is not None]
+    try:
+        targets = build_targets(samples, config) if samples else None
+    except PivotNetError as error:
+        return PivotNetError(f"sample among {', '.join(item.token for item in good)}: {error}")
+    return Batch(
+        # one item's images are passed on as they are: copies of them are what takes time here
+        images=torch.from_numpy(np.stack([item.images for item in good]) if len(good) > 1 else good[0].images[None]),
+        reference_points=torch.stack([item.reference_points for item in good]),
+        reference_valid=torch.stack([item.reference_valid for item in good]),
+        tokens=[item.token for item in good],
+        targets=targets,
+    )
 
 
 def _start_worker(_worker: int) -> None:
@@ -152,23 +139,15 @@ def _start_worker(_worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-class Loader:
+class Loader(DataLoader):
     """Iterates over batches; an error in a worker becomes one PivotNetError here."""
 
-    def __init__(self, loader: DataLoader, dataset: MapDataset) -> None:
-        self.loader = loader
-        self.dataset = dataset
+    dataset: MapDataset
 
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Batch]:
-        iterator = iter(self.loader)
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        iterator = super().__iter__()
         try:
-            while True:
-                batch = next(iterator, None)
-                if batch is None:
-                    return
+            for batch in iterator:
                 if isinstance(batch, PivotNetError):
                     raise batch
                 yield batch
@@ -185,12 +164,6 @@ class Loader:
             del iterator
 
 
-def default_workers(cached: bool, local_ranks: int = 1) -> int:
-    """Loading processes of a rank: none for a split that stays in memory, else up to 4 of its share of the cores."""
-    share = (os.cpu_count() or 1) // max(1, local_ranks)
-    return 0 if cached else max(1, min(4, share - 1))
-
-
 def build_loader(
     config: Config,
     data_root: PathLike,
@@ -205,12 +178,9 @@ def build_loader(
     """A loader of the batches that ``sampler`` lists.
 
     Args:
-        config: input size, map, target rules.
-        data_root: nuScenes tree.
         tokens: what the sampler's indices mean (``read_split``).
-        sampler: TrainingSampler or EvaluationSampler.
-        with_targets: whether batches contain training targets.
-        workers: loading processes; 0 loads in this process; None chooses (see ``default_workers``).
+        workers: loading processes; 0 loads in this process; None: none for a split that stays in memory, else up to 4
+            of this rank's share of the cores.
         device: where the batches will go (decides on page-locked memory).
         local_ranks: ranks on this machine, which share its cores and memory.
     """
@@ -218,7 +188,7 @@ def build_loader(
     bytes_needed = len(tokens) * len(CAMERAS) * height * width * 3
     cache = isinstance(sampler, TrainingSampler) and bytes_needed * local_ranks <= CACHE_BYTES
     if workers is None:
-        workers = default_workers(cache, local_ranks)
+        workers = 0 if cache else max(1, min(4, (os.cpu_count() or 1) // local_ranks - 1))
     dataset = MapDataset(config, data_root, tokens, with_targets=with_targets, cache=cache)
     pinned = device is not None and devices.pin_memory(device)
     options: dict[str, Any] = {}
@@ -227,13 +197,11 @@ def build_loader(
     if workers > 0:
         # A loader is iterated once, by a sampler as long as the run: its workers live from the first step to the last.
         options.update(prefetch_factor=2, worker_init_fn=_start_worker)
-    batches: Sampler[list[int]] = sampler
-    loader: DataLoader = DataLoader(
+    return Loader(
         dataset,
-        batch_sampler=batches,
+        batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=Collate(config),
+        collate_fn=functools.partial(collate, config=config),
         pin_memory=pinned,
         **options,
     )
-    return Loader(loader, dataset)

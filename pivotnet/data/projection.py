@@ -33,11 +33,7 @@ def bev_cell_centres(bev_size: tuple[int, int], map_config: MapConfig) -> Tensor
 
 
 def project_bev_grid(
-    extrinsic: Array,
-    intrinsic: Array,
-    bev_size: tuple[int, int],
-    map_config: MapConfig,
-    camera_image_size: tuple[int, int] = CAMERA_IMAGE_SIZE,
+    extrinsic: Array, intrinsic: Array, bev_size: tuple[int, int], map_config: MapConfig
 ) -> tuple[Tensor, Tensor]:
     """Project the ground under every BEV cell into the camera that looks at it most directly.
 
@@ -46,7 +42,6 @@ def project_bev_grid(
         intrinsic: [cameras, 3, 3], pixels of the full-size image.
         bev_size: rows and columns of the BEV grid.
         map_config: extent of the map.
-        camera_image_size: height and width of the full-size image.
 
     Returns:
         reference points, float32 [N, 2] (x, y) in the image of all cameras side by side, each in [0, 1] where valid;
@@ -54,7 +49,7 @@ def project_bev_grid(
     """
     camera_to_ego = torch.as_tensor(extrinsic).float()
     intrinsic = torch.as_tensor(intrinsic).float()
-    height, width = camera_image_size
+    height, width = CAMERA_IMAGE_SIZE
     cells = bev_cell_centres(bev_size, map_config)
     points = torch.stack([(torch.linalg.inv(matrix) @ cells.T)[:3] for matrix in camera_to_ego])  # [cameras, 3, N]
     # Upstream divides by the sum over the cameras (not over x, y, z) before it compares depths. The order of the

@@ -7,9 +7,10 @@ into global batches; rank r of R takes every R-th index. Step k is a function of
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 
 import torch
-from torch.utils.data import Sampler
 
 
 def steps_per_epoch(size: int, batch_size: int, world_size: int) -> int:
@@ -17,43 +18,30 @@ def steps_per_epoch(size: int, batch_size: int, world_size: int) -> int:
     return -(-size // (batch_size * world_size))
 
 
-class TrainingSampler(Sampler[list[int]]):
+@dataclass(frozen=True)
+class TrainingSampler:
     """Batches of indices for the steps ``start_step`` <= step < ``stop_step`` of one rank.
 
     With b = ``batch_size`` and R = ``world_size``, step k of all ranks together is stream[k*b*R : (k+1)*b*R], and
     rank r has its items r, r + R, r + 2R, ...: the same samples for R ranks x b as for 1 rank x (b R).
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        start_step: int = 0,
-        stop_step: int,
-    ) -> None:
-        if size < 1 or batch_size < 1 or not 0 <= rank < world_size:
-            raise ValueError(f"size {size}, batch_size {batch_size}, rank {rank} of {world_size}")
-        self.size = size
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.start_step = start_step
-        self.stop_step = stop_step
+    size: int
+    batch_size: int
+    stop_step: int
+    start_step: int = 0
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
 
     def __len__(self) -> int:
         return max(0, self.stop_step - self.start_step)
 
     def __iter__(self) -> Iterator[list[int]]:
-        share = self.batch_size * self.world_size
-        stream = self._stream(self.start_step * share)
+        total = self.batch_size * self.world_size
+        stream = self._stream(self.start_step * total)
         for _ in range(len(self)):
-            batch = [next(stream) for _ in range(share)]
-            yield batch[self.rank :: self.world_size]
+            yield list(islice(stream, total))[self.rank :: self.world_size]
 
     def _stream(self, position: int) -> Iterator[int]:
         """The endless shuffled stream from its item ``position`` on."""
@@ -66,7 +54,7 @@ class TrainingSampler(Sampler[list[int]]):
             offset = 0
 
 
-class EvaluationSampler(Sampler[list[int]]):
+class EvaluationSampler:
     """Batches of one rank's share of range(size), each index exactly once over all ranks."""
 
     def __init__(self, size: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:

@@ -56,8 +56,7 @@ def build_targets(samples: Sequence[tuple], config: Config) -> Targets:
     if not samples:
         raise PivotNetError("cannot build targets of an empty batch: give at least one sample")
     stride = config.model.mask_stride
-    classes = range(len(CLASSES))
-    batch = [[_instances(sample, c, config.map) for c in classes] for sample in samples]
+    batch = [[_instances(sample, label, config.map) for label in range(len(CLASSES))] for sample in samples]
     most = max(1, max(len(instances.lengths) for sample in batch for instances in sample))
 
     rows, columns = config.mask_size
@@ -69,12 +68,12 @@ def build_targets(samples: Sequence[tuple], config: Config) -> Targets:
     semantic = np.zeros((*shape[:2], rows, columns), np.uint8)
     for b, sample in enumerate(batch):
         semantic[b] = samples[b][0][:, ::stride, ::stride] > 0
-        for c, instances in enumerate(sample):
+        for label, instances in enumerate(sample):
             n = len(instances.lengths)
-            counts[b, c] = n
-            lengths[b, c, :n] = instances.lengths
-            points[b, c, :n, : config.map.max_points[c]] = instances.points
-            masks[b, c, :n] = instances.masks[:, ::stride, ::stride]
+            counts[b, label] = n
+            lengths[b, label, :n] = instances.lengths
+            points[b, label, :n, : config.map.max_points[label]] = instances.points
+            masks[b, label, :n] = instances.masks[:, ::stride, ::stride]
     return Targets(
         points=torch.from_numpy(points),
         lengths=torch.from_numpy(lengths),
@@ -84,11 +83,10 @@ def build_targets(samples: Sequence[tuple], config: Config) -> Targets:
     )
 
 
-def _instances(sample: tuple, c: int, map_config: MapConfig) -> _Instances:
-    """Points, lengths and masks of class ``c``, lines of fewer than two points left out."""
-    mask, points, lengths = _checked(sample, c, map_config)
-    ids = np.flatnonzero(np.bincount(mask.ravel()))
-    ids = ids[ids > 0]
+def _instances(sample: tuple, label: int, map_config: MapConfig) -> _Instances:
+    """The instances of a class, lines of fewer than two points left out."""
+    mask, points, lengths = _checked(sample, label, map_config)
+    ids = np.flatnonzero(np.bincount(mask.ravel())[1:]) + 1
     if len(ids) == len(lengths):
         masks = (mask == ids[:, None, None]).astype(np.uint8)
     else:
@@ -106,20 +104,20 @@ def _draw(points: np.ndarray, map_config: MapConfig) -> np.ndarray:
     return masks
 
 
-def _checked(sample: tuple, c: int, map_config: MapConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mask [H, W], points [n, P, 2] and lengths [n] of class ``c``, or an error that says what does not fit."""
+def _checked(sample: tuple, label: int, map_config: MapConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mask [H, W], points [n, P, 2] and lengths [n] of a class, or an error that says what does not fit."""
     all_masks, all_points, all_lengths = sample
     if np.shape(all_masks) != (len(CLASSES), *map_config.map_size):
         wanted = (len(CLASSES), *map_config.map_size)
         raise PivotNetError(f"instance mask has shape {np.shape(all_masks)}, not {wanted}: annotate the sample anew")
-    limit = map_config.max_points[c]
-    points = np.asarray(all_points[c], np.float64)
-    lengths = np.asarray(all_lengths[c]).astype(np.int64)
+    limit = map_config.max_points[label]
+    points = np.asarray(all_points[label], np.float64)
+    lengths = np.asarray(all_lengths[label]).astype(np.int64)
     if points.size == 0 and lengths.size == 0:
         points, lengths = np.zeros((0, limit, 2)), np.zeros(0, np.int64)
     if points.shape != (len(lengths), limit, 2) or lengths.max(initial=0) > limit:
         raise PivotNetError(
-            f"class {CLASSES[c]} has points of shape {points.shape} for {len(lengths)} lengths up to "
+            f"class {CLASSES[label]} has points of shape {points.shape} for {len(lengths)} lengths up to "
             f"{lengths.max(initial=0)}, but its instances have {limit} points: annotate the sample anew"
         )
-    return all_masks[c], points, lengths
+    return all_masks[label], points, lengths

@@ -168,7 +168,7 @@ def _describe(options: Options, trainer: Trainer, loader: Loader, resumed: Path 
         f"{config.name} on {trainer.ranks.world_size} x {device.type} ({devices.device_name(device)}), "
         f"batch {config.optim.batch_size} a rank, {options.precision}, TF32/HF32 {'on' if run.allow_tf32 else 'off'}, "
         f"lr {rate:g}, backbone {backbone_rate:g}",
-        f"{len(loader.dataset.tokens)} samples ({where}, {loader.loader.num_workers} workers a rank), "
+        f"{len(loader.dataset.tokens)} samples ({where}, {loader.num_workers} workers a rank), "
         f"{run.steps_per_epoch} steps an epoch, until step {run.steps}",
     ]
     if resumed:

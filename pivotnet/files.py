@@ -61,22 +61,26 @@ def make_folder(path: PathLike, option: str | None = None) -> Path:
     return folder
 
 
-def read_json(path: PathLike, remedy: str, object_hook: Callable[[dict], Any] | None = None) -> Any:
+def read_json(path: PathLike, remedy: str, kind: type = dict, object_hook: Callable[[dict], Any] | None = None) -> Any:
     """A JSON file's content.
 
     Args:
         remedy: what the user can do about a missing or damaged file: the end of the message.
+        kind: what the content must be, dict or list.
         object_hook: replaces each object while it is parsed, as for json.loads.
 
     Raises:
-        PivotNetError: the file is missing, unreadable, truncated or no JSON.
+        PivotNetError: the file is missing, unreadable, truncated, no JSON or of another kind.
     """
     try:
-        return json.loads(Path(path).read_bytes(), object_hook=object_hook)
+        content = json.loads(Path(path).read_bytes(), object_hook=object_hook)
     except OSError as error:
         raise PivotNetError(f"cannot read {path}: {error.strerror or error}; {remedy}") from error
     except (ValueError, RecursionError) as error:
         raise PivotNetError(f"{path} is truncated or no JSON ({error}); {remedy}") from error
+    if not isinstance(content, kind):
+        raise PivotNetError(f"{path} holds no JSON {'object' if kind is dict else 'list'}; {remedy}")
+    return content
 
 
 def write_json(path: PathLike, content: Any, indent: int | None = 1) -> None:

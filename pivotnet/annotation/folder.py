@@ -70,7 +70,7 @@ def open_folder(
                 f"train on them as they are, move them away, or {_AGAIN}"
             )
         content = read_json(path, _AGAIN)
-        if not isinstance(content, dict) or not isinstance(content.get("maps"), dict):
+        if not isinstance(content.get("maps"), dict):
             raise PivotNetError(f"{path} is no options file: {_AGAIN}")
         _refuse_other("the map(s) of SHA-256", folder, content["maps"], known_maps)
         _refuse_other("the option(s)", folder, content, recipe)

@@ -113,9 +113,7 @@ def _join(folder: Path) -> list[Sample]:
     def rows(name: str, keep: Callable[[dict], Any] | None = None) -> list:
         """A table's rows, or what ``keep`` makes of them while they are parsed; it drops rows by None."""
         path = folder / f"{name}.json"
-        content = read_json(path, "unpack this part of nuScenes again", keep)
-        if not isinstance(content, list):
-            raise PivotNetError(f"{path} holds no list of rows: unpack or download it again")
+        content = read_json(path, "unpack this part of nuScenes again", list, keep)
         return [row for row in content if row is not None]
 
     def by_token(name: str, keep: Callable[[dict], Any] | None = None) -> dict[str, dict]:

@@ -89,7 +89,7 @@ def read_budget(path: Path) -> dict[str, int]:
         PivotNetError: no JSON object of whole numbers, or an unknown name.
     """
     limits = read_json(path, "--budget needs a JSON object of whole numbers")
-    if not isinstance(limits, dict) or not all(isinstance(limit, int) for limit in limits.values()):
+    if not all(isinstance(limit, int) for limit in limits.values()):
         raise PivotNetError(f"--budget {path}: an object of whole numbers is needed")
     unknown = [name for name in limits if name not in NUMBERS]
     if unknown:

@@ -128,7 +128,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise PivotNetError(f"{folder} has no {SUMMARY}: the run did not end; go on with --resume")
     summary = read_json(path, "run the training again")
-    missing = [key for key in REQUIRED if not isinstance(summary, dict) or key not in summary]
+    missing = [key for key in REQUIRED if key not in summary]
     if missing:
         raise PivotNetError(f"{path} lacks {missing[0]!r}: it was not written by pivotnet train of this version")
     return summary

@@ -70,3 +70,7 @@ def test_json_is_read_and_written(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(PivotNetError, match=r"a\.json is truncated or no JSON .*; make it$"):
             read_json(path, "make it")
+    for content, kind, name in (("[]", dict, "object"), ("{}", list, "list"), ("1", dict, "object")):
+        path.write_text(content)
+        with pytest.raises(PivotNetError, match=f"holds no JSON {name}; make it"):
+            read_json(path, "make it", kind)

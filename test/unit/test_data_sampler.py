@@ -41,11 +41,6 @@ def test_ranks_times_batch_is_what_counts():
     assert [sorted(a + b + c) for a, b, c in zip(*ranks)] == one
 
 
-def test_every_sample_once_a_pass():
-    batches = TrainingSampler(12, 4, seed=3, stop_step=3)
-    assert sorted(index for batch in batches for index in batch) == list(range(12))
-
-
 @pytest.mark.parametrize("size, ranks, batch", [(10, 3, 2), (1, 2, 4), (16, 2, 1)])
 def test_evaluation_has_no_duplicates(size, ranks, batch):
     seen = []

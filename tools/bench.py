@@ -25,15 +25,16 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-from benchmarks import file_inputs, file_tasks, train_tasks  # noqa: E402
+from benchmarks import SEED, file_inputs, file_tasks, train_tasks  # noqa: E402
 from benchmarks.printed import GIB, Printed  # noqa: E402
-from benchmarks.turns import TOTAL, Measurement, Task, Turns  # noqa: E402
+from benchmarks.turns import TOTAL, Measurement, Task, take_turns  # noqa: E402
 from recordings import inputs, shim  # noqa: E402
 
 from pivotnet.config import PRESETS  # noqa: E402
 from pivotnet.errors import PivotNetError  # noqa: E402
+from pivotnet.synthetic.plan import Options  # noqa: E402
 
-CHECKPOINTING = {"default": None, "on": True, "off": False}
+MAP_SCALE = 6.0  # of the towns that are annotated: maps of nuScenes' size
 
 
 def run_step(args: argparse.Namespace, printed: Printed) -> None:
@@ -41,7 +42,7 @@ def run_step(args: argparse.Namespace, printed: Printed) -> None:
     ours = partial(
         train_tasks.our_step,
         preset_name=args.preset,
-        checkpointing=CHECKPOINTING[args.checkpointing],
+        checkpointing=args.checkpointing,
         device=args.device,
         amp=torch.bfloat16 if args.amp == "bf16" else None,
         graph=args.graph,
@@ -63,19 +64,17 @@ def run_annotate(args: argparse.Namespace, printed: Printed) -> None:
             "upstream's converter needs shapely 1: name a Python that has it, nuscenes-devkit 1.1.11, numpy < 2, "
             "opencv, visvalingamwyatt and torch by --converter-python"
         )
-    root = file_inputs.make_tree(args.data, args.scenes, args.samples_per_scene, args.seed, False, args.map_scale)
-    count = args.scenes * args.samples_per_scene
+    root = file_inputs.make_tree(args.data, "maps", Options(args.scenes, 16, SEED, False, MAP_SCALE))
+    count = args.scenes * 16
     ours = partial(file_tasks.our_annotation, root=root)
     upstream = partial(file_tasks.upstream_annotation, root=root, samples=count, python=args.converter_python)
-    _measure(
-        args, printed, f"annotate {count} samples, maps of scale {args.map_scale:g}, one core", count, ours, upstream
-    )
+    _measure(args, printed, f"annotate {count} samples, one core", count, ours, upstream)
 
 
 def run_evaluate(args: argparse.Namespace, printed: Printed) -> None:
     """Result files -> average precision, on one core."""
     root = args.data / "results"
-    tokens = file_inputs.write_results(root, args.samples, args.seed)
+    tokens = file_inputs.write_results(root, args.samples)
     sides = [
         partial(make, root=root, tokens=tokens) for make in (file_tasks.our_evaluation, file_tasks.upstream_evaluation)
     ]
@@ -84,8 +83,8 @@ def run_evaluate(args: argparse.Namespace, printed: Printed) -> None:
 
 def run_load(args: argparse.Namespace, printed: Printed) -> None:
     """Annotated samples and JPEGs -> batches, by number of workers."""
-    root = file_inputs.make_tree(args.data, args.scenes, args.samples_per_scene, args.seed, True, 1.0)
-    tokens = file_inputs.annotated_tokens(root) * args.repeats
+    root = file_inputs.make_tree(args.data, "images", Options(args.scenes, 4, SEED, True, 1.0))
+    tokens = file_inputs.annotated_tokens(root) * 2
     for workers in args.workers:
         sides = [
             partial(make, root=root, tokens=tokens, preset_name=args.preset, workers=workers)
@@ -103,9 +102,9 @@ def _measure_sizes(
     rows = []
     for case in args.cases:
         for size in args.batch_sizes:
-            sides = [partial(ours, seed=args.seed, case=case, batch_size=size)]
+            sides = [partial(ours, case=case, batch_size=size)]
             if size == 1:
-                sides.append(partial(upstream, seed=args.seed, case=case))
+                sides.append(partial(upstream, case=case))
             one = _measure(args, printed, f"{name}, targets {case}, batch {size}", size, *sides)
             wall, cpu = (statistics.median(seconds[TOTAL]) / size for seconds in (one.wall, one.cpu))
             launches = sum(one.counts.get("launches", {}).values()) / size
@@ -129,11 +128,10 @@ def _measure(
     sides = {"ours": ours}
     if args.against and upstream:
         sides["upstream"] = partial(upstream, checkout=args.against)
-    with Turns(sides, args.threads) as turns:
-        results = turns.take(args.rounds, args.warmup)
-        printed.times(title, results, samples)
-        if args.count:
-            printed.counts(turns.count())
+    results = take_turns(sides, args.threads, args.rounds, args.warmup, count=args.count)
+    printed.times(title, results, samples)
+    if args.count:
+        printed.counts(results)
     return results[0]
 
 
@@ -156,7 +154,6 @@ def build_parser() -> argparse.ArgumentParser:
         add("--json", type=Path, metavar="FILE", help="write what was measured")
         add("--rounds", type=whole, default=3, help="measured turns of each side (3)")
         add("--warmup", type=partial(whole, least=0), default=1, help="turns before them (1)")
-        add("--seed", type=int, default=1234, help="seed of the inputs (1234)")
         if name in ("step", "criterion"):
             cases = "drawn targets; typical has 6 dividers, 3 crossings, 4 boundaries, dense 20, 25, 15"
             add("--cases", nargs="+", choices=tuple(inputs.CASES), default=["typical"], help=cases)
@@ -170,21 +167,17 @@ def build_parser() -> argparse.ArgumentParser:
         if name in ("step", "load"):
             add("--preset", choices=tuple(PRESETS), help="(swint)")
         if name in ("annotate", "load"):
-            per_scene = 16 if name == "annotate" else 4
             add("--scenes", type=whole, default=4, help="of the data set (4)")
-            add("--samples-per-scene", type=whole, default=per_scene, help=f"({per_scene})")
         if name == "step":
-            add("--checkpointing", choices=tuple(CHECKPOINTING), default="default", help="of ours")
+            add("--checkpointing", action="store_true", help="ours recomputes activations, as upstream does")
             add("--amp", choices=("none", "bf16"), default="none", help="of ours (none)")
             add("--graph", action="store_true", help="ours as captured graphs, as train's --graph; with --no-count")
         elif name == "annotate":
-            add("--map-scale", type=float, default=6.0, help="size of the towns (6: maps of nuScenes' size)")
             add("--converter-python", help="for upstream's converter: shapely 1, nuscenes-devkit 1.1.11")
         elif name == "evaluate":
             add("--samples", type=whole, default=24, help="drawn samples of 13 lines (24)")
         elif name == "load":
             add("--workers", nargs="+", type=partial(whole, least=0), default=[0], help="loading processes (0)")
-            add("--repeats", type=whole, default=2, help="how often a run loads each sample (2)")
     return parser
 
 

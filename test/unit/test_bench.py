@@ -13,8 +13,8 @@ from pathlib import Path
 import bench
 import pytest
 import torch
-from benchmarks.turns import TOTAL, Clock, Measurement, Task, Turns, ratio
-from benchmarks.upstream_imports import attention_as_one_launch
+from benchmarks.train_tasks import attention_as_one_launch
+from benchmarks.turns import TOTAL, Clock, Measurement, Task, ratio, take_turns
 from support.diary_task import diary
 from torch import Tensor
 
@@ -25,10 +25,8 @@ from pivotnet.errors import PivotNetError
 def test_sides_take_turns_and_are_measured(tmp_path: Path) -> None:
     path = tmp_path / "diary"
     sides = {"ours": partial(diary, path, "a"), "upstream": partial(diary, path, "b", sleep=0.3, mebibytes=200)}
-    with Turns(sides, threads=1) as turns:
-        ours, other = turns.take(rounds=2, turn_seconds=0.0)
-        assert path.read_text() == "ababab"
-        turns.count()
+    ours, other = take_turns(sides, threads=1, rounds=2, turn_seconds=0.0, count=True)
+    assert path.read_text().startswith("ababab")
     assert list(ours.wall) == ["work", "sleep", TOTAL]
     assert all(len(values) == 2 for values in (*ours.wall.values(), *other.cpu.values()))
     assert min(other.wall["sleep"]) >= 0.3 > max(other.cpu["sleep"])  # sleeping takes no CPU time
@@ -40,9 +38,8 @@ def test_sides_take_turns_and_are_measured(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("fail", "message"), [("made", "ours failed: cannot be made: try"), ("run", "in the run")])
 def test_a_failing_side_is_reported(tmp_path: Path, fail: str, message: str) -> None:
-    turns = Turns({"ours": partial(diary, tmp_path / "diary", "a", fail=fail)}, threads=1)
-    with pytest.raises(PivotNetError, match=message), turns:
-        turns.take(rounds=1, warmup=0, turn_seconds=0.0)
+    with pytest.raises(PivotNetError, match=message):
+        take_turns({"ours": partial(diary, tmp_path / "diary", "a", fail=fail)}, threads=1, rounds=1, warmup=0)
 
 
 def test_a_turn_is_the_median_of_its_runs_and_one_run_at_least() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from recordings.golden_data import detections
 
+from benchmarks import SEED
 from pivotnet.annotation.format import FOLDER, Annotation, load_annotation, pad_pivots, save_annotation, to_upstream
 from pivotnet.annotation.runner import annotate
 from pivotnet.config import CAMERAS
@@ -19,11 +21,10 @@ PICKLED = Path("customer") / "pickled"  # annotated samples as upstream's code r
 RESULTS, PICKLED_RESULTS = Path("results"), Path("results-pickled")
 
 
-def make_tree(folder: Path, scenes: int, samples: int, seed: int, images: bool, map_scale: float) -> Path:
-    """A synthetic nuScenes tree of those options below ``folder``."""
-    make_folder(folder, "--data")
-    root = folder / f"{'images' if images else 'maps'}{map_scale:g}_{scenes}x{samples}_seed{seed}"
-    generate(root, Options(scenes, samples, seed, images, map_scale), 1, lambda done, total: None)
+def make_tree(folder: Path, name: str, options: Options) -> Path:
+    """A synthetic nuScenes tree below ``folder``."""
+    root = make_folder(folder, "--data") / f"{name}_{options.scenes}x{options.samples_per_scene}"
+    generate(root, options, 1, lambda done, total: None)
     return root
 
 
@@ -44,14 +45,14 @@ def annotated_tokens(root: Path) -> list[str]:
     return tokens
 
 
-def write_results(root: Path, count: int, seed: int) -> list[str]:
+def write_results(root: Path, count: int) -> list[str]:
     """Annotated samples of 13 drawn lines and made-up result files for them, both in our layout and in upstream's: the
     true lines, moved by a few pixels, some missing, some false ones added. Returns their tokens."""
     for folder in (FOLDER, RESULTS, PICKLED_RESULTS):
         make_folder(root / folder, "--data")
     tokens = [f"{index:032x}" for index in range(count)]
     for index, token in enumerate(tokens):
-        truth, mask, scores = detections(seed, 4 * index)  # every fourth has the lines of "typical"
+        truth, mask, scores = detections(SEED, 4 * index)  # every fourth has the lines of "typical"
         save_annotation(root / FOLDER / f"{token}.npz", _annotated(truth))
         labels = [int((mask == number + 1).any((1, 2)).argmax()) for number in range(len(scores))]
         lines = [np.zeros((2, 2), np.float32) for _ in labels]
@@ -73,12 +74,10 @@ def _write_pickled(root: Path, tokens: list[str]) -> None:
             _save_pickled(root / PICKLED / f"{token}.npz", **to_upstream(annotation))
 
 
-def _save_pickled(path: Path, **content: object) -> None:
-    arrays = {}
-    for key, value in content.items():
-        arrays[key] = value if isinstance(value, np.ndarray) else np.empty((), dtype=object)
-        if arrays[key] is not value:
-            arrays[key][()] = value
+def _save_pickled(path: Path, **content: Any) -> None:
+    arrays = {
+        key: value if isinstance(value, np.ndarray) else np.array(value, object) for key, value in content.items()
+    }
     with atomic_write(path) as stream:
         np.savez_compressed(stream, **arrays)
 

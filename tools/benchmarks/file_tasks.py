@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from recordings import shim
 
 from benchmarks.file_inputs import PICKLED, PICKLED_RESULTS, RESULTS, link_tree
 from benchmarks.turns import Clock, Seconds, Task
-from benchmarks.upstream_imports import import_upstream
 from pivotnet.annotation.convert import convert_sample
 from pivotnet.annotation.expansion import read_map
 from pivotnet.annotation.format import FOLDER, save_annotation
@@ -87,7 +87,7 @@ def our_evaluation(root: Path, tokens: list[str]) -> Task:
 
 def upstream_evaluation(checkout: Path, root: Path, tokens: list[str]) -> Task:
     """Upstream's evaluation script on the same results, loading in its own process (it ships with 8)."""
-    script = str(import_upstream(checkout) / "tools" / "evaluation" / "eval.py")
+    script = str(shim.import_upstream(checkout) / "tools" / "evaluation" / "eval.py")
     results = root / PICKLED_RESULTS
     arguments = [script, str(root / PICKLED), str(results), str(results / "tokens.txt")]
     loader = torch.utils.data.DataLoader
@@ -121,7 +121,7 @@ def our_loading(root: Path, tokens: list[str], preset_name: str, workers: int) -
 
 def upstream_loading(checkout: Path, root: Path, tokens: list[str], preset_name: str, workers: int) -> Task:
     """The data set, transforms and loader of upstream, as its experiment puts them together."""
-    import_upstream(checkout)
+    shim.import_upstream(checkout)
     setup = importlib.import_module(f"pivotnet_nuscenes_{preset_name}").EXPConfig
     transforms = importlib.import_module("mapmaster.dataset.transform")
     splits = root / PICKLED / "splits"

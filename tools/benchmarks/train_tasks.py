@@ -5,22 +5,26 @@ A ``case`` of targets is a key of recordings.inputs.CASES.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import importlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
-from recordings import inputs, rule, shim
-from recordings.golden_criterion import as_targets, as_tensors, join_classes, post_processor
+from recordings import inputs, shim
+from recordings.golden_criterion import FIELDS, OF_PIXELS, as_targets, as_tensors, join_classes, post_processor
 from recordings.golden_network import network_inputs, upsampled
 from torch import Tensor
 
+from benchmarks import SEED
 from benchmarks.turns import Clock, Task
-from benchmarks.upstream_imports import attention_as_one_launch, import_upstream
 from pivotnet import device as devices
+from pivotnet.audit.operators import OperatorCounter
 from pivotnet.audit.step import NETWORK_PHASES, announce_phases
 from pivotnet.config import CAMERAS, Config, preset
 from pivotnet.criterion.criterion import Criterion
@@ -32,21 +36,19 @@ from pivotnet.training.loop import Run
 from pivotnet.training.setup import build_trainer
 
 UPSTREAM_PHASES = dict(zip(("im_backbone", "bev_decoder", "ins_decoder", "output_head"), NETWORK_PHASES.values()))
-GRID_MASKS = ("ins_masks", "sem_masks")
-FIELDS = ("object_logits", "points", "point_logits", "masks", "semantic_logits")
 
 
-def drawn_samples(seed: int, case: str, batch_size: int) -> list[Any]:
+def drawn_samples(case: str, batch_size: int) -> list[Any]:
     """What build_targets takes, one a sample."""
-    drawn = [inputs.target(seed + index, case) for index in range(batch_size)]
+    drawn = [inputs.target(SEED + index, case) for index in range(batch_size)]
     return [(target["masks"], target["points"], target["valid_len"]) for target in drawn]
 
 
-def drawn_batch(config: Config, seed: int, case: str, batch_size: int) -> Batch:
+def drawn_batch(config: Config, case: str, batch_size: int) -> Batch:
     """Random images, rigs of cameras and drawn targets in host memory, as the loader gives them."""
     height, width = config.model.image_size
-    images = np.random.default_rng(seed).integers(0, 256, (batch_size, len(CAMERAS), height, width, 3), dtype=np.uint8)
-    rigs = [inputs.cameras(seed + index) for index in range(batch_size)]
+    images = np.random.default_rng(SEED).integers(0, 256, (batch_size, len(CAMERAS), height, width, 3), dtype=np.uint8)
+    rigs = [inputs.cameras(SEED + index) for index in range(batch_size)]
     projected = [project_bev_grid(rig[0], lens[0], config.model.bev_size, config.map) for rig, lens in rigs]
     points, valid = (torch.stack([torch.as_tensor(each) for each in column]) for column in zip(*projected))
     return Batch(
@@ -54,16 +56,15 @@ def drawn_batch(config: Config, seed: int, case: str, batch_size: int) -> Batch:
         reference_points=points,
         reference_valid=valid,
         tokens=[f"sample {index}" for index in range(batch_size)],
-        targets=build_targets(drawn_samples(seed, case, batch_size), config),
+        targets=build_targets(drawn_samples(case, batch_size), config),
     )
 
 
 def our_step(
     preset_name: str,
-    seed: int,
     case: str,
     batch_size: int,
-    checkpointing: bool | None,
+    checkpointing: bool,
     device: str,
     amp: torch.dtype | None,
     graph: bool,
@@ -71,17 +72,15 @@ def our_step(
     """Trainer.train_step on a drawn batch.
 
     Args:
-        checkpointing: None for the preset's own choice.
         graph: replay the network as captured graphs, whose parts cannot be timed.
     """
     clock = Clock(devices.select_device(device))
     config = preset(preset_name)
-    if checkpointing is not None:
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, checkpointing=checkpointing))
-    batch = drawn_batch(config, seed, case, batch_size)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, checkpointing=checkpointing))
+    batch = drawn_batch(config, case, batch_size)
     if devices.pin_memory(clock.device):
         batch = batch.pin_memory()
-    run = Run(Path(), seed=seed, lr=config.optim.lr, amp=amp, graph=graph)
+    run = Run(Path(), seed=SEED, lr=config.optim.lr, amp=amp, graph=graph)
     trainer = build_trainer(config, clock.device, Ranks(), run)
     parts = {} if graph else NETWORK_PHASES
     announce_phases(trainer.model, trainer.criterion, trainer.optimizer, clock.enter, parts)
@@ -89,18 +88,18 @@ def our_step(
     def step() -> None:
         trainer.train_step(batch)
 
-    facts = {"device": devices.device_name(clock.device), "checkpointing": config.model.checkpointing}
+    facts = {"device": devices.device_name(clock.device), "checkpointing": checkpointing}
     return Task(clock, step, first_phase="network forward" if graph else "input", facts=facts)
 
 
-def upstream_step(checkout: Path, preset_name: str, seed: int, case: str) -> Task:
+def upstream_step(checkout: Path, preset_name: str, case: str) -> Task:
     """The same step of upstream, batch 1 (it knows no other), on a CPU; dropout and checkpointing as it ships."""
-    import_upstream(checkout)
-    torch.manual_seed(seed)
+    shim.import_upstream(checkout)
+    torch.manual_seed(SEED)
     network = shim.build(preset_name, deterministic=False).train()
     criterion = network.get_submodule("post_processor")
-    images = {**network_inputs(seed, *inputs.cameras(seed)), "images": rule.images(seed)}
-    target = inputs.target(seed, case)
+    images = network_inputs(SEED, *inputs.cameras(SEED))
+    target = inputs.target(SEED, case)
     setup = importlib.import_module("pivotnet_nuscenes_swint").EXPConfig.optimizer_setup
     optimizer = torch.optim.AdamW(importlib.import_module("mapmaster.utils.misc").get_param_groups(network, setup))
     clock = Clock()
@@ -123,7 +122,7 @@ def drawn_outputs(seed: int, case: str, bev_size: tuple[int, int]) -> dict[str, 
     """Random outputs by the rule of the recordings, but with masks on the BEV grid, where networks predict them."""
     outputs = inputs.outputs(seed, case)
     generator = np.random.default_rng(seed)
-    for name in GRID_MASKS:
+    for name in OF_PIXELS:
         outputs[name] = [
             [generator.standard_normal((*array.shape[:-2], *bev_size), dtype=np.float32) for array in row]
             for row in outputs[name]
@@ -131,17 +130,17 @@ def drawn_outputs(seed: int, case: str, bev_size: tuple[int, int]) -> dict[str, 
     return outputs
 
 
-def our_criterion(seed: int, case: str, batch_size: int, device: str) -> Task:
+def our_criterion(case: str, batch_size: int, device: str) -> Task:
     """Targets, matching, losses and their gradient for a batch. Upsampling the masks is part of it."""
     clock = Clock(devices.select_device(device))
     config = preset("swint")
     criterion = Criterion(config).to(clock.device)
-    samples = drawn_samples(seed, case, batch_size)
+    samples = drawn_samples(case, batch_size)
     single = [
-        join_classes(as_tensors(drawn_outputs(seed + index, case, config.model.bev_size)))
+        join_classes(as_tensors(drawn_outputs(SEED + index, case, config.model.bev_size)))
         for index in range(batch_size)
     ]
-    joined = {name: torch.cat([getattr(one, name) for one in single], dim=1) for name in FIELDS}
+    joined = {name: torch.cat([getattr(one, name) for one in single], dim=1) for name in FIELDS.values()}
     leaves = {name: tensor.to(clock.device).requires_grad_() for name, tensor in joined.items()}
 
     def prepare() -> None:
@@ -158,19 +157,19 @@ def our_criterion(seed: int, case: str, batch_size: int, device: str) -> Task:
     return Task(clock, run, prepare, "targets", facts={"device": devices.device_name(clock.device)})
 
 
-def upstream_criterion(checkout: Path, seed: int, case: str) -> Task:
+def upstream_criterion(checkout: Path, case: str) -> Task:
     """The same of upstream, one sample, on a CPU. Its network has upsampled the masks before, its criterion makes the
     targets."""
-    import_upstream(checkout)
+    shim.import_upstream(checkout)
     processor = post_processor().train()
-    target = inputs.target(seed, case)
+    target = inputs.target(SEED, case)
     config = preset("swint")
 
     def given(name: str, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
-        return (upsampled(tensor, config.mask_size) if name in GRID_MASKS else tensor).requires_grad_()
+        return (upsampled(tensor, config.mask_size) if name in OF_PIXELS else tensor).requires_grad_()
 
-    drawn = drawn_outputs(seed, case, config.model.bev_size).items()
+    drawn = drawn_outputs(SEED, case, config.model.bev_size).items()
     outputs = {name: [[given(name, array) for array in row] for row in rows] for name, rows in drawn}
     targets: dict[str, Any] = {}
     clock = Clock()
@@ -186,3 +185,39 @@ def upstream_criterion(checkout: Path, seed: int, case: str) -> Task:
         total.backward()
 
     return Task(clock, run, prepare, "criterion")
+
+
+@contextlib.contextmanager
+def attention_as_one_launch(counter: OperatorCounter) -> Iterator[None]:
+    """Count the core of deformable attention as one launch each way, as the compiled operator that it stands for."""
+    operators = importlib.import_module("mapmaster.models.bev_decoder.deform_transformer.ops.functions")
+    core = operators.MSDeformAttnFunction.apply
+
+    def counted(name: str, compute: Callable[[], tuple[Tensor, ...]], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        with counter.paused():
+            found = compute()
+        counter.launch(name, [*inputs, *found])
+        return found
+
+    class Kernel(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, compute: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+            ctx.compute = compute
+            ctx.save_for_backward(*inputs)
+            return counted("deformable_attention", lambda: (compute(*inputs),), inputs)[0]
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+            leaves = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+
+            def differentiate() -> tuple[Tensor, ...]:
+                with torch.enable_grad():
+                    return torch.autograd.grad(ctx.compute(*leaves), leaves, gradient)
+
+            return None, *counted("deformable_attention_backward", differentiate, (gradient, *leaves))
+
+    def apply(value: Tensor, shapes: Any, starts: Any, locations: Tensor, weights: Tensor, step: int) -> Tensor:
+        return Kernel.apply(lambda v, p, w: core(v, shapes, starts, p, w, step), value, locations, weights)
+
+    with mock.patch.object(operators.MSDeformAttnFunction, "apply", apply):
+        yield

@@ -140,61 +140,54 @@ def ratio(ours: Sequence[float], other: Sequence[float]) -> tuple[float, float, 
     return (statistics.median(values), min(values), max(values)) if values else None
 
 
-class Turns:
-    """The measuring processes of one or two sides, for a ``with`` block.
+def take_turns(
+    sides: Mapping[str, Callable[[], Task]],
+    threads: int,
+    rounds: int,
+    warmup: int = 1,
+    turn_seconds: float = 1.0,
+    count: bool = False,
+) -> list[Measurement]:
+    """Measure one or two sides.
 
     Args:
         sides: how to make the task of each, by name; picklable.
         threads: torch's threads in each process.
+        rounds: measured turns of each side.
+        warmup: turns before them.
+        turn_seconds: of a turn at least.
+        count: whether launches and arithmetic are counted too, in further runs.
 
     Raises:
-        PivotNetError: from every method, if a side fails, with its message or traceback.
+        PivotNetError: a side fails, with its message or traceback.
     """
+    results = [Measurement(name) for name in sides]
+    context = multiprocessing.get_context("spawn")
+    with contextlib.ExitStack() as stack:
+        pools = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=context)) for name in sides}
 
-    def __init__(self, sides: Mapping[str, Callable[[], Task]], threads: int) -> None:
-        self.sides, self.threads = sides, threads
-        self.results = [Measurement(name) for name in sides]
+        def ask(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+            try:
+                return pools[name].submit(function, *arguments).result()
+            except BrokenProcessPool as error:
+                raise PivotNetError(
+                    f"the process that measures {name} was killed (too little memory? choose a smaller size)"
+                ) from error
+            except Exception as error:
+                cause = error if isinstance(error, PivotNetError) else error.__cause__ or error
+                raise PivotNetError(f"{name} failed: {str(cause).strip()}") from error
 
-    def __enter__(self) -> Turns:
-        context = multiprocessing.get_context("spawn")
-        with contextlib.ExitStack() as stack:
-            self.pools = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=context)) for name in self.sides}
-            for name, make in self.sides.items():
-                self._ask(name, _make, make, self.threads)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def take(self, rounds: int, warmup: int = 1, turn_seconds: float = 1.0) -> list[Measurement]:
-        """Results of so many turns of each side, of so many seconds at least, after some that are not measured."""
+        for name, make in sides.items():
+            ask(name, _make, make, threads)
         for number in range(warmup + rounds):
-            for result in self.results:
-                seconds = self._ask(result.name, _call, "take_turn", turn_seconds)
+            for result in results:
+                seconds = ask(result.name, _call, "take_turn", turn_seconds)
                 if number >= warmup:
                     result.add(seconds)
-        for result in self.results:
-            result.peak_bytes, result.facts = self._ask(result.name, _call, "memory_and_facts")
-        return self.results
-
-    def count(self) -> list[Measurement]:
-        """The results with what further runs of each side count."""
-        for result in self.results:
-            result.counts = self._ask(result.name, _call, "count")
-        return self.results
-
-    def _ask(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return self.pools[name].submit(function, *arguments).result()
-        except BrokenProcessPool as error:
-            raise PivotNetError(
-                f"the process that measures {name} was killed (too little memory? choose a smaller size)"
-            ) from error
-        except PivotNetError as error:
-            raise PivotNetError(f"{name} failed: {error}") from error
-        except Exception as error:
-            raise PivotNetError(f"{name} failed: {str(error.__cause__ or error).strip()}") from error
+        for result in results:
+            result.peak_bytes, result.facts = ask(result.name, _call, "memory_and_facts")
+            result.counts = ask(result.name, _call, "count") if count else {}
+    return results
 
 
 # In the measuring process.

@@ -58,7 +58,7 @@ def import_upstream(checkout: Path) -> Path:
     if str(checkout) in sys.path:
         return checkout
     sys.dont_write_bytecode = True
-    logging.getLogger("mmcv").setLevel(logging.WARNING)
+    logging.disable(logging.INFO)  # mmcv reports every parameter that it initialises
     warnings.filterwarnings("ignore", category=UserWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
     _replace_cuda()

@@ -30,6 +30,7 @@ from benchmarks.printed import GIB, Printed  # noqa: E402
 from benchmarks.turns import TOTAL, Measurement, Task, take_turns  # noqa: E402
 from recordings import inputs, shim  # noqa: E402
 
+from pivotnet.commands import positive  # noqa: E402
 from pivotnet.config import PRESETS  # noqa: E402
 from pivotnet.errors import PivotNetError  # noqa: E402
 from pivotnet.synthetic.plan import Options  # noqa: E402
@@ -135,13 +136,6 @@ def _measure(
     return results[0]
 
 
-def whole(text: str, least: int = 1) -> int:
-    """A whole number from ``least``."""
-    if not text.isdigit() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number from {least}")
-    return int(text)
-
-
 def build_parser() -> argparse.ArgumentParser:
     """All benchmarks' options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -152,13 +146,13 @@ def build_parser() -> argparse.ArgumentParser:
         add = sub.add_argument
         add("--against", type=Path, metavar="CHECKOUT", help="a checkout of upstream (default: ours alone)")
         add("--json", type=Path, metavar="FILE", help="write what was measured")
-        add("--rounds", type=whole, default=3, help="measured turns of each side (3)")
-        add("--warmup", type=partial(whole, least=0), default=1, help="turns before them (1)")
+        add("--rounds", type=positive, default=3, help="measured turns of each side (3)")
+        add("--warmup", type=int, default=1, help="turns before them (1)")
         if name in ("step", "criterion"):
             cases = "drawn targets; typical has 6 dividers, 3 crossings, 4 boundaries, dense 20, 25, 15"
             add("--cases", nargs="+", choices=tuple(inputs.CASES), default=["typical"], help=cases)
-            add("--batch-sizes", nargs="+", type=whole, default=[1], help="ours; upstream knows 1")
-            add("--threads", type=whole, default=2, help="torch's threads (2)")
+            add("--batch-sizes", nargs="+", type=positive, default=[1], help="ours; upstream knows 1")
+            add("--threads", type=positive, default=2, help="torch's threads (2)")
             add("--device", default="cpu", help="of ours: npu, cuda, cpu (cpu)")
             add("--no-count", action="store_false", dest="count", default=True, help="count no launches and MACs")
         else:
@@ -167,7 +161,7 @@ def build_parser() -> argparse.ArgumentParser:
         if name in ("step", "load"):
             add("--preset", choices=tuple(PRESETS), help="(swint)")
         if name in ("annotate", "load"):
-            add("--scenes", type=whole, default=4, help="of the data set (4)")
+            add("--scenes", type=positive, default=4, help="of the data set (4)")
         if name == "step":
             add("--checkpointing", action="store_true", help="ours recomputes activations, as upstream does")
             add("--amp", choices=("none", "bf16"), default="none", help="of ours (none)")
@@ -175,9 +169,9 @@ def build_parser() -> argparse.ArgumentParser:
         elif name == "annotate":
             add("--converter-python", help="for upstream's converter: shapely 1, nuscenes-devkit 1.1.11")
         elif name == "evaluate":
-            add("--samples", type=whole, default=24, help="drawn samples of 13 lines (24)")
+            add("--samples", type=positive, default=24, help="drawn samples of 13 lines (24)")
         elif name == "load":
-            add("--workers", nargs="+", type=partial(whole, least=0), default=[0], help="loading processes (0)")
+            add("--workers", nargs="+", type=int, default=[0], help="loading processes (0)")
     return parser
 
 

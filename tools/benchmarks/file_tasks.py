@@ -9,7 +9,6 @@ import io
 import json
 import os
 import runpy
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 from recordings import shim
+from recordings.golden_data import run_or_raise
 
 from benchmarks.file_inputs import PICKLED, PICKLED_RESULTS, RESULTS, link_tree
 from benchmarks.turns import Clock, Seconds, Task
@@ -27,7 +27,6 @@ from pivotnet.annotation.tables import read_samples
 from pivotnet.config import MapConfig, preset
 from pivotnet.data.dataset import build_loader
 from pivotnet.data.sampler import EvaluationSampler
-from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.score import score_results
 
 
@@ -66,11 +65,7 @@ def upstream_annotation(checkout: Path, root: Path, samples: int, python: str) -
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
     def run() -> Seconds:
-        finished = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if finished.returncode:
-            last = (finished.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-            raise PivotNetError(f"{' '.join(command)} failed: {last}")
-        reported = json.loads(finished.stdout.splitlines()[-1])
+        reported = json.loads(run_or_raise(command, environment).splitlines()[-1])
         return {phase: tuple(reported[phase]) for phase in ("start", "samples")}
 
     return Task(Clock(), run, lambda: _remove_annotated(root), "start")

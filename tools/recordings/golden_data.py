@@ -33,6 +33,8 @@ from pivotnet.evaluation.postprocess import draw_line
 from pivotnet.evaluation.score import score_results
 from pivotnet.files import atomic_write
 from pivotnet.model.pivotnet import PivotNet
+from pivotnet.synthetic.generate import generate
+from pivotnet.synthetic.plan import Options as SyntheticOptions
 from recordings import inputs
 from recordings.comparison import Comparison
 
@@ -294,21 +296,19 @@ def record_annotation(seed: int, checkout: Path, converter_python: str, folder: 
     """
     with tempfile.TemporaryDirectory() as scratch:
         root, evaluation = Path(scratch) / "nuscenes", Path(scratch) / "eval"
-        command = [sys.executable, "-m", "pivotnet", "synth", str(root), "--seed", str(seed), "--no-images"]
-        environment = dict(os.environ, PYTHONPATH=str(Path(__file__).resolve().parents[2]))
-        _run([*command, "--scenes", "8", "--samples-per-scene", "3"], environment, checkout)
+        generate(root, SyntheticOptions(8, 3, seed, images=False), 1, lambda done, total: None)
         for expansion in (root / "maps" / "expansion").glob("*.json"):
             _shorten_tokens(expansion)
         converter = checkout / "tools" / "anno_converter" / "nuscenes"
         environment = dict(os.environ, PYTHONPATH=f"{checkout}:{converter}", TORCH_DEVICE_BACKEND_AUTOLOAD="0")
-        _run([converter_python, "-B", str(converter / "convert.py"), "-d", str(root)], environment, checkout)
-        written = sorted((root / FOLDER).glob("*.npz"))
-        _pack(folder / "npz.tar.gz", {f"npz/{path.name}": path for path in written})
-        tables = [path for path in sorted(root.rglob("*.json")) if FOLDER.parts[0] not in path.relative_to(root).parts]
-        _pack(folder / "nuscenes.tar.gz", {f"nuscenes/{path.relative_to(root)}": path for path in tables})
-        _record_evaluation(seed, checkout, written, evaluation)
-        files = [path for path in sorted(evaluation.rglob("*")) if path.is_file()]
-        _pack(folder / "eval.tar.gz", {f"eval/{path.relative_to(evaluation)}": path for path in files})
+        run_or_raise([converter_python, "-B", str(converter / "convert.py"), "-d", str(root)], environment)
+        _record_evaluation(seed, checkout, sorted((root / FOLDER).glob("*.npz")), evaluation)
+        for archive, source, suffix in (
+            ("nuscenes", root, ".json"),
+            ("npz", root / FOLDER, ".npz"),
+            ("eval", evaluation, ""),
+        ):
+            _pack(folder / f"{archive}.tar.gz", source, archive, suffix)
 
 
 def _shorten_tokens(expansion: Path) -> None:
@@ -319,11 +319,13 @@ def _shorten_tokens(expansion: Path) -> None:
     expansion.write_text(text)
 
 
-def _run(command: list[str], environment: dict[str, str], folder: Path) -> None:
-    finished = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
+def run_or_raise(command: list[str], environment: dict[str, str]) -> str:
+    """Run a command; its output, or a PivotNetError with the last line of its errors."""
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
     if finished.returncode:
         last = (finished.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise PivotNetError(f"{' '.join(command)} failed: {last}")
+    return finished.stdout
 
 
 def _record_evaluation(seed: int, checkout: Path, annotated: list[Path], folder: Path) -> None:
@@ -363,7 +365,7 @@ def _shifted(truth: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, n
     return found, rng.uniform(0.5, 1, count)
 
 
-def _pack(archive: Path, members: dict[str, Path]) -> None:
+def _pack(archive: Path, folder: Path, name: str, suffix: str) -> None:
+    """The folders and files of that suffix below ``folder``, as ``name``."""
     with atomic_write(archive) as stream, tarfile.open(fileobj=stream, mode="w:gz") as tar:
-        for name, path in members.items():
-            tar.add(path, name)
+        tar.add(folder, name, filter=lambda item: item if item.isdir() or item.name.endswith(suffix) else None)

@@ -96,9 +96,9 @@ def hand_over(kind: type[BaseException], error: BaseException, trace: TracebackT
         print(f"error: {message}", file=sys.stderr)
 
 
-def last_lines(path: Path | None) -> list[str]:
+def last_lines(path: Path) -> list[str]:
     """The end of what a process has written; where that is an error of ours, this line alone."""
-    lines = path.read_text(errors="replace").splitlines() if path and path.is_file() else []
+    lines = path.read_text(errors="replace").splitlines()
     return lines[-1:] if lines and lines[-1].startswith("error: ") else lines[-LAST_LINES:]
 
 
@@ -112,7 +112,7 @@ def explain(failures: Mapping[int, Any], logs: Path) -> tuple[list[str], int]:
     for rank, failure in sorted(failures.items()):
         code, handed = failure.exitcode, failure.error_file_data
         stderr = max(logs.glob(f"*/attempt_*/{failure.local_rank}/stderr.log"), default=None)
-        written = last_lines(stderr)
+        written = last_lines(stderr) if stderr else []
         if "status" in handed:
             lines[f"error: {failure.message}"] = None
             status = min(status, handed["status"])

@@ -26,9 +26,8 @@ NPU = torch.device("npu" if hasattr(torch, "npu") else "cpu")
 def small(name: str, **changes: object) -> Config:
     """A preset on small images and a coarse grid, and without randomness: no dropout, no drop path."""
     config = preset(name)
-    quiet: dict[str, object] = {"image_size": (64, 96), "bev_size": (16, 8), "mask_stride": 4}
-    quiet.update(dropout=0.0, drop_path=0.0)
-    model = dataclasses.replace(config.model, **{**quiet, "drop_connect": 0.0, **changes})  # type: ignore[arg-type]
+    own = {"image_size": (64, 96), "bev_size": (16, 8), "mask_stride": 4, "dropout": 0.0, "drop_path": 0.0}
+    model = dataclasses.replace(config.model, **{**own, "drop_connect": 0.0, **changes})  # type: ignore[arg-type]
     return dataclasses.replace(config, model=model)
 
 

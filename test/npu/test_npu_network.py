@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from operator import setitem
 from typing import Any
 
 import pytest
@@ -68,13 +69,7 @@ def flat(result: Any) -> list[Tensor]:
     return [tensor for item in vars(result).values() for tensor in flat(item)] if hasattr(result, "__dict__") else []
 
 
-# Parts of the network by the path of their module, and what they are called in messages.
-PARTS = {
-    "im_backbone": "backbone",
-    "bev_decoder.bev_encoder": "BEV encoder and decoder",
-    "ins_decoder.bev_decoder": "line decoder",
-    "output_head": "point head",
-}
+PARTS = ("im_backbone", "bev_decoder.bev_encoder", "ins_decoder.bev_decoder", "output_head")  # modules of the network
 
 
 def assert_gradients_near(on_npu: nn.Module, on_cpu: nn.Module) -> None:
@@ -95,34 +90,30 @@ def test_every_part_of_the_network_equals_the_cpu():
     on_cpu = network(config).train()
     on_npu = copy.deepcopy(on_cpu).to(NPU)
     results: dict[str, dict[str, list[Tensor]]] = {"cpu": {}, "npu": {}}
-
-    def keep(kind: str, path: str, result: Any) -> None:
-        results[kind][path] = flat(result)
-
     given, losses = batch(config), {}
     # float images in plain layout: batch norm of the CPU sums another layout in another order
     images = on_cpu.normalise(given.images).contiguous()
     for kind, model in (("cpu", on_cpu), ("npu", on_npu)):
         for path in PARTS:
-            hook = partial(lambda kind, path, module, inputs, result: keep(kind, path, result), kind, path)
-            model.get_submodule(path).register_forward_hook(hook)
+            keep = partial(lambda kind, path, module, inputs, result: setitem(results[kind], path, flat(result)), kind)
+            model.get_submodule(path).register_forward_hook(partial(keep, path))
         moved = given.to(torch.device(kind))
         predictions = model(images.to(kind), moved.reference_points, moved.reference_valid)
         result = Criterion(config)(predictions, moved.targets)
         result.total.backward()
         losses[kind] = result.total
-    for path, part in PARTS.items():
+    for path in PARTS:
         assert len(results["npu"][path]) == len(results["cpu"][path]) > 0
         for index, (actual, expected) in enumerate(zip(results["npu"][path], results["cpu"][path])):
             assert actual.device.type == "npu"
-            assert_near(actual, expected, what=f"result {index} of the {part}")
+            assert_near(actual, expected, what=f"result {index} of {path}")
     assert_near(losses["npu"], losses["cpu"], what="loss")
     assert_gradients_near(on_npu, on_cpu)
 
 
 @pytest.mark.parametrize("name", ["effb0", "res50", "swint"])
 def test_backbones_equal_the_cpu(name: str):
-    config = small(name, image_size=(64, 96), checkpointing=True)
+    config = small(name, checkpointing=True)
     on_cpu = network(config).im_backbone.train()
     on_npu = copy.deepcopy(on_cpu).to(NPU)
     images = torch.randn(6, 3, *config.model.image_size, generator=torch.Generator().manual_seed(0))

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
 from scene import assert_near, batch, network
+from support.commands import ROOT
 from worker import PRESET, small
 
 from pivotnet.criterion.criterion import Criterion
+from pivotnet.launch import torchrun
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-
-
-def torchrun(ranks: int, *arguments: str) -> None:
-    """Run a script in so many ranks; fails with the end of what they said."""
-    paths = [*map(str, (ROOT, ROOT / "tools", ROOT / "test", HERE)), os.environ["PYTHONPATH"]]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths), OMP_NUM_THREADS="1")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *arguments]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
 
 
 def test_two_ranks_over_hccl_equal_one_process_with_both_samples(tmp_path: Path):
-    torchrun(2, str(HERE / "worker.py"), str(tmp_path))
+    paths = [*map(str, (ROOT, ROOT / "tools", ROOT / "test", HERE)), os.environ["PYTHONPATH"]]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths), OMP_NUM_THREADS="1")
+    command = torchrun.command(2, torchrun.Nodes(), [str(HERE / "worker.py"), str(tmp_path)])
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
     config = small(PRESET)

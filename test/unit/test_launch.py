@@ -147,6 +147,7 @@ def test_errors_of_ranks_are_the_last_line(tmp_path, how, status, end):
 
 
 def failure(rank: int, code: int, **handed: Any) -> SimpleNamespace:
+    """As torchrun's ProcessFailure."""
     own = {"local_rank": rank, "exitcode": code, "signal_name": lambda: "SIGSEGV"}
     return SimpleNamespace(**own, error_file_data=handed, message=handed.get("message"))
 
@@ -197,17 +198,12 @@ def test_a_signal_interrupts_unless_it_is_ignored():
     assert interrupted.value.args == (143,)
 
 
-def test_a_second_run_in_a_folder_is_refused_or_waits(tmp_path, capsys):
-    holder = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), 2); print(flush=True); sys.stdin.readline()"
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", holder, tmp_path], **pipes) as process:
-        assert process.stdout and process.stdin
-        process.stdout.readline()
+def test_a_folder_has_one_user_at_a_time(tmp_path, capsys):
+    with training_run.locked(tmp_path):
         with pytest.raises(PivotNetError, match="another run"), training_run.locked(tmp_path, busy="another run"):
             pass
-        process.stdin.close()
     with training_run.locked(tmp_path):
-        assert capsys.readouterr().out == ""
+        assert capsys.readouterr().out == "", "nothing to wait for"
 
 
 def test_help_and_check_need_no_package(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from pivotnet.annotation.format import FOLDER
 from pivotnet.cli import main
 from pivotnet.config import preset
 from pivotnet.evaluation import score
+from pivotnet.launch import torchrun
 from pivotnet.model.pivotnet import PivotNet
 
 TOKENS = ["aa", "bb", "cc"]
@@ -88,8 +88,8 @@ def test_render_draws_at_most_limit_samples_over_the_split(
 
 
 def test_two_ranks_predict_each_its_share(tmp_path: Path, arguments: list[str]) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pivotnet"]
-    command = [*torchrun, "evaluate", *arguments, "--results", str(tmp_path)]
+    words = ["-m", "pivotnet", "evaluate", *arguments, "--results", str(tmp_path)]
+    command = torchrun.command(2, torchrun.Nodes(), words)
 
     run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
 

@@ -1,10 +1,9 @@
-"""What a benchmark prints, and keeps as JSON: seconds, ratios, counts, the machine, its versions and its load."""
+"""What a benchmark prints, and keeps as JSON: seconds, ratios, counts, the machine, versions and load."""
 
 from __future__ import annotations
 
 import os
 import platform
-import re
 import statistics
 import sys
 import time
@@ -23,19 +22,6 @@ from pivotnet.files import write_json
 GIB = 2**30
 
 
-def machine() -> dict[str, Any]:
-    """Processor, cores, memory and versions."""
-    cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return {
-        "processor": named[1] if named else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB, 1),
-        "system": platform.platform(),
-        "versions": devices.versions(),
-    }
-
-
 class Printed:
     """Prints tables as they come, and keeps all that was measured so far in a JSON file if one is wanted."""
 
@@ -46,7 +32,9 @@ class Printed:
             "benchmark": name,
             "command": " ".join(["python", *sys.argv]),
             "started": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-            "machine": machine(),
+            "machine": platform.platform(),
+            "cores": os.cpu_count(),
+            "versions": devices.versions(),
             "load_average_before": os.getloadavg(),
             "results": [],
         }
@@ -112,9 +100,8 @@ class Printed:
     def close(self) -> None:
         """Print machine, versions and load."""
         self.content["load_average_after"] = os.getloadavg()
-        about = self.content["machine"]
-        self.say(f"{about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB; {about['system']}")
-        self.say(" ".join(f"{name} {version}" for name, version in about["versions"].items()))
+        self.say(f"{self.content['cores']} cores, {self.content['machine']}")
+        self.say(" ".join(f"{name} {version}" for name, version in self.content["versions"].items()))
         loads = (self.content[f"load_average_{when}"][0] for when in ("before", "after"))
         self.say(
             "load average {:.1f} before, {:.1f} after; CPU seconds do not contain waiting for a core".format(*loads)

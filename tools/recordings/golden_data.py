@@ -34,7 +34,7 @@ from pivotnet.evaluation.score import score_results
 from pivotnet.files import atomic_write
 from pivotnet.model.pivotnet import PivotNet
 from pivotnet.synthetic.generate import generate
-from pivotnet.synthetic.plan import Options as SyntheticOptions
+from pivotnet.synthetic.plan import Options
 from recordings import inputs
 from recordings.comparison import Comparison
 
@@ -220,8 +220,12 @@ def check_annotation(data: Path, files: Path) -> list[Comparison]:
         root = scratch / "nuscenes"
         same, differing = compare_annotations(comparison, annotate(root).folder, scratch / "npz")
         comparison.note = f"{same + differing} files, {same} equal in every pixel"
-        bezier = scratch / "bezier.npz"
-        return [comparison, *([_check_bezier(label, root, bezier)] if bezier.is_file() else [])]
+        if not (scratch / "bezier.npz").is_file():
+            return [comparison]
+        curves = Comparison(f"{label}: bezier", absolute=ANNOTATION_POINTS)
+        folder = annotate(root, bezier=True, overwrite=True).folder
+        compare_curves(curves, folder, scratch / "bezier.npz")
+    return [comparison, curves]
 
 
 def compare_annotations(comparison: Comparison, ours: Path, theirs: Path) -> tuple[int, int]:
@@ -248,15 +252,13 @@ def compare_annotations(comparison: Comparison, ours: Path, theirs: Path) -> tup
     return counts[0], counts[1]
 
 
-def _check_bezier(label: str, root: Path, path: Path) -> Comparison:
-    comparison = Comparison(f"{label}: bezier", absolute=ANNOTATION_POINTS)
-    recorded = np.load(path, allow_pickle=False)
-    folder = annotate(root, bezier=True, overwrite=True).folder
-    for token in sorted({key.split("/")[0] for key in recorded.files}):
-        lines = load_annotation(folder / f"{token}.npz").ctr_points
-        for key, value in lines_to_arrays("ctr_points", lines).items():
-            comparison.add(f"{token}/{key}", value, recorded[f"{token}/{key}"])
-    return comparison
+def compare_curves(comparison: Comparison, ours: Path, theirs: Path) -> None:
+    """Compare the control points of a folder of annotated samples with recorded ones, <token>/<key> in one file."""
+    with np.load(theirs, allow_pickle=False) as recorded:
+        for token in sorted({key.split("/")[0] for key in recorded.files}):
+            lines = load_annotation(ours / f"{token}.npz").ctr_points
+            for key, value in lines_to_arrays("ctr_points", lines).items():
+                comparison.add(f"{token}/{key}", value, recorded[f"{token}/{key}"])
 
 
 def check_evaluation(files: Path, evaluation: Path) -> list[Comparison]:
@@ -296,7 +298,7 @@ def record_annotation(seed: int, checkout: Path, converter_python: str, folder: 
     """
     with tempfile.TemporaryDirectory() as scratch:
         root, evaluation = Path(scratch) / "nuscenes", Path(scratch) / "eval"
-        generate(root, SyntheticOptions(8, 3, seed, images=False), 1, lambda done, total: None)
+        generate(root, Options(8, 3, seed, images=False), 1, lambda done, total: None)
         for expansion in (root / "maps" / "expansion").glob("*.json"):
             _shorten_tokens(expansion)
         converter = checkout / "tools" / "anno_converter" / "nuscenes"

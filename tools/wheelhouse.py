@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import re
 import subprocess
 import sys
 import zipfile
@@ -49,13 +48,12 @@ def needs_of(wheel: Path, python: str, platform: str) -> list[str]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", default="3.11", help="version of Python on the server (%(default)s)")
+    versions = ["3.9", "3.10", "3.11"]
+    parser.add_argument("--python", default="3.11", choices=versions, help="version of Python on the server (3.11)")
     parser.add_argument("--platform", default="aarch64", choices=["aarch64", "x86_64"], help="of the server (aarch64)")
     parser.add_argument("--tests", action="store_true", help="also what the tests need")
     parser.add_argument("--to", type=Path, metavar="DIR", help="the folder (wheelhouse-<platform>-py<version>)")
     args = parser.parse_args()
-    if not re.fullmatch(r"3\.\d+", args.python):
-        parser.error(f"--python is {args.python}: give a version such as 3.11")
     folder = args.to or Path(f"wheelhouse-{args.platform}-py{args.python}")
     folder.mkdir(parents=True, exist_ok=True)
 

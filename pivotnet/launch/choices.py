@@ -37,7 +37,7 @@ OPTIONS = {
 
 @dataclass
 class Choices:
-    """None where the default holds, which preparation fills in."""
+    """None where the default holds, which is filled in before training."""
 
     kind: str  # of SCRIPTS
     preset: str | None = None

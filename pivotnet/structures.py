@@ -9,7 +9,6 @@ Q=60 instance queries (20 dividers, 25 crossings, 15 boundaries, in this order),
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -30,12 +29,11 @@ class Targets:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Targets:
         """A copy on ``device`` that keeps this one as ``host``."""
-        moved = _for_each_tensor(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
-        return dataclasses.replace(moved, host=self.host or self)
+        return dataclasses.replace(_each(self, "to", device, non_blocking=non_blocking), host=self.host or self)
 
     def pin_memory(self) -> Targets:
         """Page-locked copy (called by torch's DataLoader)."""
-        return _for_each_tensor(self, Tensor.pin_memory)
+        return _each(self, "pin_memory")
 
 
 @dataclass
@@ -50,21 +48,20 @@ class Batch:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """A copy on ``device``."""
-        moved = _for_each_tensor(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
-        return dataclasses.replace(moved, targets=self.targets and self.targets.to(device, non_blocking))
+        return _each(self, "to", device, non_blocking=non_blocking)
 
     def pin_memory(self) -> Batch:
         """Page-locked copy (called by torch's DataLoader)."""
-        pinned = _for_each_tensor(self, Tensor.pin_memory)
-        return dataclasses.replace(pinned, targets=self.targets and self.targets.pin_memory())
+        return _each(self, "pin_memory")
 
 
 Structure = TypeVar("Structure", Targets, Batch)
 
 
-def _for_each_tensor(structure: Structure, function: Callable[[Tensor], Tensor]) -> Structure:
-    tensors = {name: value for name, value in vars(structure).items() if isinstance(value, Tensor)}
-    changed: dict[str, Any] = {name: function(tensor) for name, tensor in tensors.items()}
+def _each(structure: Structure, method: str, *arguments: Any, **options: Any) -> Structure:
+    """A copy in which every tensor, and targets in a batch, are replaced by what their method gives."""
+    parts = {name: part for name, part in vars(structure).items() if isinstance(part, (Tensor, Targets))}
+    changed: dict[str, Any] = {name: getattr(part, method)(*arguments, **options) for name, part in parts.items()}
     return dataclasses.replace(structure, **changed)
 
 

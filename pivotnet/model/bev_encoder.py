@@ -44,11 +44,9 @@ class BevEncoder(nn.Module):
         self.src_pos_embed = nn.ModuleList(GridEmbedding(size, channels) for size in source_sizes)
         self.tgt_pos_embed = GridEmbedding(config.bev_size, channels)
         self.tgt_embed = GridEmbedding(config.bev_size, channels)
-        source_centres = torch.cat([cell_centres(size) for size in source_sizes])
-        # [1, S, 1, 1, 1, 2] and [1, N, 1, 1, 1, 2]: the same for all heads, levels and points
-        self.register_buffer("source_centres", source_centres.view(1, -1, 1, 1, 1, 2), persistent=False)
-        bev_centres = cell_centres(config.bev_size).view(1, -1, 1, 1, 1, 2)
-        self.register_buffer("bev_centres", bev_centres, persistent=False)
+        source_centres = torch.cat([cell_centres(size) for size in source_sizes], dim=1)
+        self.register_buffer("source_centres", source_centres, persistent=False)
+        self.register_buffer("bev_centres", cell_centres(config.bev_size), persistent=False)
 
     def _reset_parameters(self) -> None:
         for parameter in self.parameters():
@@ -215,8 +213,7 @@ class _Layers(nn.Module):
 
 
 def cell_centres(size: Size) -> Tensor:
-    """(x, y) in [0, 1] of the cell centres of a grid of (rows, columns), row by row: float32 [rows * columns, 2]."""
-    rows, columns = size
-    y = (torch.arange(rows, dtype=torch.float32) + 0.5) / rows
-    x = (torch.arange(columns, dtype=torch.float32) + 0.5) / columns
-    return torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).reshape(-1, 2)
+    """(x, y) in [0, 1] of the cell centres of a grid of (rows, columns), row by row, the same for all heads, levels and
+    points: float32 [1, rows * columns, 1, 1, 1, 2]."""
+    y, x = ((torch.arange(cells, dtype=torch.float32) + 0.5) / cells for cells in size)
+    return torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).view(1, -1, 1, 1, 1, 2)

@@ -92,9 +92,8 @@ def load_model(path: PathLike, device: torch.device, preset: str | None = None) 
     """A network with a checkpoint's weights, in eval mode on ``device``, and its configuration.
 
     Args:
-        path: our checkpoint, which knows its configuration, or upstream's, which does not.
-        device: where the network goes.
-        preset: configuration of upstream's checkpoint; for ours it must agree with the checkpoint if given.
+        path: our checkpoint, which knows its configuration, or upstream's, which needs ``preset``.
+        preset: must be that of the checkpoint, if it knows one.
 
     Raises:
         PivotNetError: unreadable, of another preset, or of upstream without ``preset``.

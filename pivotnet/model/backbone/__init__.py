@@ -22,8 +22,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """float32 [B*6, 3, height, width] -> [B*6, C16, height/16, width/16], [B*6, C32, height/32, width/32]."""
-        stride16, stride32 = self.bkb(images)
-        return stride16, stride32
+        return self.bkb(images)
 
 
 def build_backbone(model: ModelConfig) -> Backbone:

@@ -86,9 +86,8 @@ class _Corners:
 
     def __init__(self, locations: Tensor, sizes: tuple[int, ...]) -> None:
         self.width, self.height, first = _levels(sizes, locations.shape[2])
-        x, y = (
-            locations[..., axis].flatten(1).mul(size).sub_(0.5) for axis, size in enumerate((self.width, self.height))
-        )
+        x, y = locations.flatten(1, 2).unbind(-1)
+        x, y = x * self.width - 0.5, y * self.height - 0.5
         left, top = x.floor(), y.floor()
         self.x, self.y = x.sub_(left), y.sub_(top)  # from the top left corner, in cells
         inside, cells = [], []

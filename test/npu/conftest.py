@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 if INSIDE:
     os.environ["CANNSIM_STRICT"] = "1"  # no CPU fallback and no float64 on the device, in any test
+    os.environ["CANNSIM_CONTRACT"] = "strict"  # and no call that CANN would not take or would give to its AI CPU
     importlib.import_module("torch_npu")  # torch before 2.5 does not load it by itself
 
     @pytest.hookimpl(trylast=True)
@@ -101,3 +103,14 @@ if INSIDE:
         from pivotnet.device import select_device
 
         return select_device("npu")
+
+    @pytest.fixture
+    def within_contract() -> Iterator[None]:
+        """Every call of the test is one of which facts are known and that both releases of CANN take as they are."""
+        from cannsim.counters import contract, faults
+
+        contract()
+        yield
+        judged = contract()
+        assert sum(counts["calls"] for counts in judged["8.5.0"].values()) > 100
+        assert not faults(judged)

@@ -34,6 +34,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output / "checkpoints" / "step_00000003.pth"
 
 
+@pytest.mark.usefixtures("within_contract")
 def test_evaluation_on_the_npu_equals_the_cpu(data: Path, trained: Path, tmp_path: Path):
     for device in ("npu", "cpu"):
         command = ["evaluate", "--ckpt", str(trained), "--data-root", str(data), "--device", device, "--workers", "0"]
@@ -44,6 +45,7 @@ def test_evaluation_on_the_npu_equals_the_cpu(data: Path, trained: Path, tmp_pat
         assert on_npu[name] == on_cpu[name]
 
 
+@pytest.mark.usefixtures("within_contract")
 def test_prediction_on_the_npu_equals_the_cpu(data: Path, trained: Path, tmp_path: Path):
     for device in ("npu", "cpu"):
         command = ["predict", "--ckpt", str(trained), "--data-root", str(data), "--device", device, "--workers", "0"]

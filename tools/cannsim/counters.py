@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import json
 from collections.abc import Callable
+from typing import Any
 
 # The counters of src/simulator.h, in their order.
 NAMES = (
@@ -21,6 +23,9 @@ NAMES = (
 )
 WAITS = (b"stream", b"device", b"event")
 FALLBACK = b"fallback "  # and the operator's name
+
+# By release and function: numbers of calls (all, outside, on the AI CPU, undocumented, unknown) and the first fault.
+Judged = dict[str, dict[str, dict[str, Any]]]
 
 _Hook = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_uint64)
 
@@ -58,3 +63,21 @@ class Counters:
 
     def _read(self) -> dict[str, int]:
         return {name: int(self._values[index]) for index, name in enumerate(NAMES)}
+
+
+def contract(mode: str | None = None, release: str | None = None) -> Judged:
+    """What the contract made of the calls since the last time; afterwards ``mode`` and ``release``, if given, hold."""
+    judge = ctypes.CDLL("libcannsim.so").cannsim_contract
+    judge.restype = ctypes.c_char_p
+    judged: Judged = json.loads(judge(*(word.encode() if word else None for word in (mode, release))))
+    return judged
+
+
+def faults(judged: Judged) -> list[str]:
+    """Functions with a call that CANN does not take, that goes to the AI CPU, or of which no facts are known."""
+    return [
+        f"CANN {release}, {name}: {counts}"
+        for release, functions in judged.items()
+        for name, counts in functions.items()
+        if counts["outside"] or counts["ai_cpu"] or counts["unknown"]
+    ]

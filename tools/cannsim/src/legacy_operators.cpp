@@ -7,6 +7,7 @@
 #include <map>
 
 #include "acl/acl_op_compiler.h"
+#include "contract.h"
 #include "simulator.h"
 
 static std::map<std::string, LegacyOperator> &table() {
@@ -22,6 +23,7 @@ static aclError execute(const char *name, int input_count, const aclTensorDesc *
                         const aclopAttr *attributes) {
     if (int error = cannsim::refuse_while_capturing(name)) return error;
     cannsim::trace(name);
+    cannsim::judge_unknown(std::string("aclop ") + name);
     auto found = table().find(name);
     if (found == table().end()) {
         cannsim::set_error("cannsim: the operator %s (aclop) is not simulated", name);

@@ -31,9 +31,10 @@ ACLNN(BatchNorm,
 ACLNN(BatchNormBackward,
       (In gradient, In input, In weight, In running_mean, In running_variance, In mean, In inverse_deviation, bool training,
        double epsilon, Flags wanted, Out input_gradient, Out weight_gradient, Out bias_gradient),
-      auto gradients = at::native_batch_norm_backward(*gradient, *input, weight, running_mean, running_variance, *mean,
-                                                      *inverse_deviation, training, epsilon,
-                                                      {wanted[0], wanted[1], wanted[2]});
+      const In none{};  // CANN reads the saved statistics in training only, and outside torch_npu gives them another dtype
+      auto gradients = at::native_batch_norm_backward(*gradient, *input, weight, running_mean, running_variance,
+                                                      training ? mean : none, training ? inverse_deviation : none, training,
+                                                      epsilon, {wanted[0], wanted[1], wanted[2]});
       if (wanted[0]) input_gradient = std::get<0>(gradients); if (wanted[1]) weight_gradient = std::get<1>(gradients);
       if (wanted[2]) bias_gradient = std::get<2>(gradients))
 

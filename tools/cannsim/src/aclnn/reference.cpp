@@ -80,6 +80,11 @@ int plan(const char *name, uint64_t *workspace_bytes, void **executor, std::func
             return ERROR_INNER;
         }
     }
+    const std::string wrong = judge(name);
+    if (!wrong.empty()) {
+        set_error("cannsim %s: %s", name, wrong.c_str());
+        return ERROR_INNER;
+    }
     *workspace_bytes = 0;
     *executor = new Plan{name, std::move(body)};
     return 0;

@@ -2,7 +2,7 @@
 //
 //     ACLNN(Add, (In self, In other, Number alpha, Out out), out = at::add(self, other, alpha))
 //
-// defines aclnnAddGetWorkspaceSize and aclnnAdd. The parameters are those of the real function, without the two that
+// defines aclnnAddGetWorkspaceSize (which the dynamic linker resolves to a function with these parameters) and aclnnAdd. The parameters are those of the real function, without the two that
 // every one has at the end (workspace size, executor), each as one of the wrappers below. A wrapper is one pointer, so it
 // travels as that pointer does in the C calling conventions of x86_64 and aarch64; plain int64_t, bool, double, float,
 // int8_t and const char * are themselves.
@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "../contract.h"
 #include "../objects.h"
 
 namespace cannsim {
@@ -109,6 +110,47 @@ struct Type {
     operator at::ScalarType() const { return scalar_type(value); }
 };
 
+// What the contract is told of an argument.
+template <class List>
+Argument list_of_numbers(const List *list) {
+    return {{}, list ? std::vector<double>(list->values.begin(), list->values.end()) : std::vector<double>()};
+}
+inline Argument describe(In in) { return {{in.object}}; }
+inline Argument describe(Out out) { return {{out.object}}; }
+inline Argument describe(Ins in) { return {{in.object->values.begin(), in.object->values.end()}}; }
+inline Argument describe(Outs out) { return {{out.object->values.begin(), out.object->values.end()}}; }
+inline Argument describe(Number number) {
+    if (!number) return {};
+    return {{}, {}, {number.object->type}};
+}
+inline Argument describe(Numbers numbers) {
+    Argument argument;
+    for (const auto *scalar : numbers.object->values) argument.scalar_types.push_back(scalar->type);
+    return argument;
+}
+inline Argument describe(Integers list) { return list_of_numbers(list.object); }
+inline Argument describe(Floats list) { return list_of_numbers(list.object); }
+inline Argument describe(Flags list) { return list_of_numbers(list.object); }
+inline Argument describe(Type type) { return {{}, {(double)type.value}}; }
+inline Argument describe(const char *text) { return {{}, {}, {}, text}; }
+inline Argument describe(double number) { return {{}, {number}}; }
+inline Argument describe(const void *) { return {}; }  // workspace size and executor
+
+// The first phase as torch_npu calls it: lets the contract see the arguments, whatever they are, on their way to PLAN.
+template <auto PLAN>
+struct Entry;
+template <class... Arguments, int (*PLAN)(Arguments...)>
+struct Entry<PLAN> {
+    static int call(Arguments... arguments) {
+        if (judging()) {
+            std::vector<Argument> described{describe(arguments)...};
+            described.resize(described.size() - 2);
+            hold_arguments(std::move(described));
+        }
+        return PLAN(arguments...);
+    }
+};
+
 // The two phases of an aclnn function. plan() checks the tensors that the caller has just made and keeps the body;
 // execute() runs it, perhaps on another thread (TASK_QUEUE_ENABLE), and turns an exception into an error code.
 int plan(const char *name, uint64_t *workspace_bytes, void **executor, std::function<void()> body);
@@ -118,10 +160,11 @@ int execute(void *executor);
 
 #define CANNSIM_LIST(...) __VA_ARGS__
 #define CANNSIM_OPERATOR(NAME, PARAMETERS, CAPTURE, ...)                                                           \
-    extern "C" int aclnn##NAME##GetWorkspaceSize(CANNSIM_LIST PARAMETERS, uint64_t *workspace_bytes,               \
-                                                 void **executor) {                                                \
+    static int plan_##NAME(CANNSIM_LIST PARAMETERS, uint64_t *workspace_bytes, void **executor) {                  \
         return cannsim::plan("aclnn" #NAME, workspace_bytes, executor, CAPTURE() mutable { __VA_ARGS__; });        \
     }                                                                                                              \
+    extern "C" void *entry_of_aclnn##NAME() { return (void *)cannsim::Entry<plan_##NAME>::call; }                  \
+    extern "C" int aclnn##NAME##GetWorkspaceSize() __attribute__((ifunc("entry_of_aclnn" #NAME)));                 \
     extern "C" int aclnn##NAME(void *, uint64_t, void *executor, void *) { return cannsim::execute(executor); }
 #define ACLNN(NAME, PARAMETERS, ...) CANNSIM_OPERATOR(NAME, PARAMETERS, [=], __VA_ARGS__)
 // For a function with one text parameter: TEXT is kept as a std::string of the same name, because the caller's text may

@@ -8,12 +8,13 @@
     python tools/bench.py load       annotated samples and JPEGs -> batches
 
 With --against CHECKOUT (of upstream, unmodified) both sides take turns, each in a process of its own, on this CPU;
-without it ours alone is measured. --json FILE keeps everything that was measured.
+without it ours alone is measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -26,7 +27,7 @@ import torch
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
 from benchmarks import SEED, file_inputs, file_tasks, train_tasks  # noqa: E402
-from benchmarks.printed import GIB, Printed  # noqa: E402
+from benchmarks.printed import GIB, print_counts, print_machine, print_table, print_times  # noqa: E402
 from benchmarks.turns import TOTAL, Measurement, Task, take_turns  # noqa: E402
 from recordings import inputs, shim  # noqa: E402
 
@@ -38,7 +39,7 @@ from pivotnet.synthetic.plan import Options  # noqa: E402
 MAP_SCALE = 6.0  # of the towns that are annotated: maps of nuScenes' size
 
 
-def run_step(args: argparse.Namespace, printed: Printed) -> None:
+def run_step(args: argparse.Namespace) -> None:
     """A training step: seconds by phase, memory, launches, arithmetic."""
     ours = partial(
         train_tasks.our_step,
@@ -49,16 +50,16 @@ def run_step(args: argparse.Namespace, printed: Printed) -> None:
         graph=args.graph,
     )
     upstream = partial(train_tasks.upstream_step, preset_name=args.preset)
-    _measure_sizes(args, printed, f"step of {args.preset}", ours, upstream)
+    _measure_sizes(args, f"step of {args.preset}", ours, upstream)
 
 
-def run_criterion(args: argparse.Namespace, printed: Printed) -> None:
+def run_criterion(args: argparse.Namespace) -> None:
     """Matching and losses alone, on random predictions and drawn targets."""
     ours = partial(train_tasks.our_criterion, device=args.device)
-    _measure_sizes(args, printed, "criterion", ours, train_tasks.upstream_criterion)
+    _measure_sizes(args, "criterion", ours, train_tasks.upstream_criterion)
 
 
-def run_annotate(args: argparse.Namespace, printed: Printed) -> None:
+def run_annotate(args: argparse.Namespace) -> None:
     """nuScenes tables and maps -> annotated samples, on one core."""
     if args.against and not args.converter_python:
         raise PivotNetError(
@@ -69,20 +70,20 @@ def run_annotate(args: argparse.Namespace, printed: Printed) -> None:
     count = args.scenes * 16
     ours = partial(file_tasks.our_annotation, root=root)
     upstream = partial(file_tasks.upstream_annotation, root=root, samples=count, python=args.converter_python)
-    _measure(args, printed, f"annotate {count} samples, one core", count, ours, upstream)
+    _measure(args, f"annotate {count} samples, one core", count, ours, upstream)
 
 
-def run_evaluate(args: argparse.Namespace, printed: Printed) -> None:
+def run_evaluate(args: argparse.Namespace) -> None:
     """Result files -> average precision, on one core."""
     root = args.data / "results"
     tokens = file_inputs.write_results(root, args.samples)
     sides = [
         partial(make, root=root, tokens=tokens) for make in (file_tasks.our_evaluation, file_tasks.upstream_evaluation)
     ]
-    _measure(args, printed, f"evaluate {args.samples} samples, one core", args.samples, *sides)
+    _measure(args, f"evaluate {args.samples} samples, one core", args.samples, *sides)
 
 
-def run_load(args: argparse.Namespace, printed: Printed) -> None:
+def run_load(args: argparse.Namespace) -> None:
     """Annotated samples and JPEGs -> batches, by number of workers."""
     root = file_inputs.make_tree(args.data, "images", Options(args.scenes, 4, SEED, True, 1.0))
     tokens = file_inputs.annotated_tokens(root) * 2
@@ -91,11 +92,11 @@ def run_load(args: argparse.Namespace, printed: Printed) -> None:
             partial(make, root=root, tokens=tokens, preset_name=args.preset, workers=workers)
             for make in (file_tasks.our_loading, file_tasks.upstream_loading)
         ]
-        _measure(args, printed, f"load {len(tokens)} samples, {workers} workers", len(tokens), *sides)
+        _measure(args, f"load {len(tokens)} samples, {workers} workers", len(tokens), *sides)
 
 
 def _measure_sizes(
-    args: argparse.Namespace, printed: Printed, name: str, ours: Callable[..., Task], upstream: Callable[..., Task]
+    args: argparse.Namespace, name: str, ours: Callable[..., Task], upstream: Callable[..., Task]
 ) -> None:
     """Measure every case and batch size, upstream where the batch size is 1, and list them."""
     if args.against and 1 not in args.batch_sizes:
@@ -106,7 +107,7 @@ def _measure_sizes(
             sides = [partial(ours, case=case, batch_size=size)]
             if size == 1:
                 sides.append(partial(upstream, case=case))
-            one = _measure(args, printed, f"{name}, targets {case}, batch {size}", size, *sides)
+            one = _measure(args, f"{name}, targets {case}, batch {size}", size, *sides)
             wall, cpu = (statistics.median(seconds[TOTAL]) / size for seconds in (one.wall, one.cpu))
             launches = sum(one.counts.get("launches", {}).values()) / size
             rows.append(
@@ -114,12 +115,11 @@ def _measure_sizes(
             )
     if len(rows) > 1:
         heads = ("targets", "batch", "wall s a sample", "CPU s a sample", "launches a sample", "peak GiB of the batch")
-        printed.table("ours by targets and batch size", heads, rows)
+        print_table("ours by targets and batch size", heads, rows)
 
 
 def _measure(
     args: argparse.Namespace,
-    printed: Printed,
     title: str,
     samples: int,
     ours: Callable[..., Task],
@@ -130,9 +130,9 @@ def _measure(
     if args.against and upstream:
         sides["upstream"] = partial(upstream, checkout=args.against)
     results = take_turns(sides, args.threads, args.rounds, args.warmup, count=args.count)
-    printed.times(title, results, samples)
+    print_times(title, results, samples)
     if args.count:
-        printed.counts(results)
+        print_counts(results)
     return results[0]
 
 
@@ -145,7 +145,6 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, threads=1, count=False, preset="swint")
         add = sub.add_argument
         add("--against", type=Path, metavar="CHECKOUT", help="a checkout of upstream (default: ours alone)")
-        add("--json", type=Path, metavar="FILE", help="write what was measured")
         add("--rounds", type=positive, default=3, help="measured turns of each side (3)")
         add("--warmup", type=int, default=1, help="turns before them (1)")
         if name in ("step", "criterion"):
@@ -190,9 +189,9 @@ def main() -> int:
     try:
         if args.against and args.preset not in shim.PRESETS:
             raise PivotNetError(f"--preset {args.preset}: upstream has {', '.join(shim.PRESETS)}")
-        printed = Printed(args.benchmark, args.json)
-        args.run(args, printed)
-        printed.close()
+        load_before = os.getloadavg()[0]
+        args.run(args)
+        print_machine(load_before)
     except PivotNetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -18,6 +18,7 @@ import pytest
 import torch
 from recordings.comparison import Comparison
 from recordings.golden_data import compare_annotations, compare_curves
+from recordings.shim import NEEDED
 from support.commands import ROOT
 from support.recorded import unpack_hard_samples
 from support.upstream_tree import SCRIPT, UPSTREAM, command, needs_checkout
@@ -26,7 +27,6 @@ from pivotnet.annotation.format import FOLDER
 
 PROBE = (sys.executable, ROOT / "tools" / "upstream" / "tree.py")
 COMMIT = (ROOT / "tools" / "upstream_commit").read_text().strip()
-SHIM_NEEDS = ("mmcv", "addict", "yapf", "tabulate", "loguru", "tensorboardX")
 # Upstream with one and with two threads strays from itself by 2e-7 in the loss terms.
 LOSS_RELATIVE = 3e-6
 # Of a gradient: as a part of its own norm, and of the norm of all. The first layers' batch norms magnify rounding:
@@ -36,8 +36,8 @@ GRADIENT_OWN, GRADIENT_ALL, GRADIENT_MEDIAN = 2e-2, 1e-5, 1e-3
 
 pytestmark = [pytest.mark.upstream, needs_checkout]
 lacks_shim = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in SHIM_NEEDS),
-    reason=f"the unpatched upstream imports {', '.join(SHIM_NEEDS)}",
+    any(importlib.util.find_spec(name) is None for name in NEEDED),
+    reason=f"the unpatched upstream imports {', '.join(NEEDED)}",
 )
 
 

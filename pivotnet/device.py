@@ -159,7 +159,7 @@ def fused_adamw(groups: list[dict[str, Any]], device: torch.device, **options: A
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """``optimizer.load_state_dict`` across the kinds of AdamW.
+    """``optimizer.load_state_dict`` between implementations of AdamW.
 
     torch keeps the step count of a parameter as a tensor, NpuFusedAdamW as an int, which it also computes with on the
     host; the count is converted to what this optimiser expects.

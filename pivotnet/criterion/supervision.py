@@ -108,12 +108,12 @@ def _supervise_class(
 
     weights = decoder_weights[d, None]
     first = config.map.point_slices[label].start + matched.query[:, None] * size
-    place = (d[:, None], b[:, None], first + np.arange(size))  # [K, P]
-    supervision.points[place] = points
-    supervision.point_labels[place] = is_pivot
-    supervision.point_weights[(0, *place)] = pivot_weights * weights * criterion.weight_points
-    supervision.point_weights[(1, *place)] = between_weights * weights * criterion.weight_collinear
-    supervision.point_label_weights[place] = label_weights * weights * criterion.weight_point_logits
+    indices = (d[:, None], b[:, None], first + np.arange(size))  # [K, P]
+    supervision.points[indices] = points
+    supervision.point_labels[indices] = is_pivot
+    supervision.point_weights[(0, *indices)] = pivot_weights * weights * criterion.weight_points
+    supervision.point_weights[(1, *indices)] = between_weights * weights * criterion.weight_collinear
+    supervision.point_label_weights[indices] = label_weights * weights * criterion.weight_point_logits
 
 
 def _follow(

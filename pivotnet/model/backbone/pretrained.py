@@ -62,7 +62,7 @@ def _read(source: Path, url: str) -> dict[str, Any]:
             f"{source} is missing: download it from {url}, "
             "or give no weight file to start with a random backbone (it then learns slower and less)"
         ) from None
-    except Exception as error:  # torch raises errors of many kinds for files that are cut, or are something else
+    except Exception as error:  # torch raises many types of errors for files that are cut, or are something else
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PivotNetError(f"cannot read {source} ({reason}): download it again from {url}") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None

@@ -51,13 +51,10 @@ def record_trajectory(seed: int) -> tuple[dict[str, Any], dict[str, float], dict
     for step in range(STEPS):
         optimiser.zero_grad()
         result = network(network_inputs(seed, extrinsic, intrinsic))
-        total, terms = network.post_processor(result["outputs"], as_targets(target))
+        total, _ = network.post_processor(result["outputs"], as_targets(target))
         total.backward()
-        step_norms = gradient_norms(network)
-        norms = norms or step_norms
-        losses = {name: float(value) for name, value in terms.items()}
-        grad_norm = math.hypot(*step_norms.values())
-        steps.append({"step": step, "total": total.item(), **losses, "grad_norm": grad_norm})
+        norms = norms or gradient_norms(network)
+        steps.append({"step": step, "total": total.item()})
         optimiser.step()
     sample = {"seed": np.int64(seed), **flat_target(target), "extrinsic": extrinsic, "intrinsic": intrinsic}
     trajectory = {

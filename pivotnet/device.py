@@ -13,6 +13,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import resource
 import sys
 from typing import Any
@@ -131,6 +132,9 @@ def check_graphs(device: torch.device) -> None:
     if device.type == "npu" and not hasattr(getattr(_module("npu"), "NPUGraph", None), "register_generator_state"):
         found = versions().get("torch_npu")
         raise PivotNetError(f"--graph needs a newer torch_npu than {found}: its graphs cannot draw random numbers")
+    release = _module("npu").utils.get_cann_version() if device.type == "npu" else ""  # "" where it is unknown
+    if re.match(r"[5-7]\.|8\.[01]\.", release):
+        raise PivotNetError(f"--graph needs a newer CANN than {release}: it has no random numbers in graphs; try 8.5.0")
 
 
 def capture(module: Any, inputs: tuple[Tensor, ...]) -> Any:

@@ -13,6 +13,7 @@ from scene import NPU, batch, losses, small, trainer
 from torch import Tensor
 
 from pivotnet import device as devices
+from pivotnet.errors import PivotNetError
 
 
 def made(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -53,7 +54,7 @@ def test_a_function_without_facts_is_counted():
     assert contract()["8.1.RC1"]["aclnnAtan2"]["unknown"] == 1
 
 
-def test_a_function_of_a_later_release_is_refused():
+def test_a_function_of_a_later_release_is_refused(monkeypatch: pytest.MonkeyPatch):
     graph = getattr(torch.npu, "NPUGraph", None)
     if not hasattr(graph, "register_generator_state"):
         pytest.skip("this torch_npu draws no random numbers in graphs")
@@ -64,6 +65,10 @@ def test_a_function_of_a_later_release_is_refused():
                 torch.rand(3, device=NPU)
     finally:
         contract("strict", "8.5.0")
+    devices.check_graphs(NPU)
+    monkeypatch.setattr(torch.npu.utils, "get_cann_version", lambda: "8.1.RC1")
+    with pytest.raises(PivotNetError, match="--graph needs a newer CANN than 8.1.RC1"):
+        devices.check_graphs(NPU)
 
 
 @pytest.mark.parametrize("amp", [None, torch.bfloat16], ids=["float32", "bfloat16"])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
@@ -93,8 +94,9 @@ class NuScenesMapDataset(Dataset):
                 "reference_points": torch.as_tensor(points),
                 "reference_valid": torch.as_tensor(valid),
             },
-            "extrinsic": extrinsic,
-            "intrinsic": intrinsic,
+            # upstream's network casts them on the device, where float64 is the AI CPU's
+            "extrinsic": extrinsic.astype(np.float32),
+            "intrinsic": intrinsic.astype(np.float32),
         }
         return item if self.transforms is None else self.transforms(item)
 

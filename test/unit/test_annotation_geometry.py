@@ -1,4 +1,4 @@
-"""The converter's steps against single geometries, independent formulas, and the packages that upstream uses.
+"""The converter's steps against independent formulas and the packages that upstream uses.
 
 Whole samples are compared with upstream's in test/golden.
 """
@@ -10,7 +10,6 @@ import math
 import numpy as np
 import pytest
 import shapely
-from shapely.affinity import rotate, translate
 from shapely.geometry import LineString, Polygon
 from shapely.ops import linemerge, unary_union
 from visvalingamwyatt import Simplifier
@@ -18,7 +17,7 @@ from visvalingamwyatt import Simplifier
 from pivotnet.annotation.bezier import DEGREES, bernstein, control_points
 from pivotnet.annotation.expansion import LocationMap, crossing_edges
 from pivotnet.annotation.format import Line
-from pivotnet.annotation.pivots import AREA_THRESHOLD, orient, simplify
+from pivotnet.annotation.pivots import AREA_THRESHOLD, simplify
 from pivotnet.annotation.rasterize import rasterize
 from pivotnet.annotation.tables import rotation_matrices, split_of_scene, yaw_degrees
 from pivotnet.annotation.vectors import contours, ego_vectors, line_parts, resample
@@ -27,7 +26,6 @@ from pivotnet.errors import PivotNetError
 
 CONFIG = MapConfig()
 SIZE = CONFIG.ego_size
-WINDOW = shapely.box(-SIZE[0] / 2, -SIZE[1] / 2, SIZE[0] / 2, SIZE[1] / 2)
 
 
 def walk(rng, count) -> np.ndarray:
@@ -41,18 +39,6 @@ def array(geometries) -> np.ndarray:
     result = np.empty(len(geometries), object)
     result[:] = geometries
     return result
-
-
-def town(seed) -> LocationMap:
-    """A map about the origin: dividers, crossings, wide roads that join around holes, and lanes on some of them."""
-    rng = np.random.default_rng(seed)
-    dividers = [array([LineString(walk(rng, rng.integers(2, 20))) for _ in range(count)]) for count in (9, 7)]
-    crossings = array([LineString(rng.uniform(-40, 40, (2, 2))) for _ in range(8)])
-    roads = [LineString(walk(rng, 12)).buffer(rng.uniform(2, 5)) for _ in range(4)]
-    roads.append(Polygon([(-12, -9), (14, -10), (13, 11), (-14, 8)], [[(-5, -4), (6, -5), (5, 5), (-6, 4)]]))
-    lanes = [road.buffer(-1) for road in roads if isinstance(road.buffer(-1), Polygon)]
-    lanes.append(shapely.box(rng.uniform(30, 50), 15, 90, 80))  # often only touches the window or misses it
-    return LocationMap([*dividers, crossings, array(roads), array(lanes)])
 
 
 def parts(geometry, geom_type) -> list:
@@ -72,38 +58,6 @@ def plain_contours(areas) -> list[LineString]:
         pieces = parts(ring.intersection(inner), "LineString")
         lines += parts(linemerge(pieces), "LineString") if len(pieces) > 1 else pieces
     return lines
-
-
-def plain_vectors(town, x, y, yaw) -> list[tuple[int, np.ndarray]]:
-    """Every geometry of a map for itself, by shapely's functions for single ones."""
-    window = rotate(translate(WINDOW, x, y), yaw, origin=(x, y))
-
-    def clipped(geometries) -> list:
-        cuts = [geometry.intersection(window) for geometry in geometries if geometry.envelope.intersects(window)]
-        return [translate(rotate(cut, -yaw, origin=(x, y)), -x, -y) for cut in cuts if not cut.is_empty]
-
-    cuts = [clipped(layer) for layer in town.layers]
-    lines = [
-        (label, part) for label, i in ((0, 0), (0, 1), (1, 2)) for cut in cuts[i] for part in parts(cut, "LineString")
-    ]
-    lines += [(2, line) for line in plain_contours(cuts[3:])]
-    return [
-        (label, np.array([line.interpolate(metre).coords[0] for metre in range(math.ceil(line.length))]))
-        for label, line in lines
-    ]
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_vectors_are_those_of_single_geometries(seed):
-    """Equal in every bit."""
-    place = town(seed)
-    rng = np.random.default_rng([seed, 1])
-    for yaw in (0.0, 90.0, *rng.uniform(-180, 180, 3)):
-        x, y = rng.uniform(-15, 15, 2)
-        ours, plain = ego_vectors(place, x, y, yaw, CONFIG), plain_vectors(place, x, y, yaw)
-        assert [line.label for line in ours] == [label for label, _ in plain]
-        for line, (_, points) in zip(ours, plain):
-            np.testing.assert_array_equal(line.points, points)
 
 
 def test_vectors_lie_in_the_ego_frame():
@@ -160,30 +114,12 @@ def test_crossing_edges():
     ]
 
 
-def test_masks_and_map_vectors():
-    """A line 10 m to the left, forward: column (15 - 10) / .15, rows from the front; ids 2k-1 and 2k."""
-    lines = [Line(np.array([[-20.0, -10], [20, -10]]), 2), Line(np.array([[-30.0, 10], [29.9, 10]]), 0)]
-    masks, map_vectors = rasterize(lines, CONFIG)
-    assert [sorted(set(np.unique(mask)) - {0}) for mask in masks.reshape(6, 400, 200)] == [[1], [], [3], [2], [], [4]]
-    rows, columns = np.nonzero(masks[0, 0])
-    assert set(columns) == {199 - int(25 / 0.15)} and rows.min() == 0 and rows.max() == 399
-    assert (masks[1, 0] > 0).sum(axis=1).max() in (8, 9)
-    np.testing.assert_allclose(map_vectors[0].points, [[5 / 0.15, 400], [5 / 0.15, 0.1 / 0.15]])
-
-
 def test_many_instances():
     """From the 128th instance on ids become 255, as upstream's."""
     lines = [Line(np.array([[x, -15.0], [x, 15.0]]), 0) for x in np.linspace(-29, 29, 120)]
     lines += [Line(np.array([[-30.0, y], [30.0, y]]), 2) for y in np.linspace(-14, 14, 40)]
     merged, _ = rasterize(lines, CONFIG)
     assert set(np.unique(merged[0, 2])) == {0, *range(241, 256, 2)}  # instances 121 to 128, then all in one
-
-
-def test_orientation():
-    for points in ([[10.0, 5], [20, 6]], [[10.0, 5], [10.5, 6]]):  # forward, across
-        points = np.array(points)
-        np.testing.assert_array_equal(orient(points), points[::-1])
-        np.testing.assert_array_equal(orient(points[::-1]), points[::-1])
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.5, AREA_THRESHOLD, 30.0, math.inf])

@@ -3,22 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from support.fake_machine import NPU_SMI_EIGHT, PROCESS, npu_smi
+from support.fake_machine import NPU_SMI_EIGHT, npu_smi
 
 from pivotnet.doctor import npu, versions
-
-
-def test_eight_healthy_devices():
-    devices, processes = npu.parse_npu_smi(NPU_SMI_EIGHT)
-    assert [device.number for device in devices] == list(range(8))
-    assert devices[0] == npu.Npu(0, "910B3", "OK", memory=65536)
-    assert processes == []
-
-
-def test_alarm_and_processes_are_seen():
-    devices, processes = npu.parse_npu_smi(npu_smi({0: "OK", 1: "Alarm"}, PROCESS))
-    assert [device.health for device in devices] == ["OK", "Alarm"]
-    assert processes == [(0, 41873, "python3")]
 
 
 def test_chips_with_memory_of_one_kind_and_wider_columns():

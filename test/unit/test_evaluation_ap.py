@@ -70,13 +70,6 @@ def test_chamfer_distances_below_the_limit_are_exact(masks: list[np.ndarray]) ->
     assert (distances[~near] >= 1.6).all()
 
 
-def test_the_distance_between_lines_of_two_classes_is_infinite() -> None:
-    mask = np.zeros((2, 60, 40), np.uint8)
-    mask[:, 10, 5:30] = 1
-
-    assert chamfer_matrix(*[pixel_sets(mask, RESOLUTION)] * 2, 1.5).tolist() == [[0, np.inf], [np.inf, 0]]
-
-
 def test_matching_is_greedy_and_ties_go_to_the_lower_indices() -> None:
     distances = np.array([[0.4, 0.3, 0.9], [0.3, 0.1, 0.3], [0.3, 0.2, 0.3]])
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from pivotnet.annotation.tables import split_of_scene
 from pivotnet.synthetic.generate import generate
 from pivotnet.synthetic.nuscenes_tables import TABLES
 from pivotnet.synthetic.plan import TRAIN_RUNS, VAL_RUNS, Options, make_plan, scene_names
@@ -28,22 +27,12 @@ def root(tmp_path_factory) -> Path:
     return make(tmp_path_factory.mktemp("synthetic") / "set")
 
 
-def expansion(root: Path, location: str) -> dict:
-    return json.loads((root / "maps" / "expansion" / f"{location}.json").read_text())
-
-
 def test_scene_names_are_from_nuscenes_own_splits():
     splits = pytest.importorskip("nuscenes.utils.splits")
     for runs, official in ((TRAIN_RUNS, splits.train), (VAL_RUNS, splits.val)):
         numbers = [number for first, last in runs for number in range(first, last + 1)]
         assert {f"scene-{number:04d}" for number in numbers} <= set(official)
     assert len(set(scene_names(400))) == 400
-
-
-@pytest.mark.parametrize(("scenes", "val"), [(1, []), (2, [1]), (3, [2]), (4, [3]), (8, [3, 7]), (9, [3, 7])])
-def test_every_fourth_scene_is_for_validation(scenes, val):
-    splits = [split_of_scene(name, "v1.0-trainval") for name in scene_names(scenes)]
-    assert [index for index, split in enumerate(splits) if split == "val"] == val
 
 
 def test_all_tables_are_there_and_their_tokens_resolve(root):
@@ -98,10 +87,3 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others(root, tmp_pat
     assert len(same) == len(files)
     other = make_plan(replace(OPTIONS, seed=12))
     assert other.scenes[0].poses != make_plan(OPTIONS).scenes[0].poses
-
-
-def test_a_larger_scale_gives_larger_maps(root, tmp_path):
-    large = make(tmp_path / "large", scenes=1, map_scale=1.5)
-    for location in LOCATIONS:
-        growth = len(expansion(large, location)["node"]) / len(expansion(root, location)["node"])
-        assert 1.2 < growth < 2.6

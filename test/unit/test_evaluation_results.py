@@ -13,7 +13,7 @@ from pivotnet.errors import PivotNetError
 from pivotnet.evaluation import results
 from pivotnet.evaluation.postprocess import draw_mask
 from pivotnet.evaluation.results import MapInstances, load_result, save_result
-from pivotnet.evaluation.vector_map import pixels_to_ego, predicted_lines, save_vector_map
+from pivotnet.evaluation.vector_map import predicted_lines, save_vector_map
 
 MAP = MapConfig()
 
@@ -89,12 +89,6 @@ def test_a_folder_belongs_to_one_checkpoint(tmp_path: Path) -> None:
     (folder / "run.json").unlink()
     with pytest.raises(PivotNetError, match="holds results of an unknown run"):
         results.open_folder(folder, first, "smoke")
-
-
-def test_pixels_to_metres_in_the_ego_frame() -> None:
-    corners = np.array([[0, 0], [0, 200], [400, 0], [200, 100], [100, 50]])
-
-    np.testing.assert_allclose(pixels_to_ego(corners, MAP), [[30, 15], [30, -15], [-30, 15], [0, 0], [15, 7.5]])
 
 
 def test_vector_map(tmp_path: Path) -> None:

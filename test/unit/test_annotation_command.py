@@ -123,6 +123,8 @@ def test_bad_roots(root, tmp_path, capsys):
     assert "no nuScenes root with v1.0-trainval/sample.json" in refused(capsys, tmp_path)
     assert f"choose --version from {VERSION}" in refused(capsys, root, "--version", "v1.0-mini")
     assert not folder_of(root).exists()
+    (root / "customer").write_text("in the way")
+    assert f"cannot make {folder_of(root)}" in refused(capsys, root)
 
 
 def test_bad_maps_and_tables(root, capsys):
@@ -156,11 +158,6 @@ def test_bad_maps_and_tables(root, capsys):
     (root / city).write_text("[]")
     assert "holds no JSON object" in refused(capsys, root)
     assert not folder_of(root).exists()
-
-
-def test_a_folder_that_cannot_be_made(root, capsys):
-    (root / "customer").write_text("in the way")
-    assert f"cannot make {folder_of(root)}" in refused(capsys, root)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import shapely
 from shapely.geometry import LineString, Polygon
+from shapely.ops import linemerge, unary_union
 from visvalingamwyatt import Simplifier
 
 from pivotnet.annotation.bezier import DEGREES, bernstein, control_points
@@ -40,6 +41,25 @@ def array(geometries) -> np.ndarray:
     return result
 
 
+def parts(geometry, geom_type) -> list:
+    found = getattr(geometry, "geoms", [geometry])
+    return [part for part in found if part.geom_type == geom_type and not part.is_empty]
+
+
+def plain_contours(areas) -> list[LineString]:
+    joined = unary_union([unary_union([part for area in layer for part in parts(area, "Polygon")]) for layer in areas])
+    polygons = parts(joined, "Polygon")
+    rings = [ring if not ring.is_ccw else shapely.reverse(ring) for ring in (area.exterior for area in polygons)]
+    holes = [ring for area in polygons for ring in area.interiors]
+    rings += [ring if ring.is_ccw else shapely.reverse(ring) for ring in holes]
+    inner = shapely.box(-SIZE[0] / 2 + 0.2, -SIZE[1] / 2 + 0.2, SIZE[0] / 2 - 0.2, SIZE[1] / 2 - 0.2)
+    lines = []
+    for ring in rings:
+        pieces = parts(ring.intersection(inner), "LineString")
+        lines += parts(linemerge(pieces), "LineString") if len(pieces) > 1 else pieces
+    return lines
+
+
 def test_vectors_lie_in_the_ego_frame():
     """A divider 5 m to the left of a car that looks north, and nothing far away."""
     line = LineString([(95, 150), (95, 250)])
@@ -50,7 +70,14 @@ def test_vectors_lie_in_the_ego_frame():
     assert ego_vectors(LocationMap([array([])] * 5), 0.0, 0.0, 0.0, CONFIG) == []
 
 
-def test_contours_leave_out_points_and_the_edge_of_the_window():
+def test_contours_join_the_ends_of_each_ring():
+    """Rings that nothing cuts, that one cut opens, and that fall into several pieces, with and without holes."""
+    spiral = LineString([(-40, -9), (40, -9), (40, 0), (-40, 0), (-40, 9), (40, 9)]).buffer(2)
+    island = Polygon(shapely.box(-3, 3, 3, 6).exterior, [shapely.box(-2, 4, 2, 5).exterior])
+    for areas in ([[spiral], [island]], [[spiral, island], []], [[island], []], [[], [spiral]]):
+        ours = contours([array(layer) for layer in areas], SIZE)
+        assert [line.wkb for line in ours] == [line.wkb for line in plain_contours(areas)]
+        assert len(ours)
     lines = contours([array([shapely.box(-30, -3, 30, 3)]), array([shapely.Point(0, 0)])], SIZE)
     np.testing.assert_allclose(sorted(line.bounds for line in lines), [(-29.8, -3, 29.8, -3), (-29.8, 3, 29.8, 3)])
 

@@ -1,4 +1,4 @@
-"""Towns: streets that fit together without gaps, and the classes that samples show."""
+"""Towns: polygons that are valid and fit together without gaps, and the classes that samples show."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shapely
 from shapely.geometry import LineString, Polygon
 
 from pivotnet.synthetic.plan import Options, is_val, make_plan
+from pivotnet.synthetic.roads import LANE_WIDTH
 from pivotnet.synthetic.town import LOCATIONS, build_town
 
 
@@ -25,6 +26,23 @@ def test_road_segments_are_valid_and_meet_without_gaps_or_overlaps(town):
     # Euler: a connected planar street network encloses roads - junctions + 1 blocks
     islands = sum(road.median for road in town.roads)
     assert len(paved.interiors) == len(town.roads) - len(town.junctions) + 1 + islands
+
+
+def test_lanes_cover_the_road_and_crossings_interrupt_the_dividers(town):
+    for road in town.roads:
+        whole = Polygon(road.ring, [] if road.island is None else [road.island])
+        lanes = [Polygon(np.concatenate([lane.right, lane.left[::-1]])) for lane in road.lanes]
+        assert all(lane.is_valid and lane.exterior.is_ccw for lane in lanes), "left is left in driving direction"
+        assert shapely.union_all(lanes).symmetric_difference(whole).area < 1e-6
+        crossed = shapely.union_all([Polygon(crossing.corners) for crossing in road.crossings])
+        for divider in road.dividers:
+            line = LineString(divider.line)
+            assert whole.buffer(1e-6).contains(line) and not crossed.intersects(line)
+        between = sum(shapely.length(LineString(d.line)) for d in road.dividers if d.layer == "road_divider")
+        assert road.backward == 0 or road.median or between > 0.5 * road.length
+        for crossing in road.crossings:  # its long sides lead across the road
+            sides = np.hypot(*(crossing.corners - np.roll(crossing.corners, -1, axis=0)).T)
+            assert set(np.argsort(sides)[-2:]) == {0, 2} and sides[[0, 2]].min() >= len(road.lanes) * LANE_WIDTH - 0.1
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -99,6 +99,7 @@ def test_missing_and_truncated_files_miss(tmp_path: Path) -> None:
 
 
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # wide enough for the longest path
     copy_of("golden_matching.npz", tmp_path)
 
     def check(*arguments: str) -> int:

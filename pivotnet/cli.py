@@ -26,7 +26,7 @@ COMMANDS = {
     "report": "print what training runs have measured",
     "doctor": "say what this machine has and what is wrong with it",
     "run": "train on all cards and print the Final result, as the run scripts do",
-    "audit": "count kernel launches and host waits of a training step",
+    "audit": "count operators and host waits of a training step",
 }
 
 

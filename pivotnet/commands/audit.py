@@ -1,7 +1,8 @@
 """``pivotnet audit``: what one training step asks of the device, by phase.
 
-Counts kernel launches, host waits (with the line of this package that causes each), operators that fall back to the
-CPU, float64 on the device, copies and collectives. On the CPU it follows which tensors would live on a device.
+Counts operators launched on the device, host waits (with the line of this package that causes each), operators that
+fall back to the CPU, float64 on the device, copies and collectives. On the CPU it follows which tensors would live on
+a device.
 """
 
 from __future__ import annotations

@@ -33,8 +33,7 @@ def print_times(title: str, results: Sequence[Measurement], samples: int) -> Non
     for one in results:
         parts = [f"{len(one.wall[TOTAL])} rounds", f"peak {one.peak_bytes / GIB:.2f} GiB"]
         if samples > 1:
-            phase = "samples" if "samples" in one.wall else TOTAL
-            wall, cpu = (samples / max(statistics.median(kind[phase]), 1e-9) for kind in (one.wall, one.cpu))
+            wall, cpu = (samples / max(statistics.median(kind[TOTAL]), 1e-9) for kind in (one.wall, one.cpu))
             parts.append(f"{wall:.1f} samples/s of wall, {cpu:.1f} of CPU time")
         print(f"  {one.name}: " + ", ".join([*parts, *(f"{key} {value}" for key, value in one.facts.items())]))
     if len(results) > 1 and results[1].peak_bytes:

@@ -115,7 +115,7 @@ def upstream_step(checkout: Path, preset_name: str, case: str) -> Task:
         total.backward()
         optimizer.step()
 
-    return Task(clock, step, prepare, "input", attention_as_one_launch, {"checkpointing": True})
+    return Task(clock, step, prepare, counting=attention_as_one_launch, facts={"checkpointing": True})
 
 
 def drawn_outputs(seed: int, case: str, bev_size: tuple[int, int]) -> dict[str, list[list[np.ndarray]]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,8 +33,8 @@ Seconds = dict[str, tuple[float, float]]  # wall and CPU by phase
 class Clock:
     """Wall and CPU seconds of each phase of a run.
 
-    CPU seconds are those of all threads of the process and of its finished children. On a shared machine they are the
-    ones to trust: waiting for a core is not in them.
+    CPU seconds are those of all threads of the process. On a shared machine they are the ones to trust: waiting for a
+    core is not in them.
     """
 
     def __init__(self, device: torch.device = CPU) -> None:
@@ -52,8 +51,7 @@ class Clock:
     def enter(self, phase: str) -> None:
         """End the running phase and begin another; "" ends the run."""
         devices.synchronize(self.device)
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        now = time.perf_counter(), time.process_time() + children.ru_utime + children.ru_stime
+        now = time.perf_counter(), time.process_time()
         if self._phase:
             wall, cpu = self.seconds.get(self._phase, (0.0, 0.0))
             self.seconds[self._phase] = (wall + now[0] - self._since[0], cpu + now[1] - self._since[1])
@@ -67,9 +65,9 @@ class Task:
     """Something that can be run again and again, made in the measuring process."""
 
     clock: Clock
-    run: Callable[[], Seconds | None]  # calls clock.enter where a phase begins, or returns seconds of its own
+    run: Callable[[], None]  # calls clock.enter where a phase begins
     prepare: Callable[[], None] = lambda: None  # what a run needs and is not measured
-    first_phase: str = "samples"
+    first_phase: str = "input"
     counting: Callable[[OperatorCounter], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     facts: dict[str, Any] = field(default_factory=dict)  # what a reader of the result should know
 
@@ -77,9 +75,9 @@ class Task:
         """Wall and CPU seconds by phase of one run."""
         self.prepare()
         self.clock.begin(self.first_phase)
-        own = self.run()
+        self.run()
         self.clock.enter("")
-        return own or self.clock.seconds
+        return self.clock.seconds
 
     def take_turn(self, least_seconds: float) -> Seconds:
         """Run until ``least_seconds`` have passed, at least once; medians of each phase's seconds.
@@ -197,7 +195,6 @@ _task: Task
 def _make(make: Callable[[], Task], threads: int) -> None:
     global _task
     torch.set_num_threads(threads)
-    multiprocessing.set_start_method(None, force=True)  # its children start as elsewhere, not as this process did
     _task = make()
     devices.reset_peak_memory(_task.clock.device)
 

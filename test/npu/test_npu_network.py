@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from pivotnet import device as devices
 from pivotnet.criterion.criterion import Criterion
 from pivotnet.model.ops.deformable_attention import multi_scale_deformable_attention
-from pivotnet.structures import Predictions
 
 SHAPES = ((8, 21), (4, 11))
 
@@ -126,35 +125,3 @@ def test_backbones_equal_the_cpu(name: str):
     assert_gradients_near(on_npu, on_cpu)
     for (key, actual), expected in zip(on_npu.named_buffers(), on_cpu.buffers()):
         assert_near(actual, expected, what=f"buffer {key}")
-
-
-def test_the_whole_criterion_equals_the_cpu():
-    config, samples = small("smoke"), 2
-    generator = torch.Generator().manual_seed(0)
-    depth, bev_depth = len(config.criterion.decoder_weights), len(config.criterion.bev_weights)
-    queries, points, size = config.map.total_queries, config.map.total_points, config.mask_size
-    made = {
-        "object_logits": torch.randn(depth, samples, queries, 2, generator=generator),
-        "points": torch.rand(depth, samples, points, 2, generator=generator),
-        "point_logits": torch.randn(depth, samples, points, 2, generator=generator),
-        "masks": torch.randn(depth, samples, queries, *size, generator=generator) * 3,
-        "semantic_logits": torch.randn(bev_depth, samples, 3, 2, *size, generator=generator),
-    }
-    given = batch(config, samples=samples).targets
-    assert given is not None
-    criterion = Criterion(config)
-
-    def run(device: torch.device) -> tuple[Any, dict[str, Tensor]]:
-        leaves = {name: tensor.detach().to(device).requires_grad_() for name, tensor in made.items()}
-        result = criterion(Predictions(**leaves), given.to(device), piggyback=torch.arange(3.0, device=device))
-        result.total.backward()
-        return result, {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
-
-    expected, expected_gradients = run(torch.device("cpu"))
-    actual, gradients = run(NPU)
-    assert actual.piggybacked.tolist() == [0.0, 1.0, 2.0]
-    assert_near(actual.total, expected.total, what="total")
-    for name, term in expected.terms.items():
-        assert_near(actual.terms[name], term, what=name)
-    for name in made:
-        assert_near(gradients[name], expected_gradients[name], what=f"gradient of {name}")

@@ -48,12 +48,6 @@ torch.cuda.is_available = lambda: True  # what transfer_to_npu makes it say
 """
 
 
-def test_cpu_is_always_there():
-    assert devices.select_device("cpu", local_rank=5) == CPU
-    assert devices.distributed_backend(CPU) == "gloo"
-    assert not devices.pin_memory(CPU)
-
-
 @pytest.mark.parametrize("name", ["tpu", "cuda:x", "cpu:one"])
 def test_unknown_device_names_the_choices(name):
     with pytest.raises(PivotNetError, match="npu|cuda"):
@@ -106,13 +100,6 @@ except PivotNetError as error:
     assert lines[0] == "npu:1 hccl [('device', 1), ('jit', False)] False"
     assert lines[1] == "False False"
     assert lines[2].startswith("npu:2 does not exist: 2 such device(s)")
-
-
-def test_random_state_comes_back(tmp_path):
-    torch.save(devices.rng_state(CPU), tmp_path / "state")
-    expected = torch.rand(4)
-    devices.set_rng_state(CPU, torch.load(tmp_path / "state", weights_only=True))
-    assert torch.equal(expected, torch.rand(4))
 
 
 def train(optimizer: torch.optim.Optimizer) -> None:

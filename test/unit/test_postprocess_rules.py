@@ -21,23 +21,6 @@ def blank(map_config: MapConfig = MAP) -> Predictions:
     return Predictions(logits, torch.rand(2, 1, points, 2), validity)
 
 
-def test_an_instance_has_its_pivots_and_both_ends() -> None:
-    predictions = blank()
-    query = 20 + 25 + 3  # the fourth boundary
-    first_point = 20 * 10 + 25 * 2 + 3 * 30
-    predictions.object_logits[0, ..., 0] = 9  # of an earlier decoder
-    predictions.object_logits[-1, 0, query] = torch.tensor([2.0, 0.0])
-    predictions.point_logits[-1, 0, first_point + 7] = torch.tensor([0.0, 1.0])
-    predictions.point_logits[-1, 0, first_point + 8] = torch.tensor([1.0, 1.0])  # one half is not above one half
-
-    instances = postprocess(predictions, MAP)[0]
-
-    chosen = predictions.points[-1, 0, [first_point, first_point + 7, first_point + 29]]
-    np.testing.assert_allclose(instances.points[0], chosen.numpy() * [400, 200], rtol=1e-6)
-    assert instances.labels.tolist() == [2]
-    assert instances.scores[0] == pytest.approx(1 / (1 + np.exp(-2)), abs=1e-6)
-
-
 def test_a_tie_is_an_object() -> None:
     predictions = blank()
     predictions.object_logits[-1, 0, 0] = 0.25

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import cv2
 import numpy as np
 import pytest
 from support.random_targets import CONFIG, sample
@@ -28,27 +27,6 @@ def test_shapes_and_padding() -> None:
         assert not targets.lengths[b, c, n:].any()
         assert not targets.points[b, c, n:].any()
         assert not targets.masks[b, c, n:].any()
-
-
-def test_no_instance_at_all_is_padded_to_one() -> None:
-    targets = build_targets([sample(0, (0, 0, 0))], SWINT)
-    assert targets.masks.shape == (1, 3, 1, 400, 200)
-    assert not targets.counts.any() and not targets.semantic.any()
-
-
-def test_a_lost_id_has_all_masks_of_its_class_redrawn_with_the_padding() -> None:
-    mask, points, lengths = sample(4, (3, 1, 2), lengths=(4, 10, 3))
-    mask[0][mask[0] == np.unique(mask[0])[2]] = 0
-    targets = build_targets([(mask, points, lengths)], SWINT)
-    for k in range(3):
-        pixels = (points[0][k] * (400, 200)).astype(np.int32)  # all 10 points: the padding is at the origin
-        expected = np.zeros((400, 200), np.uint8)
-        for start, end in zip(pixels, pixels[1:]):
-            cv2.line(expected, tuple(map(int, start[::-1])), tuple(map(int, end[::-1])), 1, 8)
-        np.testing.assert_array_equal(targets.masks[0, 0, k], expected)
-        assert bool(targets.masks[0, 0, k, 0, 0]) == (lengths[0][k] < 10)
-    np.testing.assert_array_equal(targets.masks[0, 2, 0], mask[2] == np.unique(mask[2])[1])
-    np.testing.assert_array_equal(targets.semantic[0], mask > 0)
 
 
 @pytest.mark.parametrize("short", [0, 1])

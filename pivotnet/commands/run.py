@@ -33,8 +33,11 @@ class OptionParser(argparse.ArgumentParser):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """What to run; its options have a parser of their own, for ``--`` and for errors of one line."""
-    parser.add_argument("kind", choices=list(SCRIPTS), help="steps to be timed, or the whole schedule and its accuracy")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="see pivotnet run performance --help")
+    text = (
+        "steps to be timed, or the whole schedule and its accuracy; then options: see pivotnet run performance --help"
+    )
+    # the only kind of argument that keeps a -- right behind its first word
+    parser.add_argument("words", nargs=argparse.PARSER, choices=list(SCRIPTS), help=text)
 
 
 def _option_parser(kind: str) -> argparse.ArgumentParser:
@@ -57,9 +60,10 @@ def _option_parser(kind: str) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Train; returns 1 when training failed, 130 or 143 when it was interrupted."""
-    end = args.options.index("--") if "--" in args.options else len(args.options)
-    given = vars(_option_parser(args.kind).parse_args(args.options[:end]))
-    choices = read_choices(args.kind, given, args.options[end + 1 :])
+    kind, *words = args.words
+    end = words.index("--") if "--" in words else len(words)
+    given = vars(_option_parser(kind).parse_args(words[:end]))
+    choices = read_choices(kind, given, words[end + 1 :])
     if given["check"]:
         return 0
     try:
@@ -68,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Interrupted as error:
-        words = ["bash", str(ROOT / "test" / SCRIPTS[args.kind]), "--resume", str(choices.output)]
+        words = ["bash", str(ROOT / "test" / SCRIPTS[kind]), "--resume", str(choices.output)]
         saved = choices.output and (choices.output / "checkpoints").is_dir()
         print(f"interrupted; go on with: {shlex.join(words)}" if saved else "interrupted", file=sys.stderr)
         return int(error.args[0])

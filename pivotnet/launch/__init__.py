@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+
 from pivotnet.errors import PivotNetError
+
+# imported in the patched tree, whose requirement.txt brings them
+PATCHED_MODULES = "torch numpy scipy shapely cv2 PIL rich tensorboard matplotlib loguru tabulate tqdm".split()
 
 
 def say(text: str) -> None:
@@ -14,3 +20,11 @@ def whole_number(name: str, text: str, least: int = 1) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
         raise PivotNetError(f"{name} is {text}: give a whole number of at least {least}")
     return int(text)
+
+
+def require_patched_modules(requirements: object) -> None:
+    """Raise PivotNetError unless this Python has what the patched tree imports; ``requirements``: its file."""
+    missing = [name for name in PATCHED_MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        remedy = f"{sys.executable} -m pip install -r {requirements}"
+        raise PivotNetError(f"the patched checkout needs {', '.join(missing)}, not installed here: {remedy}")

@@ -19,7 +19,8 @@ ROOT = _CHECKOUT if (_CHECKOUT / "test" / "env_npu.sh").is_file() else Path.cwd(
 OUTPUTS = ROOT / "test" / "output"
 SAVED = "launch.json"  # in the output folder: the choices, for --resume
 SCRIPTS = {"performance": "train_8p_performance.sh", "full": "train_full_8p.sh"}
-PATCHED = "builtin, or patched: the checkout of upstream in PIVOTNET_DIR (PivotNet/), through its run.sh"
+NETWORKS = ("builtin", "patched", "bemapnet")
+PATCHED = "builtin; patched or bemapnet: the checkout of upstream in PIVOTNET_DIR (PivotNet/), through its run.sh"
 # name: (metavar, meaning, default); the environment variable is the name in capitals
 OPTIONS = {
     "preset": ("NAME", "network: swint, res50, effb0 or smoke", "swint, smoke without an accelerator"),
@@ -29,7 +30,7 @@ OPTIONS = {
     "batch_size": ("N", "samples a card and step", "the preset's: 1"),
     "steps": ("N", "end after N steps", "performance: 1500, without accelerator 150"),
     "epochs": ("N", "epochs of the schedule", "the preset's: 30"),
-    "data_root": ("DIR", "nuScenes tree", "data/nuscenes, else synthetic data"),
+    "data_root": ("DIR", "nuScenes tree", "data/nuscenes, here or in PivotNet/, else synthetic data"),
     "weights": ("DIR", "pretrained backbone files", "assets/weights, see tools/download.py"),
     "output": ("DIR", "folder of this run", "a new one under test/output"),
 }
@@ -84,10 +85,10 @@ def read_choices(kind: str, given: Mapping[str, str | None], extra: list[str]) -
             values[name] = whole_number(f"--{name.replace('_', '-')} ({name.upper()})", values[name])
     if values["preset"]:
         preset(values["preset"])
-    if values["network"] not in (None, "builtin", "patched"):
-        raise PivotNetError(f"--network (NETWORK) is {values['network']}: choose builtin or patched")
-    default = ROOT / "data" / "nuscenes"
-    root = values["data_root"] = values["data_root"] or (default if default.exists() else None)
+    if values["network"] not in (None, *NETWORKS):
+        raise PivotNetError(f"--network (NETWORK) is {values['network']}: choose one of {', '.join(NETWORKS)}")
+    found = [path for folder in (ROOT, checkout_folder()) if (path := folder / "data" / "nuscenes").exists()]
+    root = values["data_root"] = values["data_root"] or next(iter(found), None)
     if root and not Path(root).is_dir():
         raise PivotNetError(f"data root {root} does not exist: give the folder of a nuScenes tree")
     if root and not (Path(root) / "samples").is_dir():
@@ -95,6 +96,11 @@ def read_choices(kind: str, given: Mapping[str, str | None], extra: list[str]) -
     for name in ("data_root", "weights", "output"):
         values[name] = values[name] and Path(values[name]).absolute()
     return Choices(kind, **values, extra=extra, resume=resume, nodes=nodes)
+
+
+def checkout_folder() -> Path:
+    """Where the checkout of upstream lies, if there is one."""
+    return Path(os.environ.get("PIVOTNET_DIR") or ROOT / "PivotNet").absolute()
 
 
 def _newest_unfinished(kind: str) -> Path | None:

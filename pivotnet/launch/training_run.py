@@ -16,10 +16,12 @@ from pathlib import Path
 from pivotnet.config import BACKBONES
 from pivotnet.errors import PivotNetError
 from pivotnet.files import make_folder
-from pivotnet.launch import say, torchrun, whole_number
-from pivotnet.launch.choices import OUTPUTS, ROOT, Choices
+from pivotnet.launch import require_patched_modules, say, torchrun, whole_number
+from pivotnet.launch.choices import OUTPUTS, ROOT, Choices, checkout_folder
 from pivotnet.launch.supervise import supervise
 
+CHECKPOINT = "checkpoint_epoch_{}.pth"  # of the patched checkout
+PATCHED_OPTIONS = ("--exp_options", "--pretrained_model", "--find_unused_parameters", "--sync_bn")
 PIVOTNET = (sys.executable, "-m", "pivotnet")
 CPU_STEPS, FIRST_STEPS = 150, 1500  # of a performance run; the published port times the first 1500, too
 
@@ -88,8 +90,8 @@ def _find_devices(name: str | None) -> tuple[str, int]:
 def choose_network(choices: Choices) -> Path | None:
     """The patched checkout of upstream that is to be trained; None for the built-in network."""
     named = os.environ.get("PIVOTNET_DIR")
-    folder = Path(named or ROOT / "PivotNet").absolute()
-    run_sh, config = folder / "run.sh", f"pivotnet_nuscenes_{choices.preset}"
+    folder = checkout_folder()
+    run_sh, config = folder / "run.sh", _configuration(choices)
     reason = ""
     if choices.network != "builtin":
         if not run_sh.is_file():
@@ -98,7 +100,7 @@ def choose_network(choices: Choices) -> Path | None:
             reason = f"the checkout in {folder} has no configuration for preset {choices.preset}"
         if reason and (choices.network or (named and not run_sh.is_file())):
             remedy = "choose --network builtin, or name another folder by PIVOTNET_DIR"
-            raise PivotNetError(f"the patched network cannot be trained, as {reason}: {remedy}")
+            raise PivotNetError(f"the {choices.network or 'patched'} network cannot be trained, as {reason}: {remedy}")
     if choices.network == "builtin" or reason:
         choices.network = "builtin"
         say(f"training the built-in network, preset {choices.preset}{reason and f' ({reason})'}")
@@ -107,11 +109,22 @@ def choose_network(choices: Choices) -> Path | None:
         raise PivotNetError(
             f"the checkout in {folder} is not patched: apply pivotnet.patch, or choose --network builtin"
         )
-    if choices.resume:
-        raise PivotNetError("the patched checkout cannot resume a run: start a new one, or choose --network builtin")
-    choices.network = "patched"
+    require_patched_modules(folder / "requirement.txt")
+    for word in choices.extra:
+        if word.startswith("-") and word.split("=")[0] not in PATCHED_OPTIONS:
+            known = ", ".join(PATCHED_OPTIONS)
+            raise PivotNetError(f"{word}: the patched checkout takes {known} only; choose --network builtin for others")
+    if choices.kind == "full" and choices.steps:
+        reason = "the patched checkout's full run has whole epochs, give --epochs"
+        raise PivotNetError(f"--steps (STEPS) is {choices.steps}: {reason}")
+    choices.network = choices.network or "patched"
     say(f"training the patched checkout in {folder}, configuration {config}")
     return folder
+
+
+def _configuration(choices: Choices) -> str:
+    """Of the patched checkout."""
+    return f"{'bemapnet' if choices.network == 'bemapnet' else 'pivotnet'}_nuscenes_{choices.preset}"
 
 
 def _prepare_data(choices: Choices) -> None:
@@ -123,7 +136,8 @@ def _prepare_data(choices: Choices) -> None:
         _run(make_folder(ROOT / "data", "DATA_ROOT"), "synth", choices.data_root, "--seed", seed)
     if not (choices.data_root / "customer" / "pivot-bezier" / "splits" / "train.txt").is_file():
         say(f"annotating {choices.data_root}")
-        _run(choices.data_root, "annotate", "-d", choices.data_root)
+        curves = ["--bezier"] if choices.network == "bemapnet" else []
+        _run(choices.data_root, "annotate", "-d", choices.data_root, *curves)
 
 
 def _run(folder: Path, *words: object) -> None:
@@ -202,28 +216,36 @@ def _find_weights(choices: Choices) -> Path | None:
 
 
 def _train_patched(choices: Choices, checkout: Path, device: str, logs: Path) -> None:
-    """run.sh of the patched checkout, which writes the same summary and records."""
+    """run.sh of the patched checkout, which writes the same summary and records; a full run is evaluated."""
     assert choices.cards and choices.output
-    full = choices.kind == "full"
-    if choices.extra:
-        raise PivotNetError(f"{' '.join(choices.extra)}: the patched checkout takes no options of pivotnet train")
-    if full and choices.steps:
-        reason = "the patched checkout's full run has whole epochs, give --epochs"
-        raise PivotNetError(f"--steps (STEPS) is {choices.steps}: {reason}")
+    full, config, epochs = choices.kind == "full", _configuration(choices), choices.epochs or 30
     environment = torchrun.environment(choices.cards)
     changes = {
         "PATH": f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}",  # run.sh calls python3
-        **{"PIVOTNET_OUTPUT": choices.output, "PIVOTNET_DEVICE": device, "CARDS": choices.cards},
-        **{"DATA_ROOT": choices.data_root, "BATCH_SIZE": choices.batch_size or ""},
+        **{"PIVOTNET_OUTPUT": choices.output, "PIVOTNET_DEVICE": device, "CARDS": choices.cards, "PIVOTNET_LOGS": logs},
+        **{"DATA_ROOT": choices.data_root, "BATCH_SIZE": choices.batch_size or "", "WEIGHTS": choices.weights or ""},
         **({} if full else {"PIVOTNET_PERFORMANCE_FLAG": 1, "PIVOTNET_PERFORMANCE_STEPS": choices.steps}),
     }
     environment.update({name: str(value) for name, value in changes.items()})
-    words = ["pipeline" if full else "train", f"pivotnet_nuscenes_{choices.preset}", choices.epochs or 30]
-    log = logs / "run.log"
-    say(f"its log: {log}")
-    with open(log, "wb") as stream:
-        status = supervise(["bash", "run.sh", *words], env=environment, cwd=checkout, stdout=stream, stderr=stream)
-    if status or (choices.nodes.rank == 0 and not (choices.output / "summary.json").is_file()):
-        print("--- last lines of run.sh", *torchrun.last_lines(log), sep="\n", file=sys.stderr)
-        what = f"training failed (exit status {status})" if status else "run.sh ended without a summary of its steps"
-        raise FailedRun(f"{what}; its log is {log}")
+
+    def run(*words: object) -> None:
+        status = supervise(["bash", "run.sh", *words], env=environment, cwd=checkout)
+        if status:
+            raise FailedRun(f"{words[0]} failed (exit status {status}); logs: {choices.output}/train.log and {logs}")
+
+    saved = list_patched_checkpoints(choices.output)
+    if saved:
+        say(f"going on from {saved[-1]}")
+        run("train-continue", config, saved[-1], "-e", epochs, *choices.extra)
+    else:
+        run("train", config, epochs, *choices.extra)
+    if choices.nodes.rank == 0 and not (choices.output / "summary.json").is_file():
+        raise FailedRun(f"run.sh ended without a summary of its steps; logs: {logs}")
+    if full:
+        run("test", config, list_patched_checkpoints(choices.output)[-1])
+
+
+def list_patched_checkpoints(output: Path) -> list[Path]:
+    """The checkpoints of a run of the patched checkout, the newest last."""
+    found = (output / "checkpoints").glob(CHECKPOINT.format("*"))
+    return sorted(found, key=lambda path: path.stat().st_mtime)

@@ -133,6 +133,7 @@ class Trainer:
         """
         record: dict[str, Any] | None = None  # of the step before, whose losses are still on the device
         stop = False
+        instances = self.step % self.run.steps_per_epoch  # not 0 when an epoch goes on, which is not judged
 
         records.request()
         for batch in batches:
@@ -142,6 +143,10 @@ class Trainer:
                 stop = self._complete(record, values, records, monitor)
             record = records.end(self.optimizer.param_groups[0]["lr"])
             self.elapsed += record["seconds"] or 0.0
+            instances += int(batch.targets.counts.sum()) if batch.targets else 0  # on the host
+            if self.step % self.run.steps_per_epoch == 0:
+                monitor.end_epoch(instances)
+                instances = 0
             shutdown.step_done()
             if after_step is not None:
                 after_step()

@@ -86,6 +86,13 @@ class Monitor:
         for name, value in values.items():
             self.curves.add_scalar(name, value, done)
 
+    def end_epoch(self, instances: int) -> None:
+        """Warn of an epoch in which this rank has seen no instance: the network learns to draw nothing."""
+        if not instances:
+            self.say(
+                "warning: no sample of this epoch has a line: look at the annotations (pivotnet render draws them)"
+            )
+
     def _describe(self, record: Mapping[str, Any], memory: int) -> str:
         seconds = record["seconds"]
         if seconds is not None:

@@ -38,7 +38,6 @@ from pivotnet.training.records import StepRecords, counted_times, read_records, 
 SUMMARY = "summary.json"
 REQUIRED = ("preset", "ranks", "batch_size", "global_batch", "step_seconds", "wall_seconds", "finished")
 TITLE = "------------------ Final result ------------------"
-NETWORK = "PivotNet"
 KINDS = {"performance": "performance", "full": "acc"}  # run script -> ending of its case name
 GIB = 1 << 30
 
@@ -145,7 +144,12 @@ def earlier_seconds(summary: dict[str, Any], folder: Path) -> float:
 
 def case_name(summary: dict[str, Any], kind: str) -> str:
     """Name of the case as the published scripts build it, such as PivotNet_bs1_8p_performance."""
-    return f"{NETWORK}_bs{summary['batch_size']}_{summary['ranks']}p_{KINDS[kind]}"
+    return f"{network_name(summary)}_bs{summary['batch_size']}_{summary['ranks']}p_{KINDS[kind]}"
+
+
+def network_name(summary: dict[str, Any]) -> str:
+    """The patched tree also trains BeMapNet, by presets with its name."""
+    return "BeMapNet" if summary["preset"].startswith("bemapnet") else "PivotNet"
 
 
 def final_lines(summary: dict[str, Any], kind: str, earlier: float = 0.0) -> list[str]:
@@ -163,7 +167,7 @@ def final_lines(summary: dict[str, Any], kind: str, earlier: float = 0.0) -> lis
     if times is None:
         raise PivotNetError("no step was timed: each was warm-up or came behind a checkpoint; run more steps")
     lines = [
-        f"Network: {NETWORK}",
+        f"Network: {network_name(summary)}",
         f"RankSize: {summary['ranks']}",
         f"BatchSize: {summary['batch_size']}",
         f"DeviceType: {platform.machine()}",

@@ -31,11 +31,12 @@ def convert_annotations(arguments: Sequence[str] | None = None) -> None:
     add("--xbound", nargs=3, type=float, default=FIXED["xbound"])
     add("--ybound", nargs=3, type=float, default=FIXED["ybound"])
     add("--bezier", action="store_true", help="fit bezier curves too (BeMapNet's targets)")
+    add("--overwrite", action="store_true", help="annotate everything again, keep nothing")
     args = parser.parse_args(arguments)
     try:
         require("the converter", vars(args), FIXED)
         for version in args.version:
-            annotate_on_terminal(args.data_root, version, args.bezier)
+            annotate_on_terminal(args.data_root, version, args.bezier, overwrite=args.overwrite)
     except PivotNetError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

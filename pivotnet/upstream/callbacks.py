@@ -6,6 +6,7 @@ torch.optim.AdamW's form whichever kernel ran.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ class Callback:
 
 
 class CheckPointSaver(Callback):
-    """Writes LOCAL_PATH/checkpoint_epoch_<n>.pth every ``save_interval`` epochs, and keeps the newest."""
+    """Writes checkpoint_epoch_<n>.pth every ``save_interval`` epochs, and keeps the newest.
+
+    They go into the folder checkpoints of the run in PIVOTNET_OUTPUT; without one into LOCAL_PATH.
+    """
 
     enabled_rank = [0]
 
@@ -40,9 +44,10 @@ class CheckPointSaver(Callback):
         save_interval: int = 1,
         num_keep_latest: int | None = None,
     ) -> None:
-        self.local_path, self.filename = local_path, filename
+        output = os.environ.get(performance.OUTPUT)
+        self.local_path, self.filename = Path(output, "checkpoints") if output else Path(local_path), filename
         self.save_interval, self.num_keep_latest = save_interval, num_keep_latest
-        Path(local_path).mkdir(parents=True, exist_ok=True)
+        self.local_path.mkdir(parents=True, exist_ok=True)
 
     def after_epoch(self, trainer: Any, epoch: int, update_best_ckpt: bool = False) -> None:
         """Save; raises PivotNetError if a weight is not finite or the file cannot be written."""
@@ -50,10 +55,9 @@ class CheckPointSaver(Callback):
             return
         model = trainer.model.module if isinstance(trainer.model, DistributedDataParallel) else trainer.model
         state = upstream_state(model, trainer.optimizer, trainer.epoch, trainer.global_step)
-        folder = Path(self.local_path)
-        save_checkpoint(folder / self.filename.format(epoch=epoch), state)
+        save_checkpoint(self.local_path / self.filename.format(epoch=epoch), state)
         if self.num_keep_latest:
-            found = sorted(folder.glob(self.filename.format(epoch="*")), key=lambda path: path.stat().st_mtime)
+            found = sorted(self.local_path.glob(self.filename.format(epoch="*")), key=lambda path: path.stat().st_mtime)
             for path in found[: -self.num_keep_latest]:
                 path.unlink()
 

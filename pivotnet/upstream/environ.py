@@ -49,6 +49,8 @@ class RlaunchReplicaEnv:
         if "WORLD_SIZE" not in os.environ:
             launch.start(sys.argv)
         sys.excepthook = hand_over
+        # upstream uses torch's old interfaces, which no user of it can change
+        warnings.filterwarnings("ignore", category=UserWarning, module="torch")
         end_with_parent()
         self.sync_bn, self.find_unused_parameters = int(sync_bn), find_unused_parameters
         self.ranks = ranks_from_environment()

@@ -1,20 +1,29 @@
-"""The evaluator that tools/evaluation/eval.py runs: result files against annotations, over the cores of the machine."""
+"""Result files against annotations, over the cores of the machine: for the evaluation of the patched tree after its
+inference, and for its tools/evaluation/eval.py."""
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pivotnet.config import MapConfig
+from pivotnet.console import progress
+from pivotnet.distributed import ranks_from_environment
+from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap_table import format_table, table_dict
 from pivotnet.evaluation.results import result_path
 from pivotnet.evaluation.score import score_files
 from pivotnet.files import PathLike
+from pivotnet.launch.torchrun import hand_over
 from pivotnet.upstream.performance import add_evaluation
 from pivotnet.upstream.samples import split_tokens
 from pivotnet.upstream.settings import require
 
 
 class ResultEvaluator:
-    """Average precision of the result files in ``dt_dir`` against the annotated samples in ``gt_dir``.
+    """What eval.py does: average precision of the result files in ``dt_dir`` against the samples in ``gt_dir``.
 
     Args:
         val_txt: tokens, one a line; see ``split_tokens`` for a data set that is not all of nuScenes.
@@ -31,21 +40,48 @@ class ResultEvaluator:
         num_classes: int = 3,
         map_resolution: tuple[float, float] = (0.15, 0.15),
     ) -> None:
-        row, column = map_resolution
-        given = {"num_classes": num_classes, "map_resolution": column}
-        require("the evaluator", given, {"num_classes": 3, "map_resolution": row})
-        self.split = Path(val_txt).stem
-        tokens = split_tokens(val_txt, gt_dir)
-        self.resolution = row
-        self.pairs = [(result_path(dt_dir, token), Path(gt_dir) / f"{token}.npz") for token in tokens]
+        sys.excepthook = hand_over  # errors are one line
+        given = {"num_classes": num_classes, "map_resolution": tuple(map_resolution)}
+        require("the evaluator", given, {"num_classes": 3, "map_resolution": (MapConfig().resolution,) * 2})
+        self.arguments = gt_dir, dt_dir, val_txt
 
     def execute(self) -> None:
-        """Print upstream's table, and add it to the summary of the run in PIVOTNET_OUTPUT if there is one.
+        """Print upstream's table.
 
         Raises:
             PivotNetError: a file is missing or damaged.
         """
         # eval.py guards no main module, which spawned processes would run again; and it holds no device.
-        result = score_files(self.pairs, self.resolution, start_method="fork")
-        print(format_table(result.ap))
-        add_evaluation(self.split, table_dict(result))
+        print(evaluate_split(*self.arguments, start_method="fork"))
+
+
+def evaluate_split(gt_dir: PathLike, dt_dir: PathLike, val_txt: PathLike, start_method: str = "spawn") -> str:
+    """Upstream's table of a split, which is added to the summary of the run in PIVOTNET_OUTPUT if there is one.
+
+    Raises:
+        PivotNetError: a file is missing or damaged.
+    """
+    pairs = [(result_path(dt_dir, token), Path(gt_dir) / f"{token}.npz") for token in split_tokens(val_txt, gt_dir)]
+    result = score_files(pairs, MapConfig().resolution, start_method=start_method)
+    add_evaluation(Path(val_txt).stem, table_dict(result))
+    return format_table(result.ap)
+
+
+def tqdm(steps: range) -> Iterable[int]:
+    """A progress bar over steps of inference, for rank 0 on a terminal."""
+    return progress(steps, "predict", len(steps), not ranks_from_environment().main)
+
+
+def annotated_splits(val_txts: Sequence[str], gt_dir: PathLike) -> list[str]:
+    """Those of upstream's split files of which ``gt_dir`` has samples; the others are named in one line.
+
+    The first is that of the samples which were predicted, and always there.
+    """
+    found = list(val_txts[:1])
+    for val_txt in val_txts[1:]:
+        with contextlib.suppress(PivotNetError):
+            split_tokens(val_txt, gt_dir)
+            found.append(val_txt)
+    if left := [Path(val_txt).stem for val_txt in val_txts if val_txt not in found]:
+        print(f"not evaluated, as samples of them are not annotated in {gt_dir}: {', '.join(left)}")
+    return found

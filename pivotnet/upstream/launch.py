@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import re
 import sys
+from pathlib import Path
 
 from pivotnet import device as devices
 from pivotnet.errors import PivotNetError
 from pivotnet.launch import torchrun, whole_number
 
 DEVICE = "PIVOTNET_DEVICE"  # npu, cuda or cpu; the first of them that works where it is not set
+LOGS = "PIVOTNET_LOGS"  # folder for what ranks write; where it is set, only rank 0's stdout goes to the console
+WITHOUT_WEIGHTS = "PIVOTNET_BACKBONE_WEIGHTS"  # "none": start from random backbones where no weight file is
 
 
 def parse_cards(text: str | None) -> list[int]:
@@ -57,12 +60,19 @@ def start(words: list[str]) -> None:
     """
     try:
         listed = re.search(r"(?:^|\0)(?:-d|--devices)[=\0]?([^\0]*)", "\0".join(words))
+        if not Path(words[0]).is_file():
+            known = ", ".join(sorted(path.stem for path in Path(words[0]).parent.glob("*.py")))
+            raise PivotNetError(f"there is no configuration {words[0]}: choose one of {known}")
         cards = count_cards(parse_cards(listed and listed[1]))
-        command = torchrun.command(cards, torchrun.Nodes.from_environment(), words)
+        logs = os.environ.get(LOGS)
+        command = torchrun.command(cards, torchrun.Nodes.from_environment(), words, Path(logs) if logs else None)
     except PivotNetError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    os.execve(command[0], command, torchrun.environment(cards))
+    environment = torchrun.environment(cards)
+    if any(re.match("--ckpt(=|$)", word) for word in words):
+        environment.setdefault(WITHOUT_WEIGHTS, "none")  # the checkpoint has the backbone
+    os.execve(command[0], command, environment)
 
 
 if __name__ == "__main__":

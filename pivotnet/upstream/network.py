@@ -21,6 +21,7 @@ from pivotnet.config import BACKBONES, Config, MapConfig
 from pivotnet.criterion.criterion import Criterion
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.postprocess import draw_mask, postprocess
+from pivotnet.launch.choices import ROOT
 from pivotnet.model.backbone.efficientnet import EfficientNet
 from pivotnet.model.backbone.pretrained import load_pretrained
 from pivotnet.model.backbone.resnet import ResNet
@@ -30,9 +31,9 @@ from pivotnet.model.line_decoder import LineDecoder, sine_position
 from pivotnet.model.ops.sync_batch_norm import SyncBatchNorm, convert_sync_batch_norm
 from pivotnet.model.point_head import PointHead
 from pivotnet.structures import Predictions, Targets
+from pivotnet.upstream.launch import WITHOUT_WEIGHTS
 from pivotnet.upstream.settings import BASE, bev_config, criterion_config, line_config, map_config, require
 
-WITHOUT_WEIGHTS = "PIVOTNET_BACKBONE_WEIGHTS"  # "none": start from random backbones where no weight file is
 STRIDE_8_BLOCK = 4  # EfficientNet-B0's last block of stride 8
 Options = Mapping[str, Any]
 
@@ -55,13 +56,17 @@ class _Backbone(nn.Module):
         self.bkb, weights = self.build(bkb_kwargs, ret_layers)
         self.fpn = None if fpn_kwarg is None else _bifpn(fpn_kwarg)
         self.up_shape = up_shape
-        if weights and Path(weights).is_file():
-            load_pretrained(self, self.name, Path(weights))
-        elif weights and os.environ.get(WITHOUT_WEIGHTS) != "none":
-            raise PivotNetError(
-                f"the backbone file {Path(weights).resolve()} is missing: download it from {BACKBONES[self.name].url}, "
-                f"or set {WITHOUT_WEIGHTS}=none to start with a random backbone (it then learns slower and less)"
-            )
+        if weights:
+            folders = [Path(weights).parent, Path(os.environ.get("WEIGHTS") or ROOT / "assets" / "weights")]
+            file = next((path for folder in folders if (path := folder / Path(weights).name).is_file()), None)
+            if file:
+                load_pretrained(self, self.name, file)
+            elif os.environ.get(WITHOUT_WEIGHTS) != "none":
+                raise PivotNetError(
+                    f"the backbone file {Path(weights).name} is neither in {folders[0].resolve()} nor in {folders[1]}: "
+                    f"download it from {BACKBONES[self.name].url}, or set {WITHOUT_WEIGHTS}=none to start with a "
+                    "random backbone (it then learns slower and less)"
+                )
 
     def build(self, options: Options, outputs: int) -> tuple[nn.Module, str | None]:
         """The network that returns its last ``outputs`` features, and the file with its starting weights, which

@@ -19,8 +19,10 @@ from torch import Tensor
 
 from pivotnet import device as devices
 from pivotnet.distributed import average_over_ranks, ranks_from_environment
+from pivotnet.errors import PivotNetError
 from pivotnet.files import make_folder
 from pivotnet.launch import whole_number
+from pivotnet.structures import Targets
 from pivotnet.training.monitor import Monitor
 from pivotnet.training.records import StepRecords, check_loss
 from pivotnet.training.summary import (
@@ -63,6 +65,7 @@ class Performance:
     def __init__(self, logger: Any = None) -> None:
         self.steps = requested_steps()
         self.ranks = ranks_from_environment()
+        self.instances = 0  # of this epoch
         self.waiting: list[tuple[dict[str, Any], list[str], Tensor]] = []  # record, names of terms, values
 
     def before_train(self, executor: Any) -> None:
@@ -70,7 +73,12 @@ class Performance:
         saver = next(callback for callback in executor.callbacks if hasattr(callback, "local_path"))
         folder = make_folder(os.environ.get(OUTPUT) or Path(saver.local_path).parent)
         left = (executor.exp.max_epoch - executor.epoch) * len(executor.train_dataloader)
-        start, steps = executor.global_step, self.steps or left
+        start = executor.global_step
+        if self.steps and os.environ.get(OUTPUT):  # of a run script, which may resume
+            self.steps -= start
+            if self.steps <= 0:
+                raise PivotNetError(f"the run has made its {start} steps already: give more --steps")
+        steps = self.steps or left
         self.records = StepRecords(folder, self.ranks.rank, start, steps)
         self.monitor = Monitor(
             folder,
@@ -86,6 +94,11 @@ class Performance:
 
     def before_step(self, executor: Any, step: int, data_dict: Any) -> None:
         self.records.loaded()
+        targets = data_dict["targets"]
+        counts = (
+            targets.counts if isinstance(targets, Targets) else targets["labels"][..., 0] >= 0
+        )  # BeMapNet: -1 is none
+        self.instances += int(counts.sum())
 
     def after_step(
         self, executor: Any, step: int, data_dict: Any, loss: Tensor, extra: dict[str, Tensor] | None
@@ -123,14 +136,14 @@ class Performance:
 
     def after_epoch(self, executor: Any, epoch: int, update_best_ckpt: bool = False) -> None:
         self.records.disturb()  # a checkpoint or an evaluation
+        self.monitor.end_epoch(self.instances)
+        self.instances = 0
 
     def after_train(self, executor: Any) -> dict[str, Any]:
-        """Write the summary, if a step was made."""
+        """Write the summary; a resumed run may have made all its steps before."""
         self._write()
         self.records.close()
         self.monitor.close()
-        if not self.records.done:
-            return {}
         exp = executor.exp
         summary = summarise(
             self.records,

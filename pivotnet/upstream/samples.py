@@ -25,9 +25,20 @@ __all__ = ["NuScenesMapDataset", "load_sample", "read_image", "split_tokens"]
 Item = dict[str, Any]
 
 
-def load_sample(path: PathLike) -> Item:
-    """An annotated sample file, ours or upstream's, as the dict that upstream's code reads."""
-    return to_upstream(load_annotation(path))
+def load_sample(path: PathLike, split: str) -> Item:
+    """An annotated sample file, ours or upstream's, as the dict that BeMapNet's data set reads.
+
+    Raises:
+        PivotNetError: the file is missing or damaged, or has lines to train on without their bezier curves.
+    """
+    annotation, folder = load_annotation(path), Path(path).absolute().parent
+    converter = Path("tools/anno_converter/nuscenes/convert.py").absolute()  # run.sh works in the tree
+    if split == "train" and annotation.map_vectors and not annotation.ctr_points:
+        raise PivotNetError(
+            f"samples in {folder} have no bezier curves, which BeMapNet is trained on: make them with "
+            f"python3 {converter} -d {folder.parents[1]} --bezier --overwrite"
+        )
+    return to_upstream(annotation)
 
 
 def split_tokens(split_file: PathLike, anno_root: PathLike) -> list[str]:

@@ -161,29 +161,31 @@ def test_two_first_runs_at_once_share_one_synthetic_data_set(checkout):
     assert sum("already there" in out for out, _ in said) == 1
 
 
+CONFIG = "pivotnet_nuscenes_swint"
 # stands in for the run.sh of a patched checkout of upstream
 RUN_SH = """
 # python3 -m pivotnet.upstream.launch
 steps="$PIVOTNET_PERFORMANCE_FLAG|$PIVOTNET_PERFORMANCE_STEPS"
-echo "$PWD|$*|$CARDS|$steps|$DATA_ROOT|$PIVOTNET_DEVICE|$OMP_NUM_THREADS" >"$FAKE_CALL"
+echo "$PWD|$*|$CARDS|$steps|$DATA_ROOT|$PIVOTNET_DEVICE|$OMP_NUM_THREADS" >>"$FAKE_CALL"
 case "$FAKE_MODE" in
   fail) echo "step 7"; echo "ValueError: rank 3 broke" >&2; exit 3 ;;
   hang) sleep 600 & trap '' TERM; echo started >"$FAKE_CALL.hangs"; sleep 600; sleep 600 ;;
   silent) exit 0 ;;
 esac
 cp "$FAKE_RUN"/steps.rank*.jsonl "$FAKE_RUN/summary.json" "$PIVOTNET_OUTPUT"
+mkdir -p "$PIVOTNET_OUTPUT/checkpoints" && touch "$PIVOTNET_OUTPUT/checkpoints/checkpoint_epoch_1.pth"
 """
 
 
 @pytest.fixture
 def patched(checkout, tmp_path) -> ScriptCopy:
-    """A checkout with upstream's in PivotNet/, and with data."""
+    """A checkout with upstream's in PivotNet/, which has the data."""
     upstream = checkout.root / "PivotNet"
     (upstream / "configs").mkdir(parents=True)
     (upstream / "configs" / "pivotnet_nuscenes_swint.py").touch()
     (upstream / "run.sh").write_text(RUN_SH)
     make_run(tmp_path / "run", ranks=8, preset="swint", evaluation={"val": EVALUATION})
-    make_data(checkout.root / "data" / "nuscenes", samples=1)
+    make_data(upstream / "data" / "nuscenes", samples=1)
     checkout.environment.update(
         FAKE_RUN=str(tmp_path / "run"), FAKE_CALL=str(tmp_path / "call"), FAKE_MODE="", PRESET="swint", CARDS="8"
     )
@@ -201,18 +203,33 @@ def test_patched_runs_go_through_its_run_sh_each_with_a_folder_of_its_own(patche
         result = final_result(out)
         assert result["RankSize"] == "8" and result["CaseName"] == "PivotNet_bs1_8p_performance"
     call = Path(patched.environment["FAKE_CALL"])
-    root = patched.root / "data" / "nuscenes"
-    assert call.read_text().strip() == f"{upstream}|train pivotnet_nuscenes_swint 30|8|1|12|{root}|cpu|1"
-    status, out, err = patched.run(FULL, "--epochs", 2)
+    root = upstream / "data" / "nuscenes"
+    assert call.read_text().splitlines() == 2 * [f"{upstream}|train {CONFIG} 30|8|1|12|{root}|cpu|1"]
+    call.unlink()
+    status, out, err = patched.run(FULL, "--epochs", 2, "--", "--exp_options", "seed=1")
     assert status == 0, out + err
-    assert call.read_text().strip() == f"{upstream}|pipeline pivotnet_nuscenes_swint 2|8|||{root}|cpu|1"
+    (output,) = (path for path in patched.outputs() if path.name.startswith("full"))
+    saved = output / "checkpoints" / "checkpoint_epoch_1.pth"
+    words = [f"train {CONFIG} 2 --exp_options seed=1", f"test {CONFIG} {saved}"]
+    assert call.read_text().splitlines() == [f"{upstream}|{one}|8|||{root}|cpu|1" for one in words]
     assert final_result(out)["mAP_easy"] == "61.5"
+    call.unlink()
+    status, out, err = patched.run(FULL, "--resume", output)
+    words[0] = f"train-continue {CONFIG} {saved} -e 2 --exp_options seed=1"
+    assert status == 0, out + err
+    assert call.read_text().splitlines() == [f"{upstream}|{one}|8|||{root}|cpu|1" for one in words]
+
+
+def test_options_that_the_patched_checkout_does_not_take_are_refused_before_anything_is_made(patched):
+    status, out, err = patched.run(PERFORMANCE, "--", "--amp", "bf16")
+    assert status == 2 and err.startswith("error: --amp: the patched checkout takes --exp_options, ")
+    assert not patched.outputs()
 
 
 @pytest.mark.parametrize(
     ("mode", "said"), [("fail", "ValueError: rank 3 broke"), ("silent", "without a summary of its steps")]
 )
-def test_a_failure_is_reported_with_the_last_lines(patched, mode, said):
+def test_a_failure_is_reported_with_what_was_written(patched, mode, said):
     status, out, err = patched.run(PERFORMANCE, FAKE_MODE=mode)
     assert status == 1 and said in err and TITLE not in out
     assert not list((patched.root / "test" / "output").glob("*.log"))

@@ -68,3 +68,6 @@ def test_profiles_agree_with_the_tables_and_the_requirements(pytestconfig):
     files = [pytestconfig.rootpath / name for name in ("requirements.txt", "requirements-npu.txt")]
     pinned = {line for path in files for line in path.read_text().splitlines()}
     assert {f"torch=={torch}", f"torch-npu=={torch_npu}", f"mx-driving=={mx_driving}"} <= pinned
+    (oldest, newest), patch = versions.TORCH, (pytestconfig.rootpath / "pivotnet.patch").read_bytes()
+    limits = f"+torch>={versions.dotted(oldest)},<{newest[0]}.{newest[1] + 1}\r\n"  # in the patched requirement.txt
+    assert limits.encode() in patch

@@ -18,6 +18,7 @@ import torch
 from support.fake_data import make_data
 
 from pivotnet import cli, config
+from pivotnet.annotation.format import FOLDER, load_annotation, pad_pivots, save_annotation
 from pivotnet.checkpoint import NAME, list_checkpoints, read_checkpoint
 from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
@@ -122,6 +123,16 @@ def test_nan_loss_stops_before_a_checkpoint(train, tmp_path, capsys):
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "error: the loss of step 1 is nan" in line and "no checkpoint was written" in line
     assert not (tmp_path / "checkpoints").exists() and len(losses(tmp_path)) == 1
+
+
+def test_an_epoch_without_a_line_is_warned_of(train, tmp_path, capsys):
+    root = make_data(tmp_path / "root", samples=2)
+    none = pad_pivots([])
+    for path in (root / FOLDER).glob("*.npz"):
+        sample = load_annotation(path)
+        save_annotation(path, dataclasses.replace(sample, pivot_points=none[0], pivot_lengths=none[1]))
+    assert train(tmp_path / "run", f"--data-root {root} --steps 3") == 0
+    assert capsys.readouterr().out.count("warning: no sample of this epoch has a line") == 1
 
 
 def test_sigterm_saves_and_leaves(train, tmp_path):

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from support import upstream_configs as configs
+from support.divider_data import one_divider
 from support.fake_data import make_data, token
 from torch import nn
 from torch.utils.data import DataLoader
 
-from pivotnet.annotation.format import FOLDER
+from pivotnet.annotation.format import FOLDER, save_annotation
 from pivotnet.config import CAMERAS, MapConfig, ModelConfig, preset
 from pivotnet.data.dataset import MapDataset
 from pivotnet.errors import PivotNetError
 from pivotnet.model.pivotnet import IMAGE_MEAN, IMAGE_STD, PivotNet
 from pivotnet.structures import Targets
 from pivotnet.upstream.experiment import adapt_loader, adapt_optimizer
-from pivotnet.upstream.samples import NuScenesMapDataset, split_tokens
+from pivotnet.upstream.samples import NuScenesMapDataset, load_sample, split_tokens
 from pivotnet.upstream.transform import Compose, Normalize, Resize, ToTensor_Pivot, load_images
 
 
@@ -96,3 +98,12 @@ def test_the_optimiser_is_rebuilt_over_groups_that_have_parameters() -> None:
     optimizer = adapt_optimizer(torch.optim.AdamW(groups), model)
     assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(1e-3, 0.01), (1e-4, 0.01)]
     assert optimizer.param_groups[0]["params"][0] is model.weight
+
+
+def test_bemapnet_is_not_trained_without_its_curves(tmp_path: Path) -> None:
+    sample, path = one_divider("a", 60), tmp_path / FOLDER / "a.npz"
+    path.parent.mkdir(parents=True)
+    save_annotation(path, dataclasses.replace(sample, map_vectors=sample.ego_vectors))
+    assert load_sample(path, "val")["ctr_points"] == []
+    with pytest.raises(PivotNetError, match=rf"have no bezier curves.*convert.py -d {tmp_path} --bezier --overwrite$"):
+        load_sample(path, "train")

@@ -18,6 +18,7 @@ from pivotnet.upstream.experiment import adapt_optimizer
 
 VARIABLES = ("CARDS", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NNODES", "MASTER_ADDR", "MASTER_PORT")
 CPU = torch.device("cpu")
+LINE, NO_LINE = ({"targets": {"labels": torch.full((1, 4, 3), number)}} for number in (0, -1))  # batches of BeMapNet
 
 
 @pytest.fixture(autouse=True)
@@ -61,23 +62,30 @@ def test_cards_that_are_wrong(monkeypatch, variables, listed, message) -> None:
         launch.count_cards(launch.parse_cards(listed))
 
 
-@pytest.mark.parametrize("options", [["-d", "0-1", "-b", "1"], ["-d0,2"], ["--devices=1-2"]])
-def test_a_config_that_is_started_plainly_starts_torchrun_with_its_options(monkeypatch, options) -> None:
+@pytest.mark.parametrize("options", [["-d", "0-1", "-b", "1"], ["-d0,2"], ["--devices=1-2", "--ckpt", "x"]])
+def test_a_config_that_is_started_plainly_starts_torchrun_with_its_options(
+    monkeypatch, tmp_path, capsys, options
+) -> None:
+    monkeypatch.delenv(launch.WITHOUT_WEIGHTS, raising=False)
     monkeypatch.setattr(launch.devices, "select_device", lambda *a, **k: SimpleNamespace(type="cuda"))
     monkeypatch.setattr(launch.devices, "device_count", lambda kind: 4)
     started: list[list[str]] = []
 
     def replace(path: str, words: list[str], environment: dict[str, str]) -> None:
         started.append(words)
+        assert (environment.get(launch.WITHOUT_WEIGHTS) == "none") == ("--ckpt" in words)
         raise SystemExit
 
     monkeypatch.setattr(launch.os, "execve", replace)
-    monkeypatch.setattr(environ.sys, "argv", ["configs/x.py", *options])
-    with pytest.raises(SystemExit):
-        environ.RlaunchReplicaEnv(1, "0-7")
+    (tmp_path / "x.py").touch()
+    for name in ("x", "y"):
+        monkeypatch.setattr(environ.sys, "argv", [str(tmp_path / f"{name}.py"), *options])
+        with pytest.raises(SystemExit):
+            environ.RlaunchReplicaEnv(1, "0-7")
+    assert capsys.readouterr().err == f"error: there is no configuration {tmp_path / 'y.py'}: choose one of x\n"
     (words,) = started
     assert "--nproc-per-node=2" in words
-    assert words[-1 - len(options) :] == ["configs/x.py", *options]
+    assert words[-1 - len(options) :] == [str(tmp_path / "x.py"), *options]
 
 
 def torchrun(monkeypatch, **variables: int) -> None:
@@ -221,7 +229,7 @@ def test_a_performance_run_stops_and_reports(tmp_path, monkeypatch, capsys) -> N
         progress.before_train(trainer)
         with pytest.raises(SystemExit) as stop:
             for step in range(10):
-                progress.before_step(trainer, step, None)
+                progress.before_step(trainer, step, LINE)
                 progress.after_step(trainer, step, None, loss=trainer.train().detach(), extra={"a": torch.tensor(2.0)})
         assert stop.value.code == 0 and step == 5
     finally:
@@ -242,18 +250,32 @@ def progress(tmp_path, monkeypatch) -> performance.Performance:
     """Of an ordinary run that begins."""
     monkeypatch.setenv(performance.OUTPUT, str(tmp_path))
     progress = callbacks.ProgressBar()
-    progress.before_train(Trainer([callbacks.CheckPointSaver(tmp_path / "dump_model")]))
+    progress.before_train(Trainer([callbacks.CheckPointSaver("not used")]))
+    assert (tmp_path / "checkpoints").is_dir()
     return progress
 
 
-def test_an_ordinary_run_leaves_its_summary_and_takes_up_its_evaluation(tmp_path, progress) -> None:
+def test_a_resumed_performance_run_makes_the_steps_that_are_left(tmp_path, monkeypatch) -> None:
+    for name, value in ((performance.FLAG, "1"), (performance.STEPS, "32"), (performance.OUTPUT, str(tmp_path))):
+        monkeypatch.setenv(name, value)
+    progress, trainer = callbacks.ProgressBar(), Trainer([callbacks.CheckPointSaver(tmp_path)])
+    progress.before_train(trainer)
+    assert progress.steps == 2
+    trainer.global_step = 32
+    with pytest.raises(PivotNetError, match="has made its 32 steps already"):
+        callbacks.ProgressBar().before_train(trainer)
+
+
+def test_an_ordinary_run_leaves_its_summary_and_takes_up_its_evaluation(tmp_path, progress, capsys) -> None:
     trainer = Trainer()
     for step in range(5):
-        progress.before_step(trainer, step, None)
+        progress.before_step(trainer, step, NO_LINE if step < 3 else LINE)
         progress.after_step(trainer, step, None, torch.tensor(float(step)), {"a": torch.tensor(1.0)})
         if step == 2:
             progress.after_epoch(trainer, 2)
+    progress.after_epoch(trainer, 3)
     progress.after_train(trainer)
+    assert capsys.readouterr().out.count("warning: no sample of this epoch has a line") == 1
     performance.add_evaluation("val", {"mAP_hard": 0.5})
     summary = read_summary(tmp_path)
     # of five steps one warms up, one comes after a checkpoint

@@ -171,8 +171,15 @@ def test_three_features_for_bemapnet(name: str) -> None:
 
 def test_a_missing_weight_file_is_an_error_unless_it_is_not_wanted(tmp_path, monkeypatch) -> None:
     options = {**EFFB0, "weights_path": str(tmp_path / "none.pth")}
-    with pytest.raises(PivotNetError, match="none.pth is missing: .* set PIVOTNET_BACKBONE_WEIGHTS=none"):
+    monkeypatch.setenv("WEIGHTS", str(tmp_path / "else"))
+    message = f"none.pth is neither in {tmp_path} nor in {tmp_path / 'else'}: .* set PIVOTNET_BACKBONE_WEIGHTS=none"
+    with pytest.raises(PivotNetError, match=message):
         EfficientNetBackbone(options, None, None, 2)
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "none.pth").write_text("<html>")
+    with pytest.raises(PivotNetError, match=f"{tmp_path / 'else' / 'none.pth'}"):
+        EfficientNetBackbone(options, None, None, 2)
+    (tmp_path / "else" / "none.pth").unlink()
     monkeypatch.setenv("PIVOTNET_BACKBONE_WEIGHTS", "none")
     assert EfficientNetBackbone(options, None, None, 2).up_shape is None
 

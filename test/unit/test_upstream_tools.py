@@ -13,7 +13,7 @@ from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap_table import format_table
 from pivotnet.evaluation.score import score_results
 from pivotnet.upstream.annotation import convert_annotations
-from pivotnet.upstream.evaluation import ResultEvaluator
+from pivotnet.upstream.evaluation import ResultEvaluator, annotated_splits
 from pivotnet.upstream.substitutes import get_uncertain_point_coords_with_randomness, point_sample
 
 TOKENS = ["a", "b"]
@@ -28,15 +28,22 @@ def test_the_table_is_that_of_our_own_evaluation(tmp_path: Path, capsys) -> None
     ResultEvaluator(**folders).execute()
     wanted = score_results(tmp_path / "results", tmp_path, TOKENS, 0.15, quiet=True)
     assert capsys.readouterr().out == format_table(wanted.ap) + "\n"
+    for split, word in (("night", "a"), ("day", "unknown")):
+        (tmp_path / f"{split}.txt").write_text(f"{word}\n")
+    lists = [str(tmp_path / f"{name}.txt") for name in ("val", "day", "night")]
+    assert annotated_splits(lists, tmp_path / FOLDER) == [lists[0], lists[2]]
+    assert capsys.readouterr().out.endswith(f"not annotated in {tmp_path / FOLDER}: day\n")
     with pytest.raises(PivotNetError, match="map_resolution"):
         ResultEvaluator(**folders, map_resolution=(0.15, 0.3))
 
 
 def test_the_converter_takes_upstreams_options(monkeypatch) -> None:
     seen = []
-    monkeypatch.setattr("pivotnet.upstream.annotation.annotate_on_terminal", lambda *words: seen.append(words))
+    monkeypatch.setattr(
+        "pivotnet.upstream.annotation.annotate_on_terminal", lambda *words, **more: seen.append((*words, more))
+    )
     convert_annotations(["-d", "root", "-v", "v1.0-mini", "v1.0-test", "--bezier"])
-    assert seen == [("root", version, True) for version in ("v1.0-mini", "v1.0-test")]
+    assert seen == [("root", version, True, {"overwrite": False}) for version in ("v1.0-mini", "v1.0-test")]
 
 
 @pytest.mark.parametrize(

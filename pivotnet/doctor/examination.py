@@ -11,7 +11,7 @@ from typing import Any
 from pivotnet import __version__
 from pivotnet.doctor import host, npu, software
 from pivotnet.doctor.machine import ERROR, Finding, Machine, error
-from pivotnet.launch.choices import ROOT
+from pivotnet.launch.choices import ROOT, default_data
 
 # Variables whose values go into the report; no others, as they may hold secrets.
 PREFIXES = ("ASCEND_", "HCCL_", "TASK_QUEUE_", "COMBINED_", "CPU_AFFINITY_", "PYTORCH_NPU_", "TORCH_", "OMP_")
@@ -59,7 +59,7 @@ def examine(
         # imported only here: a package that does not import is a finding, not the end of the report
         from pivotnet.doctor.trees import check_checkout, check_data, check_weights
 
-        yield from check_data(data_root, ROOT / "data" / "nuscenes")
+        yield from check_data(data_root, default_data() or ROOT / "data" / "nuscenes")
         yield from check_weights(folders)
         yield from check_checkout(machine, checkout, ROOT / "pivotnet.patch", bool(named))
 

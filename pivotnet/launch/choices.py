@@ -87,8 +87,7 @@ def read_choices(kind: str, given: Mapping[str, str | None], extra: list[str]) -
         preset(values["preset"])
     if values["network"] not in (None, *NETWORKS):
         raise PivotNetError(f"--network (NETWORK) is {values['network']}: choose one of {', '.join(NETWORKS)}")
-    found = [path for folder in (ROOT, checkout_folder()) if (path := folder / "data" / "nuscenes").exists()]
-    root = values["data_root"] = values["data_root"] or next(iter(found), None)
+    root = values["data_root"] = values["data_root"] or default_data()
     if root and not Path(root).is_dir():
         raise PivotNetError(f"data root {root} does not exist: give the folder of a nuScenes tree")
     if root and not (Path(root) / "samples").is_dir():
@@ -101,6 +100,12 @@ def read_choices(kind: str, given: Mapping[str, str | None], extra: list[str]) -
 def checkout_folder() -> Path:
     """Where the checkout of upstream lies, if there is one."""
     return Path(os.environ.get("PIVOTNET_DIR") or ROOT / "PivotNet").absolute()
+
+
+def default_data() -> Path | None:
+    """The nuScenes tree that lies here or, as the published README has it, in the checkout of upstream."""
+    folders = (folder / "data" / "nuscenes" for folder in (ROOT, checkout_folder()))
+    return next((folder for folder in folders if folder.exists()), None)
 
 
 def _newest_unfinished(kind: str) -> Path | None:

@@ -204,14 +204,16 @@ def _find_weights(choices: Choices) -> Path | None:
     backbone = BACKBONES.get(choices.preset or "")
     if not backbone:  # upstream has no such network
         return None
-    file = (choices.weights or ROOT / "assets" / "weights") / backbone.weight_file
-    if file.is_file():
-        return file
+    given, name = choices.weights, backbone.weight_file
+    folders = [given] if given else [root / "assets" / "weights" for root in (ROOT, checkout_folder())]
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
     remedy = f"python3 tools/download.py {choices.preset} gets it"
-    if choices.weights:
-        raise PivotNetError(f"--weights (WEIGHTS) is {choices.weights}, which holds no {file.name}: {remedy}")
+    if given:
+        raise PivotNetError(f"--weights (WEIGHTS) is {given}, which holds no {name}: {remedy}")
     if choices.kind == "full":
-        say(f"no {file}: the backbone starts untrained, accuracy will be lower; {remedy}")
+        say(f"no {name} in {folders[0]}: the backbone starts untrained, accuracy will be lower; {remedy}")
     return None
 
 

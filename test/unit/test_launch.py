@@ -46,7 +46,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--resume", {}, "nothing to resume: no interrupted run here has no checkpoints"),
         ("--resume", {"NNODES": "2", "MASTER_ADDR": "a"}, "--resume on several machines needs the run's folder"),
         ("--resume /no_where", {}, "nothing to resume: /no_where has no checkpoints"),
-        ("--network mine", {}, "choose builtin or patched"),
+        ("--network mine", {}, "choose one of builtin, patched, bemapnet"),
         ("--preset swinl", {}, "unknown preset 'swinl'"),
     ],
 )
@@ -93,7 +93,9 @@ def test_the_patched_checkout_is_taken_where_it_has_the_preset(monkeypatch, plac
     assert chosen("smoke") is chosen("swint", network="builtin") is None
     for wanted, message in (
         ({"preset": "smoke", "network": "patched"}, "has no configuration for preset smoke"),
-        ({"preset": "swint", "resume": True}, "cannot resume"),
+        ({"preset": "swint", "network": "bemapnet"}, "the bemapnet network cannot be trained"),
+        ({"preset": "swint", "extra": ["--amp", "bf16"]}, "--amp: the patched checkout takes --exp_options, "),
+        ({"preset": "swint", "steps": 3}, "whole epochs"),
     ):
         with pytest.raises(PivotNetError, match=message):
             chosen(**wanted)

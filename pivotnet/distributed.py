@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -66,7 +67,7 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
         return
     backend = devices.distributed_backend(device)
     try:
-        dist.init_process_group(backend, rank=ranks.rank, world_size=ranks.world_size, timeout=TIMEOUT)
+        init_group(backend, ranks)
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
         raise PivotNetError(
@@ -86,6 +87,19 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
             "what that rank said last is the cause"
         ) from error
     _close(backend)
+
+
+def init_group(backend: str, ranks: Ranks) -> None:
+    """torch's init_process_group, without the lines about connections that gloo writes to stdout."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 1)
+        dist.init_process_group(backend, rank=ranks.rank, world_size=ranks.world_size, timeout=TIMEOUT)
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def _close(backend: str) -> None:

@@ -13,7 +13,7 @@ from pivotnet.distributed import agreed, process_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import ApResult
 from pivotnet.evaluation.ap_table import format_table, write_table
-from pivotnet.evaluation.results import results_folder
+from pivotnet.evaluation.results import FORMATS, results_folder
 from pivotnet.evaluation.score import require_annotations, score_results
 
 
@@ -28,13 +28,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results", metavar="DIR", help="folder of result files (default: results_<checkpoint> beside the checkpoint)"
     )
+    text = "of the result files; upstream: its eval.py reads them (their default folder ends in _upstream)"
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help=text)
     parser.add_argument("--output", metavar="JSON", help="the table as JSON (default: ap_<split>.json in --results)")
 
 
 def run(args: argparse.Namespace) -> int:
     if not args.ckpt and not args.results:
         raise PivotNetError("nothing to evaluate: give --ckpt to predict, or --results with result files")
-    folder = Path(args.results or results_folder(args.ckpt))
+    suffix = "_upstream" if args.format == "upstream" else ""
+    folder = Path(args.results or f"{results_folder(args.ckpt)}{suffix}")
     if args.ckpt:
         result = _predict(args, folder)
     else:
@@ -59,4 +62,4 @@ def _predict(args: argparse.Namespace, folder: Path) -> ApResult | None:
             tokens = chosen_tokens(args.data_root, args.split, args.tokens)
             require_annotations(args.data_root, tokens)
             predictor = load_predictor(args)
-        return predictor.evaluate(args.ckpt, tokens, folder)
+        return predictor.evaluate(args.ckpt, tokens, folder, layout=args.format)

@@ -65,7 +65,12 @@ class Predictor:
             self.model.train(training)
 
     def evaluate(
-        self, checkpoint: PathLike, tokens: Sequence[str], folder: PathLike, say: Callable[[str], None] = print
+        self,
+        checkpoint: PathLike,
+        tokens: Sequence[str],
+        folder: PathLike,
+        say: Callable[[str], None] = print,
+        layout: str = results.FORMATS[0],
     ) -> ApResult | None:
         """Predict those of ``tokens`` that have no result file yet, and score all of them. Every rank calls this.
 
@@ -74,6 +79,7 @@ class Predictor:
             tokens: samples to score, at least one.
             folder: of the result files; all ranks must see the same.
             say: prints a line.
+            layout: format of the result files.
 
         Returns:
             the AP in the main rank, None in the others.
@@ -85,7 +91,7 @@ class Predictor:
         left: list[str] = []
         with agreed(self.ranks):
             if self.ranks.main:  # one rank looks before any rank writes
-                results.open_folder(folder, checkpoint, self.config.name)
+                results.open_folder(folder, checkpoint, self.config.name, layout)
                 left = [token for token in tokens if not results.has_result(folder, token)]
                 if len(left) < len(tokens):
                     done = len(tokens) - len(left)
@@ -94,7 +100,7 @@ class Predictor:
         with agreed(self.ranks):
             for token, instances in self.predict(left):
                 mask = draw_mask(instances, self.config.map)
-                results.save_result(results.result_path(folder, token), mask, instances)
+                results.save_result(results.result_path(folder, token), mask, instances, layout)
         if not self.ranks.main:
             return None
         return score_results(folder, self.data_root, tokens, self.config.map.resolution, self.workers)

@@ -4,7 +4,7 @@ FOLDER/<token>.npz holds, without pickle: ``dt_mask`` [C, rows, columns] (ids of
 ``dt_res.points`` float32 [sum of p, 2] (row, column) pixels, ``dt_res.offsets`` int64 [n + 1] (instance i is
 points[offsets[i]:offsets[i + 1]] and has id i + 1 in the mask), ``dt_res.scores`` float32 [n] and ``dt_res.labels``
 int64 [n] (index into config.CLASSES). FOLDER/run.json says which checkpoint made them. Upstream's result files, which
-pickle ``dt_res``, are read too. This module imports no torch, so that scoring processes start at once.
+pickle ``dt_res``, are read and written too. This module imports no torch, so that scoring processes start at once.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike, atomic_write, make_folder, read_json, write_json
 
 RUN_FILE = "run.json"
+FORMATS = ("pivotnet", "upstream")  # of result files
 
 
 @dataclass
@@ -49,8 +50,8 @@ def result_path(folder: PathLike, token: str) -> Path:
     return Path(folder) / f"{token}.npz"
 
 
-def save_result(path: PathLike, mask: np.ndarray, instances: MapInstances) -> None:
-    """Write a result file; ``mask`` is ``postprocess.draw_mask`` of ``instances``.
+def save_result(path: PathLike, mask: np.ndarray, instances: MapInstances, layout: str = FORMATS[0]) -> None:
+    """Write a result file in the format ``layout``; ``mask`` is ``postprocess.draw_mask`` of ``instances``.
 
     Raises:
         PivotNetError: the folder is missing, not writable, or its disk is full.
@@ -63,7 +64,19 @@ def save_result(path: PathLike, mask: np.ndarray, instances: MapInstances) -> No
         "dt_res.labels": instances.labels.astype(np.int64),
     }
     with atomic_write(path) as stream:
-        write_npz(stream, arrays)
+        if layout == "upstream":
+            np.savez_compressed(stream, dt_mask=mask, dt_res=np.array(to_upstream(instances), dtype=object))
+        else:
+            write_npz(stream, arrays)
+
+
+def to_upstream(instances: MapInstances) -> dict[str, list]:
+    """What upstream saves as ``dt_res``: lists that begin with a placeholder, since ids and labels begin with 1."""
+    return {
+        "map": [None, *instances.points],
+        "confidence_level": [-1, *instances.scores.tolist()],
+        "pred_label": [0, *(instances.labels + 1).tolist()],
+    }
 
 
 def load_result(path: PathLike) -> tuple[np.ndarray, MapInstances]:
@@ -99,7 +112,7 @@ def _from_arrays(data: Mapping[str, np.ndarray]) -> MapInstances:
 
 
 def _from_upstream(content: Mapping[str, Any]) -> MapInstances:
-    """Upstream's lists begin with a placeholder (None, -1, 0), because ids begin with 1; its labels begin with 1."""
+    """The reverse of ``to_upstream``."""
     lines = [np.asarray(line, np.float32).reshape(-1, 2) for line in content["map"][1:]]
     scores = np.asarray(content["confidence_level"][1:], np.float32)
     return MapInstances(lines, scores, np.asarray(content["pred_label"][1:], np.int64) - 1)
@@ -123,23 +136,27 @@ def require_files(folder: PathLike, tokens: Sequence[str], what: str, remedy: st
         )
 
 
-def open_folder(folder: PathLike, checkpoint: PathLike, preset: str) -> None:
+def open_folder(folder: PathLike, checkpoint: PathLike, preset: str, layout: str = FORMATS[0]) -> None:
     """Make a folder of results, or reuse one: results are kept for the same weights, under any file name.
 
     Raises:
-        PivotNetError: the folder has results of another checkpoint, or cannot be made.
+        PivotNetError: the folder has results of another checkpoint or in another format, or cannot be made.
     """
     target = make_folder(folder, "folder for results")
     fingerprint = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
     known = read_run(target)
     if known.get("fingerprint") == fingerprint:
+        if known.get("format", FORMATS[0]) != layout:
+            remedy = "choose another --results folder"
+            raise PivotNetError(f"{target} holds results in another format than {layout}: {remedy}")
         return
     if known or any(target.glob("*.npz")):
         raise PivotNetError(
             f"{target} holds results of {known.get('checkpoint', 'an unknown run')}, not of {checkpoint}: "
             "choose another --results folder or delete this one"
         )
-    write_json(target / RUN_FILE, {"checkpoint": str(checkpoint), "fingerprint": fingerprint, "preset": preset})
+    run = {"checkpoint": str(checkpoint), "fingerprint": fingerprint, "preset": preset, "format": layout}
+    write_json(target / RUN_FILE, run)
 
 
 def read_run(folder: PathLike) -> dict[str, Any]:

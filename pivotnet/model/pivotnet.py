@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pivotnet import checkpoint as checkpoints
-from pivotnet.config import Config, CriterionConfig, MapConfig, ModelConfig
+from pivotnet.config import PRESETS, Config, CriterionConfig, MapConfig, ModelConfig
 from pivotnet.config import preset as preset_config
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike
@@ -109,7 +109,9 @@ def load_model(path: PathLike, device: torch.device, preset: str | None = None) 
             )
     elif preset is None:
         backbone = checkpoints.backbone_of(state["model_state"]) or "unknown"
-        raise PivotNetError(f"checkpoint {path} ({backbone} backbone) names no preset: give --preset")
+        fitting = [name for name, known in PRESETS.items() if known.model.backbone == backbone] or list(PRESETS)
+        remedy = f"give --preset {' or '.join(fitting)}"
+        raise PivotNetError(f"checkpoint {path} ({backbone} backbone) names no preset: {remedy}")
     else:
         config = preset_config(preset)
     model = PivotNet(config.model, config.map)

@@ -44,15 +44,16 @@ class Monitor:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[note]}"),
             console=self.console,
-            disable=not self.console.is_terminal,
         )
         self.task = self.progress.add_task("training", total=total_steps, completed=start_step, note="")
-        self.progress.start()
+        if self.console.is_terminal:  # elsewhere it would leave an empty line
+            self.progress.start()
 
     def close(self) -> None:
         """Restore the terminal and complete the files."""
         if self.enabled:
-            self.progress.stop()
+            if self.console.is_terminal:
+                self.progress.stop()
             for stream in (self.curves, self.log):
                 with contextlib.suppress(OSError):  # a full disk has been reported already
                     stream.close()

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pivotnet import device as devices
 from pivotnet.annotation.format import FOLDER
-from pivotnet.distributed import TIMEOUT, ranks_from_environment
+from pivotnet.distributed import init_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
 from pivotnet.launch.supervise import end_with_parent
 from pivotnet.launch.torchrun import hand_over
@@ -82,12 +82,7 @@ class RlaunchReplicaEnv:
 
     def init_dist(self) -> None:
         """Form the process group; also for a single process, since upstream's code asks for DDP's ``module``."""
-        dist.init_process_group(
-            devices.distributed_backend(self.device),
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
-            timeout=TIMEOUT,
-        )
+        init_group(devices.distributed_backend(self.device), self.ranks)
         atexit.register(self.cleanup)
         dist.barrier()
 

@@ -4,6 +4,7 @@ inference, and for its tools/evaluation/eval.py."""
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from pivotnet.evaluation.results import result_path
 from pivotnet.evaluation.score import score_files
 from pivotnet.files import PathLike
 from pivotnet.launch.torchrun import hand_over
+from pivotnet.upstream.launch import LOGS
 from pivotnet.upstream.performance import add_evaluation
 from pivotnet.upstream.samples import split_tokens
 from pivotnet.upstream.settings import require
@@ -64,7 +66,10 @@ def evaluate_split(gt_dir: PathLike, dt_dir: PathLike, val_txt: PathLike, start_
     pairs = [(result_path(dt_dir, token), Path(gt_dir) / f"{token}.npz") for token in split_tokens(val_txt, gt_dir)]
     result = score_files(pairs, MapConfig().resolution, start_method=start_method)
     add_evaluation(Path(val_txt).stem, table_dict(result))
-    return format_table(result.ap)
+    table = format_table(result.ap)
+    if os.environ.get(LOGS):  # upstream's log, which shows it, is not on the console
+        print(f"{val_txt}\n{table}", flush=True)
+    return table
 
 
 def tqdm(steps: range) -> Iterable[int]:

@@ -21,6 +21,7 @@ from pivotnet.config import BACKBONES, Config, MapConfig
 from pivotnet.criterion.criterion import Criterion
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.postprocess import draw_mask, postprocess
+from pivotnet.evaluation.results import to_upstream
 from pivotnet.launch.choices import ROOT
 from pivotnet.model.backbone.efficientnet import EfficientNet
 from pivotnet.model.backbone.pretrained import load_pretrained
@@ -258,14 +259,5 @@ class PivotMapPostProcessor(nn.Module):
 
 
 def _results(outputs: Predictions, drawn: MapConfig) -> tuple[list[dict[str, list]], list[np.ndarray]]:
-    """Lists begin with a placeholder, because the ids in the masks begin with 1; labels begin with 1 too."""
     samples = postprocess(outputs, drawn)
-    results = [
-        {
-            "map": [None, *sample.points],
-            "confidence_level": [-1, *sample.scores.tolist()],
-            "pred_label": [0, *(sample.labels + 1).tolist()],
-        }
-        for sample in samples
-    ]
-    return results, [draw_mask(sample, drawn) for sample in samples]
+    return [to_upstream(sample) for sample in samples], [draw_mask(sample, drawn) for sample in samples]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support.commands import ENVIRONMENT
@@ -15,6 +17,7 @@ from pivotnet.annotation.format import FOLDER
 from pivotnet.cli import main
 from pivotnet.config import preset
 from pivotnet.evaluation import score
+from pivotnet.evaluation.results import load_result
 from pivotnet.launch import torchrun
 from pivotnet.model.pivotnet import PivotNet
 
@@ -72,8 +75,26 @@ def test_evaluate_keeps_results_of_the_same_checkpoint(
     assert second == f"2 of 3 samples have results in {results}; predicting the rest\n{first}"
     changed = [token for token in TOKENS if (results / f"{token}.npz").stat().st_mtime_ns != kept[token]]
     assert changed == ["bb"]
+    assert "in another format than upstream" in fails(capsys, *command, "--format", "upstream")
     written = json.loads((results / "ap_val.json").read_text())
     assert (written["split"], written["preset"], written["samples"]) == ("val", "smoke", 3)
+
+
+def test_results_in_upstreams_format_score_the_same(
+    tmp_path: Path, root: Path, arguments: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    checkpoint = shutil.copy(root / "smoke.pth", tmp_path)
+    tables = []
+    for options in ([], ["--format", "upstream"]):
+        assert main(["evaluate", *arguments, "--ckpt", checkpoint, *options]) == 0
+        tables.append(capsys.readouterr().out.split("mAP_hard")[0])
+    assert tables[0] == tables[1]
+    with np.load(tmp_path / "results_smoke_upstream" / "aa.npz", allow_pickle=True) as arrays:
+        assert arrays.files == ["dt_mask", "dt_res"]
+        found = arrays["dt_res"].item()  # as upstream's eval.py reads it
+    mask, own = load_result(tmp_path / "results_smoke" / "aa.npz")
+    assert found["map"][0] is None and found["confidence_level"] == [-1, *own.scores.tolist()]
+    assert found["pred_label"] == [0, *(own.labels + 1).tolist()] and len(found["map"]) == mask.max() + 1
 
 
 @pytest.mark.parametrize("stored", [True, False])

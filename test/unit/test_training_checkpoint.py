@@ -94,7 +94,7 @@ def test_upstreams_checkpoint_needs_a_preset(trained, tmp_path):
     path = tmp_path / "checkpoint_epoch_29.pth"
     weights = {f"module.{name}": value for name, value in trained.model.state_dict().items()}
     torch.save({"epoch": 29, "it": 9, "global_step": 9, "model_state": weights, "callback": {}}, path)
-    with pytest.raises(PivotNetError, match="effb0 backbone.*give --preset"):
+    with pytest.raises(PivotNetError, match="effb0 backbone.*give --preset effb0 or smoke$"):
         load_model(path, CPU)
     model, _ = load_model(path, CPU, "smoke")
     assert torch.equal(model.state_dict()[NAME], weights[f"module.{NAME}"])

@@ -143,7 +143,7 @@ def draw_curves(runs: list[RunData], path: Path) -> None:
     figure = Figure(figsize=(4.2 * PANELS_A_ROW, 2.8 * rows), layout="constrained")
     axes = figure.subplots(rows, PANELS_A_ROW, squeeze=False).ravel()
     for axis, name in zip(axes, panels):
-        axis.set_title(name, fontsize=10)
+        axis.set(xlabel="step", ylabel=name)
         axis.grid(alpha=0.3)
         for run in runs:
             values = [(record["step"] + 1, _curve_value(record, name)) for record in run.records]
@@ -151,7 +151,11 @@ def draw_curves(runs: list[RunData], path: Path) -> None:
             if len(points):
                 parts = np.array_split(points, min(POINTS, len(points)))
                 axis.plot(*np.transpose([part.mean(axis=0) for part in parts]), label=run.name)
+        if name == "s/step":
+            axis.set_ylim(bottom=0)  # runs are compared by ratios; none is cut off
     axes[0].legend(fontsize=8)
+    for axis in axes[len(panels) :]:
+        axis.remove()
     with atomic_write(path) as stream:
         figure.savefig(stream, format="png", dpi=110)
 

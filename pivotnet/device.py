@@ -250,7 +250,8 @@ def set_rng_state(device: torch.device, state: dict[str, Any]) -> None:
 
 
 def profile(device: torch.device, folder: str, first: int, steps: int) -> contextlib.AbstractContextManager:
-    """Record ``steps`` steps after the ``first`` ones into ``folder``, as a trace that TensorBoard opens.
+    """Record ``steps`` steps after the ``first`` ones into ``folder``: a trace in Chrome's format, which Perfetto
+    opens; of an NPU a folder for MindStudio Insight.
 
     The ``step()`` of what the context gives is to be called at the end of each step.
     """

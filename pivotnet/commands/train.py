@@ -56,7 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--log-every", type=positive, help="steps between log lines (10)")
     add("--device", help="npu, cuda, cpu, or one with an index (the first of them that works)")
     add("--evaluate", metavar="SPLITS", help="score these splits at the end, as in val,train")
-    add("--profile", type=positive, metavar="N", help="profile N steps into OUTPUT/profile (for TensorBoard)")
+    add("--profile", type=positive, metavar="N", help="profile N steps into OUTPUT/profile (for ui.perfetto.dev)")
     options = dataclasses.fields(Options)
     defaults = {option.name: option.default for option in options if option.default is not dataclasses.MISSING}
     parser.set_defaults(data_root=os.environ.get("DATA_ROOT") or DEFAULT_DATA_ROOT, **defaults)

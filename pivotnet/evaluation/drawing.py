@@ -163,6 +163,6 @@ def _draw_map(
     for line in lines:
         if line.score is not None:
             x, y = line.points[len(line.points) // 2]
-            text = axes.annotate(f"{line.score:.2f}", (y, x), (3, 3), textcoords="offset points", fontsize=7, zorder=6)
+            text = axes.annotate(f"{line.score:.2f}", (y, x), (3, 3), textcoords="offset points", fontsize=11, zorder=6)
             text.set_path_effects([patheffects.withStroke(linewidth=2, foreground="white")])
             text.set_clip_on(True)

@@ -79,6 +79,8 @@ def train(options: Options, ranks: Ranks, device: torch.device, started: float) 
                     profiler = devices.profile(device, folder, PROFILE_AFTER, options.profile)
                     after_step = profile.enter_context(profiler).step
                 finished = trainer.fit(batches, records, monitor, shutdown, after_step)
+                if (run.output / "profile").is_dir():
+                    monitor.say(f"profile: {run.output}/profile; open it in ui.perfetto.dev (NPU: MindStudio Insight)")
         description = Description(
             preset=config.name,
             batch_size=config.optim.batch_size,

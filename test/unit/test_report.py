@@ -147,6 +147,18 @@ def test_runs_are_compared_side_by_side_with_published_rows(tmp_path, capsys):
     assert picture is not None and picture.shape[1] > 1000 and picture.std() > 5
 
 
+def test_a_run_many_times_slower_is_within_the_axis_of_step_times(tmp_path, monkeypatch):
+    axes = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *args, **more: axes.extend(figure.axes))
+    runs = [read_run(make_run(tmp_path / name) and tmp_path / name) for name in ("fast", "slow")]
+    for record in runs[1].records:
+        record["seconds"] = record["seconds"] and 100 * record["seconds"]
+    comparison.draw_curves(runs, tmp_path / "curves.png")
+    (axis,) = (axis for axis in axes if axis.get_ylabel() == "s/step")
+    bottom, top = axis.get_ylim()
+    assert bottom == 0 and all(line.get_ydata().max() < top for line in axis.lines) and axis.get_xlabel() == "step"
+
+
 def test_columns_hold_the_numbers_of_the_summary_or_of_the_records_so_far(tmp_path):
     run = tmp_path / "run"
     summary = make_run(run)

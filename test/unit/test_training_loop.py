@@ -22,7 +22,7 @@ from pivotnet.annotation.format import FOLDER, load_annotation, pad_pivots, save
 from pivotnet.checkpoint import NAME, list_checkpoints, read_checkpoint
 from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
-from pivotnet.training import loop, setup
+from pivotnet.training import job, loop, setup
 from pivotnet.training.records import read_records
 
 SMOKE = config.PRESETS["smoke"]
@@ -133,6 +133,13 @@ def test_an_epoch_without_a_line_is_warned_of(train, tmp_path, capsys):
         save_annotation(path, dataclasses.replace(sample, pivot_points=none[0], pivot_lengths=none[1]))
     assert train(tmp_path / "run", f"--data-root {root} --steps 3") == 0
     assert capsys.readouterr().out.count("warning: no sample of this epoch has a line") == 1
+
+
+def test_a_profile_is_a_trace_that_perfetto_opens(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "PROFILE_AFTER", 1)
+    assert train(tmp_path, "--steps 3 --profile 1") == 0
+    (trace,) = (tmp_path / "profile").glob("*.pt.trace.json")
+    assert any(event["name"] == "aten::addmm" for event in json.loads(trace.read_text())["traceEvents"])
 
 
 def test_sigterm_saves_and_leaves(train, tmp_path):

@@ -94,17 +94,13 @@ def upstream_state(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: in
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimiser's state in host memory and in torch.optim.AdamW's form, whichever kernel runs.
+    """The optimiser's state in host memory.
 
     A third, empty group follows the two of the network and the backbone, as in upstream's files.
     """
     state = optimizer.state_dict()
     entries = {
-        key: {
-            name: devices.to_host(value) if isinstance(value, Tensor) else torch.tensor(float(value))
-            for name, value in entry.items()
-        }
-        for key, entry in state["state"].items()
+        key: {name: devices.to_host(value) for name, value in entry.items()} for key, entry in state["state"].items()
     }
     groups = [dict(group) for group in state["param_groups"]]
     return {"state": entries, "param_groups": [*groups, {**groups[-1], "params": []}]}
@@ -113,7 +109,7 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Give an optimiser the ``optimizer_state`` of a checkpoint, ours or upstream's."""
     groups = [group for group in state["param_groups"] if group["params"]]
-    devices.load_optimizer_state(optimizer, {"state": state["state"], "param_groups": groups})
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
 
 
 def read_checkpoint(path: PathLike) -> dict[str, Any]:

@@ -106,15 +106,6 @@ def distributed_backend(device: torch.device) -> str:
     return {"npu": "hccl", "cuda": "nccl"}.get(device.type, "gloo")
 
 
-def ddp_options(device: torch.device) -> dict[str, Any]:
-    """DistributedDataParallel's arguments that depend on the device."""
-    # NpuFusedAdamW lays all gradients side by side in storage of its own: there they cannot be views of buckets.
-    return {
-        "device_ids": None if device.type == "cpu" else [device],
-        "gradient_as_bucket_view": device.type != "npu",
-    }
-
-
 def autocast(device: torch.device, dtype: torch.dtype | None, cache: bool = True) -> contextlib.AbstractContextManager:
     """Mixed precision in ``dtype`` on the device; None leaves everything in float32.
 
@@ -145,41 +136,10 @@ def capture(module: Any, inputs: tuple[Tensor, ...]) -> Any:
     return _module(inputs[0].device.type).make_graphed_callables(module, inputs, allow_unused_input=True)
 
 
-def fused_adamw(groups: list[dict[str, Any]], device: torch.device, **options: Any) -> torch.optim.Optimizer:
-    """AdamW with the fewest launches that the device offers: NpuFusedAdamW, torch's fused kernel, or the plain loop."""
-    if device.type == "npu":
-        optim = importlib.import_module("torch_npu.optim")
-        optimizer = optim.NpuFusedAdamW(groups, **options)
-        # It joins the gradients at the first step, by the sizes of their storages. A gradient that autograd gave may be
-        # a part of a larger storage, or be missing: then it would fail or mix up parameters. These have their own.
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = torch.zeros_like(parameter)
-        return optimizer
-    # torch < 2.4 has the fused kernel for GPUs only, and says so at the first step when torch_npu is installed as well
-    on_cpu = torch._C._dispatch_has_kernel_for_dispatch_key("aten::_fused_adamw_", "CPU")
-    fused = True if device.type != "cpu" or on_cpu else None
-    return torch.optim.AdamW(groups, fused=fused, **options)
-
-
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """``optimizer.load_state_dict`` between implementations of AdamW.
-
-    torch keeps the step count of a parameter as a tensor, NpuFusedAdamW as an int, which it also computes with on the
-    host; the count is converted to what this optimiser expects.
-    """
-    integers = type(optimizer).__name__.startswith("NpuFused")
-    entries = {
-        key: {**entry, "step": int(entry["step"]) if integers else torch.tensor(float(entry["step"]))}
-        for key, entry in state["state"].items()
-    }
-    # Which kernel runs is this machine's choice, not the checkpoint's.
-    kernel = {"fused", "foreach", "capturable", "differentiable", "maximize", "decoupled_weight_decay"}
-    groups = []
-    for saved, own in zip(state["param_groups"], optimizer.state_dict()["param_groups"]):
-        kept = {key: value for key, value in saved.items() if key not in kernel}
-        groups.append({**kept, **{key: own[key] for key in kernel & own.keys()}})
-    optimizer.load_state_dict({"state": entries, "param_groups": groups})
+def has_fused_adamw(device: torch.device) -> bool:
+    """Whether this torch has AdamW as one kernel for the device."""
+    key = {"npu": "PrivateUse1", "cuda": "CUDA"}.get(device.type, "CPU")
+    return torch._C._dispatch_has_kernel_for_dispatch_key("aten::_fused_adamw_", key)
 
 
 def synchronize(device: torch.device) -> None:

@@ -145,8 +145,8 @@ def agreed(ranks: Ranks) -> Iterator[None]:
 
 
 def average_over_ranks(vector: torch.Tensor, ranks: Ranks) -> torch.Tensor:
-    """Mean of a device tensor over the ranks, without a host wait."""
+    """Mean of a device tensor over the ranks, in its place, without a host wait."""
     if ranks.world_size > 1:
         dist.all_reduce(vector)
-        vector = vector / ranks.world_size
+        vector *= 1 / ranks.world_size
     return vector

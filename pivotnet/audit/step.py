@@ -53,11 +53,10 @@ def announce_phases(
 def audit_step(config: Config, device: torch.device, ranks: Ranks, samples: int = 1) -> Audit:
     """Counts of a training step in which nothing is done for the first time.
 
-    That is the second, or the third of several ranks: DistributedDataParallel rebuilds its buckets at the second.
-    On a CPU the counts are those of a device that has the CPU's operators. Of several ranks each audits itself.
+    That is the second. On a CPU the counts are those of a device that has the CPU's operators. Of several ranks each
+    audits itself.
     """
-    steps = 2 if ranks.world_size == 1 else 3
-    batches = [random_batch(config, samples, seed=steps * ranks.rank + step) for step in range(steps)]
+    batches = [random_batch(config, samples, seed=2 * ranks.rank + step) for step in range(2)]
     if devices.pin_memory(device):  # as the loader does
         batches = [batch.pin_memory() for batch in batches]
     recorder = Recorder(device)

@@ -145,8 +145,6 @@ def _start(trainer: Trainer, loader: Loader, resumed: Path | None, state: dict[s
     """
     batches = iter(loader)
     first = [next(batches)] if len(loader) else []  # a run that goes on in its evaluation has none
-    if state and first:
-        trainer.warm_up_ddp(first[0])
     torch.manual_seed(trainer.run.seed + 1 + trainer.ranks.rank)  # each rank drops other units
     if resumed and state:
         trainer.restore(state, resumed)

@@ -7,7 +7,6 @@ known one step late, by all ranks at the same step, and checkpoints are written 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from pivotnet import checkpoint as checkpoints
 from pivotnet import device as devices
@@ -65,12 +63,6 @@ class Trainer:
     def __post_init__(self) -> None:
         self.criterion = Criterion(self.config).to(self.device)
         self.network: Callable[..., Predictions] = self.model
-        if self.ranks.world_size > 1:
-            # A depthwise convolution's gradient has other strides along its one input channel: no matter, one element.
-            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-            # Synchronised batch norm keeps the buffers of all ranks equal: nothing to broadcast.
-            options = devices.ddp_options(self.device)
-            self.network = DistributedDataParallel(self.model, broadcast_buffers=False, **options)
         self.step = 0
         self.elapsed = 0.0  # seconds in the loop, those of resumed processes included
         self.checkpoint: Path | None = None
@@ -107,17 +99,6 @@ class Trainer:
         self._pending = average_over_ranks(vector, self.ranks)
         self.step += 1
         return result.piggybacked
-
-    def warm_up_ddp(self, batch: Batch) -> None:
-        """Let DistributedDataParallel order its buckets, before a resumed state is loaded.
-
-        It does so after its first backward pass, by the order in which gradients came. The order of summation over
-        the ranks follows the buckets; without this the first step after a resume would be summed in another order
-        than the same step of an uninterrupted run.
-        """
-        if self.ranks.world_size > 1:
-            self.forward_backward(batch)
-            self.optimizer.zero_grad()
 
     def fit(
         self,

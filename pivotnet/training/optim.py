@@ -5,12 +5,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Any
 
-import torch
 from torch import nn
+from torch.optim import Optimizer
 
-from pivotnet import device as devices
 from pivotnet.config import OptimConfig
+from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
+from pivotnet.training.flat_adamw import FlatAdamW
 
 BACKBONE = "backbone"  # parameters whose name contains this learn at the backbone's rate
 LR_FACTORS = {1: 0.5, 2: 0.5, 4: 1.0, 8: 1.0, 16: 1.5, 32: 2.0}  # ranks -> factor; batch > 1 a card changes nothing
@@ -38,16 +39,14 @@ def learning_rates(
     return rates if backbone_lr is None else (rates[0], backbone_lr)
 
 
-def build_optimizer(
-    model: nn.Module, optim: OptimConfig, rates: tuple[float, float], device: torch.device
-) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, optim: OptimConfig, rates: tuple[float, float], ranks: Ranks) -> FlatAdamW:
     """AdamW over two groups: the network's parameters, then the backbone's, each in the order of the module tree."""
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [parameter for name, parameter in trained if (BACKBONE in name) == backbone], "lr": lr}
         for backbone, lr in zip((False, True), rates)
     ]
-    return devices.fused_adamw(groups, device, lr=rates[0], weight_decay=optim.weight_decay)
+    return FlatAdamW(groups, ranks, lr=rates[0], weight_decay=optim.weight_decay)
 
 
 class MultiStepSchedule:
@@ -62,7 +61,7 @@ class MultiStepSchedule:
         self.gamma = optim.gamma
         self.milestones = sorted(int(share * optim.epochs) * steps_per_epoch for share in optim.milestones)
 
-    def apply(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+    def apply(self, optimizer: Optimizer, step: int) -> None:
         """Set the rate of each parameter group for a step (counted from 0)."""
         factor = self.gamma ** bisect_right(self.milestones, step)
         for group, rate in zip(optimizer.param_groups, self.base_rates):

@@ -105,7 +105,7 @@ def build_trainer(config: Config, device: torch.device, ranks: Ranks, run: Run) 
     if ranks.world_size > 1:
         convert_sync_batch_norm(model)
     model.to(device).train()
-    optimizer = build_optimizer(model, config.optim, rates, device)
+    optimizer = build_optimizer(model, config.optim, rates, ranks)
     schedule = MultiStepSchedule(config.optim, rates, run.steps_per_epoch)
     return Trainer(model, optimizer, schedule, config, run, device, ranks)
 

@@ -121,7 +121,7 @@ class RlaunchReplicaEnv:
             find_unused_parameters=self.find_unused_parameters,
             # synchronised batch norms keep the buffers of all ranks equal
             broadcast_buffers=self.sync_bn == 0,
-            **devices.ddp_options(self.device),
+            gradient_as_bucket_view=True,
         )
 
 

@@ -7,6 +7,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from pivotnet import device as devices
+from pivotnet.distributed import Ranks
+from pivotnet.training.flat_adamw import FlatAdamW
 
 
 def adapt_loader(loader: DataLoader, model: nn.Module) -> DataLoader:
@@ -20,9 +22,9 @@ def adapt_loader(loader: DataLoader, model: nn.Module) -> DataLoader:
 
 
 def adapt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW as the fused kernel of the device, over the groups that have parameters (not every kernel takes others)."""
+    """The same AdamW over joined parameters, of the groups that have some."""
     groups = [group for group in optimizer.param_groups if group["params"]]
     names = ("lr", "betas", "eps", "weight_decay")
     options = {name: optimizer.defaults[name] for name in names}
     plain = [{key: group[key] for key in ("params", *names)} for group in groups]
-    return devices.fused_adamw(plain, next(model.parameters()).device, **options)
+    return FlatAdamW(plain, Ranks(), **options)  # DistributedDataParallel averages the gradients

@@ -1,4 +1,4 @@
-"""Several simulated NPUs: the real ProcessGroupHCCL, DistributedDataParallel and synchronised batch norm."""
+"""Several simulated NPUs: the real ProcessGroupHCCL, averaged gradients and synchronised batch norm."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def sample(whole: Batch, index: int) -> Batch:
 
 
 def collectives(rank: int, ranks: int, device: torch.device) -> None:
-    """What the package and DistributedDataParallel ask of HCCL."""
+    """What the package asks of HCCL."""
     values = torch.arange(5.0, device=device) + rank
     dist.all_reduce(values)
     expected = torch.arange(5.0) * ranks + sum(range(ranks))
@@ -62,10 +62,12 @@ def main(output: str) -> None:
         trainer = build_trainer(config, device, ranks, run)
         trainer.model.load_state_dict(network(config).state_dict())
         trainer.train_step(sample(batch(config, seed=0, samples=ranks.world_size), ranks.rank))
-        parameters = dict(trainer.model.named_parameters())
+        averages = trainer.optimizer.state_dict()["state"].values()  # of gradients: a tenth of the first
+        names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+        members = [names[id(member)] for group in trainer.optimizer.members for member in group]
         state = {
             "loss": trainer._pending.cpu(),
-            "gradients": {name: parameter.grad.cpu() for name, parameter in parameters.items()},
+            "gradients": {name: 10 * average["exp_avg"].cpu() for name, average in zip(members, averages)},
             "model": {name: value.cpu() for name, value in trainer.model.state_dict().items()},
         }
         pending = trainer.train_step(sample(batch(config, seed=1, samples=ranks.world_size), ranks.rank))

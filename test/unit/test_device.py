@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import subprocess
 import sys
@@ -100,31 +99,6 @@ except PivotNetError as error:
     assert lines[0] == "npu:1 hccl [('device', 1), ('jit', False)] False"
     assert lines[1] == "False False"
     assert lines[2].startswith("npu:2 does not exist: 2 such device(s)")
-
-
-def train(optimizer: torch.optim.Optimizer) -> None:
-    for _ in range(3):
-        optimizer.zero_grad()
-        sum((p**4).sum() for group in optimizer.param_groups for p in group["params"]).backward()
-        optimizer.step()
-
-
-@pytest.mark.parametrize("foreach", [True, False])
-@pytest.mark.parametrize("integer_steps", [True, False])
-def test_optimizer_state_moves_between_kernels(foreach, integer_steps):
-    before = [torch.nn.Parameter(torch.randn(shape)) for shape in ((3, 4), (5,))]
-    source = torch.optim.AdamW([{"params": before, "wd": 1e-4}], lr=1e-2, foreach=foreach)
-    train(source)
-    state = copy.deepcopy(source.state_dict())  # the tensors in it are the optimiser's own
-    if integer_steps:  # as NpuFusedAdamW counts
-        state["state"] = {k: {**v, "step": int(v["step"])} for k, v in state["state"].items()}
-    after = [torch.nn.Parameter(p.detach().clone()) for p in before]
-    target = devices.fused_adamw([{"params": after}], CPU, lr=1.0, weight_decay=0.01)
-    devices.load_optimizer_state(target, state)
-    train(source)
-    train(target)
-    for one, two in zip(before, after):
-        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
 
 
 def test_peak_memory_sees_an_allocation_and_can_be_reset():

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from pivotnet.config import OptimConfig, preset
+from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
 from pivotnet.model.pivotnet import PivotNet
+from pivotnet.training.flat_adamw import FlatAdamW
 from pivotnet.training.optim import MultiStepSchedule, build_optimizer, learning_rates
 
 
@@ -28,11 +34,59 @@ def test_other_numbers_of_ranks_need_a_rate():
 def test_groups_part_by_name_and_keep_the_decay_in_force():
     config = preset("smoke")
     model = PivotNet(config.model, config.map)
-    network, backbone = build_optimizer(model, config.optim, (1e-3, 1e-4), torch.device("cpu")).param_groups
-    assert (network["lr"], backbone["lr"]) == (1e-3, 1e-4)
-    assert network["weight_decay"] == backbone["weight_decay"] == 0.01
-    assert [id(p) for p in backbone["params"]] == [id(p) for p in model.im_backbone.parameters()]
-    assert len(network["params"]) + len(backbone["params"]) == len(list(model.parameters()))
+    optimizer = build_optimizer(model, config.optim, (1e-3, 1e-4), Ranks())
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 1e-4]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.01]
+    network, backbone = optimizer.members
+    assert [id(p) for p in backbone] == [id(p) for p in model.im_backbone.parameters()]
+    assert len(network) + len(backbone) == len(list(model.parameters()))
+
+
+def test_joined_parameters_learn_as_adamw():
+    """Gradients in their own tensors, in slices of a larger one, and none at all; states go both ways."""
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in ((5, 7), (7,), (4,), (3, 2, 4), ())]
+
+    def made(kind: Callable[..., torch.optim.Optimizer]) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
+        values = [nn.Parameter(value.clone()) for value in start]
+        groups = [
+            {"params": values[:3], "lr": 1e-2, "wd": 1e-4},
+            {"params": values[3:], "lr": 1e-3, "weight_decay": 0.1},
+        ]
+        return values, kind(groups, lr=1.0)
+
+    def train(values: list[nn.Parameter], optimizer: torch.optim.Optimizer, steps: range) -> None:
+        for step in steps:
+            optimizer.zero_grad()
+            joined = torch.cat([value.flatten() for value in (values[0], values[1], values[4])])
+            (joined.pow(4).sum() + (values[3] * values[3].transpose(0, 2).flatten()[step]).sum()).backward()
+            optimizer.step()
+
+    flat, plain = made(partial(FlatAdamW, ranks=Ranks())), made(torch.optim.AdamW)
+    for steps in (range(5), range(5, 9)):
+        for values, optimizer in (flat, plain):
+            train(values, optimizer, steps)
+        for one, two in zip(flat[0], plain[0]):
+            torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
+        states = [copy.deepcopy(optimizer.state_dict()) for _, optimizer in (flat, plain)]
+        for (_, optimizer), state in zip((flat, plain), reversed(states)):
+            state["state"] = {key: {**entry, "step": entry["step"].cpu()} for key, entry in state["state"].items()}
+            optimizer.load_state_dict(state)
+    assert torch.equal(flat[0][2], start[2])
+
+
+def test_the_state_of_another_network_is_refused():
+    values = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))]
+    optimizer = FlatAdamW([{"params": values}], Ranks(), lr=1.0)
+    for value in values:
+        value.grad = torch.ones_like(value)
+    optimizer.step()
+    state = optimizer.state_dict()
+    with pytest.raises(PivotNetError, match=r"has groups of \[2\] parameters, the network has \[1\]"):
+        FlatAdamW([{"params": values[:1]}], Ranks(), lr=1.0).load_state_dict(state)
+    state["state"][0]["exp_avg"] = torch.ones(1)
+    with pytest.raises(PivotNetError, match="shapes differ"):
+        optimizer.load_state_dict(state)
 
 
 @pytest.mark.filterwarnings("ignore:The epoch parameter")

@@ -97,7 +97,7 @@ def test_the_optimiser_is_rebuilt_over_groups_that_have_parameters() -> None:
     ]
     optimizer = adapt_optimizer(torch.optim.AdamW(groups), model)
     assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(1e-3, 0.01), (1e-4, 0.01)]
-    assert optimizer.param_groups[0]["params"][0] is model.weight
+    assert optimizer.members[0][0] is model.weight
 
 
 def test_bemapnet_is_not_trained_without_its_curves(tmp_path: Path) -> None:

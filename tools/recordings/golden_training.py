@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pivotnet.criterion.criterion import Criterion
 from pivotnet.data.projection import project_bev_grid
 from pivotnet.data.targets import build_targets
+from pivotnet.distributed import Ranks
 from pivotnet.model.pivotnet import PivotNet
 from pivotnet.training.optim import build_optimizer
 from recordings import inputs, rule, shim
@@ -97,7 +98,7 @@ def _check_trajectory(
     reference = [t[None] for t in project_bev_grid(*cameras, config.model.bev_size, config.map)]
     images = rule.images(int(sample["seed"]))
     rates = (config.optim.lr, config.optim.backbone_lr)
-    optimizer = build_optimizer(network, config.optim, rates, torch.device("cpu"))
+    optimizer = build_optimizer(network, config.optim, rates, Ranks())
     label = f"training, checkpointing {'on' if checkpointing else 'off'}"
     losses = {step: Comparison(f"{label}: step {step}", relative=limit) for step, limit in STEP_RELATIVE.items()}
     later = Comparison(f"{label}: later steps", relative=LATER_STEPS_RELATIVE)

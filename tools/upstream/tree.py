@@ -195,10 +195,12 @@ def read(tree: Tree, family: str, preset: str, checkpoint: str) -> dict[str, np.
     callbacks.CheckPointLoader(Path(checkpoint)).load_checkpoint(made)
     _step(made, STEPS)
     found = {f"weight/{name}": tensor.numpy() for name, tensor in made.model.state_dict().items()}
-    for name, parameter in made.model.named_parameters():
-        for key, value in made.optimizer.state.get(parameter, {}).items():
-            found[f"{key}/{name}"] = torch.as_tensor(value).numpy()
     groups = [group for group in made.optimizer.param_groups if group["params"]]
+    members = getattr(made.optimizer, "members", [group["params"] for group in groups])  # in FlatAdamW, or in torch's
+    names = {parameter: name for name, parameter in made.model.named_parameters()}
+    ordered = [names[parameter] for group in members for parameter in group]
+    for index, entry in made.optimizer.state_dict()["state"].items():
+        found.update({f"{key}/{ordered[index]}": torch.as_tensor(value).numpy() for key, value in entry.items()})
     rates = np.array([[group["lr"], group["weight_decay"]] for group in groups])
     return {**found, "epoch": np.array(made.epoch), "rates": rates}
 

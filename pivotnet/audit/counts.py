@@ -25,6 +25,8 @@ class Counts:
     """What one phase asks of the device."""
 
     launches: int = 0  # operators on device tensors that are not views
+    calls: int = 0  # to the device's library (CANN), where the device counts by itself
+    strided: int = 0  # operands of these calls that the library has to copy, because their strides have gaps
     memory_bytes: int = 0  # operands and results of the launches
     host_waits: int = 0  # the host stopped until the device had a value or a size
     cpu_fallbacks: int = 0  # operators that an NPU hands back to the CPU

@@ -129,8 +129,8 @@ class OperatorCounter(TorchDispatchMode):
         """Count one launch with its operands and results."""
         if not self._paused:
             self.audit.operators[self.phase, name] += 1
+            self.counts.launches += 1
             self.counts.memory_bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-            self.add(launches=1)
 
     def add(self, **numbers: int) -> None:
         """Add to fields of the running phase's Counts."""

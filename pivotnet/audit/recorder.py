@@ -44,7 +44,7 @@ class DeviceCounters(Protocol):
         """Call neither any more."""
 
     def since(self) -> dict[str, int]:
-        """Fields of Counts, but ``host_waits`` and ``memory_bytes``, since the last call."""
+        """Fields of Counts, but those that follow from operators and ``host_waits``, since the last call."""
 
 
 def device_counters() -> DeviceCounters | None:

@@ -2,7 +2,7 @@
 
 Counts operators launched on the device, host waits (with the line of this package that causes each), operators that
 fall back to the CPU, float64 on the device, copies and collectives. On the CPU it follows which tensors would live on
-a device.
+a device. Simulated NPUs also count the calls to CANN that operators become, and the strided operands that these copy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,19 @@ from pivotnet.errors import PivotNetError
 from pivotnet.files import read_json, write_json
 
 # of NUMBERS
-TITLES = ("launches", "waits", "fallbacks", "float64", "to device", "KiB", "to host", "KiB", "collectives")
+TITLES = (
+    "operators",
+    "calls",
+    "strided",
+    "waits",
+    "fallbacks",
+    "float64",
+    "to device",
+    "KiB",
+    "to host",
+    "KiB",
+    "collectives",
+)
 WIDTH = 120  # characters a line, where the output is no terminal
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 # The counters of src/simulator.h, in their order.
 NAMES = (
-    "launches",
+    "calls",
     "to_device_copies",
     "to_device_bytes",
     "to_host_copies",
@@ -20,11 +20,13 @@ NAMES = (
     "collectives",
     "float64",
     "cpu_fallbacks",
+    "strided",
 )
 WAITS = (b"stream", b"device", b"event")
 FALLBACK = b"fallback "  # and the operator's name
 
-# By release and function: numbers of calls (all, outside, on the AI CPU, undocumented, unknown) and the first fault.
+# By release and function: numbers of calls (all, outside, on the AI CPU, undocumented, unknown), of strided operands, and
+# the first fault.
 Judged = dict[str, dict[str, dict[str, Any]]]
 
 _Hook = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_uint64)

@@ -114,6 +114,25 @@ bool strided(const aclTensor &tensor) {
     }
     return false;
 }
+// Operands that CANN makes contiguous before (or after) the work. A copy takes strides as they are, and so do matrix
+// products where the last two axes are swapped.
+uint64_t strided_operands(const std::string &function, const std::vector<Argument> &arguments) {
+    static const Words products = {"aclnnMm", "aclnnMatmul", "aclnnBatchMatMul", "aclnnAddmm", "aclnnBaddbmm"};
+    if (function == "aclnnInplaceCopy") return 0;
+    uint64_t count = 0;
+    for (const auto &argument : arguments)
+        for (const aclTensor *tensor : argument.tensors) {
+            if (!tensor || !elements(*tensor) || !strided(*tensor)) continue;
+            aclTensor swapped = *tensor;
+            const size_t rank = swapped.sizes.size();
+            if (rank >= 2 && has(products, function)) {
+                std::swap(swapped.sizes[rank - 1], swapped.sizes[rank - 2]);
+                std::swap(swapped.strides[rank - 1], swapped.strides[rank - 2]);
+            }
+            count += strided(swapped);
+        }
+    return count;
+}
 bool allows_rank(const std::string &ranks, int rank) {
     if (ranks == "any") return true;
     if (ranks.size() == 3 && ranks[1] == '-') return rank >= ranks[0] - '0' && rank <= ranks[2] - '0';
@@ -263,8 +282,8 @@ struct Call {
 };
 
 // ---- counts and reports ----
-enum { CALLS, OUTSIDE, AI_CPU, UNDOCUMENTED, UNKNOWN, COUNTS };
-const char *const NAMES[COUNTS] = {"calls", "outside", "ai_cpu", "undocumented", "unknown"};
+enum { CALLS, STRIDED, OUTSIDE, AI_CPU, UNDOCUMENTED, UNKNOWN, COUNTS };
+const char *const NAMES[COUNTS] = {"calls", "strided", "outside", "ai_cpu", "undocumented", "unknown"};
 struct Tally {
     uint64_t counts[COUNTS] = {};
     std::string first;  // what was wrong first
@@ -337,12 +356,12 @@ void begin() {
 
 thread_local std::vector<Argument> held;
 
-}  // namespace
-
 bool judging() {
     begin();
     return mode != "off";
 }
+
+}  // namespace
 
 void hold_arguments(std::vector<Argument> arguments) { held = std::move(arguments); }
 
@@ -356,6 +375,8 @@ void judge_unknown(const std::string &function) {
 }
 
 std::string judge(const std::string &function) {
+    const uint64_t strided = strided_operands(function, held);
+    statistics.strided += strided;
     if (!judging()) return "";
     const auto found = facts().find(function);
     if (found == facts().end()) {
@@ -371,6 +392,7 @@ std::string judge(const std::string &function) {
     for (const auto &of : RELEASES) {
         Tally &tally = tallies[of][function];
         tally.counts[CALLS]++;
+        tally.counts[STRIDED] += strided;
         if (call.undocumented(of)) tally.counts[UNDOCUMENTED]++;
         std::string wrong;
         int kind = OUTSIDE;

@@ -17,8 +17,6 @@ struct Argument {
     std::string text;
 };
 
-bool judging();  // neither off nor without facts
-
 // Keeps the arguments of the call that this thread plans next.
 void hold_arguments(std::vector<Argument> arguments);
 

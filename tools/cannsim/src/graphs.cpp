@@ -57,7 +57,7 @@ aclError aclmdlRICaptureEnd(Stream, void **graph) {
 // A replay is one launch, however much work it is.
 aclError aclmdlRIExecuteAsync(void *graph, Stream) {
     cannsim::trace("graph");
-    cannsim::statistics.launches++;
+    cannsim::statistics.calls++;
     for (const auto &work : ((Graph *)graph)->work)
         if (int error = work()) return error;
     return SUCCESS;

@@ -32,7 +32,7 @@ static aclError execute(const char *name, int input_count, const aclTensorDesc *
     LegacyCall call{attributes};
     for (int i = 0; i < input_count; i++) call.inputs.push_back({input_descriptors[i], inputs[i]});
     for (int i = 0; i < output_count; i++) call.outputs.push_back({output_descriptors[i], outputs[i]});
-    cannsim::statistics.launches++;
+    cannsim::statistics.calls++;
     return found->second(call) ? ACL_SUCCESS : ACL_ERROR_OP_NOT_FOUND;
 }
 

@@ -29,7 +29,7 @@ int current_device();
 
 // Counts since the process began. The layout is read through ctypes by counters.py: append only.
 struct Statistics {
-    std::atomic<uint64_t> launches;            // aclnn and aclop operators executed
+    std::atomic<uint64_t> calls;               // of aclnn and aclop operators
     std::atomic<uint64_t> to_device_copies;
     std::atomic<uint64_t> to_device_bytes;
     std::atomic<uint64_t> to_host_copies;
@@ -40,6 +40,7 @@ struct Statistics {
     std::atomic<uint64_t> collectives;         // HCCL calls
     std::atomic<uint64_t> float64_operators;   // operators that computed in float64
     std::atomic<uint64_t> cpu_fallbacks;       // operators that torch_npu handed to the CPU
+    std::atomic<uint64_t> strided;             // operands of calls that CANN has to copy, since their strides have gaps
 };
 extern Statistics statistics;
 

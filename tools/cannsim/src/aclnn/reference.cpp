@@ -109,7 +109,7 @@ int execute(void *executor) {
         return 0;
     }
     trace(planned->name);
-    statistics.launches++;
+    statistics.calls++;
     return compute(planned.get());
 }
 

@@ -142,11 +142,9 @@ struct Entry;
 template <class... Arguments, int (*PLAN)(Arguments...)>
 struct Entry<PLAN> {
     static int call(Arguments... arguments) {
-        if (judging()) {
-            std::vector<Argument> described{describe(arguments)...};
-            described.resize(described.size() - 2);
-            hold_arguments(std::move(described));
-        }
+        std::vector<Argument> described{describe(arguments)...};
+        described.resize(described.size() - 2);
+        hold_arguments(std::move(described));
         return PLAN(arguments...);
     }
 };

@@ -6,7 +6,6 @@ A ``case`` of targets is a key of recordings.inputs.CASES.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import importlib
 from collections.abc import Callable, Iterator
@@ -17,7 +16,15 @@ from unittest import mock
 import numpy as np
 import torch
 from recordings import inputs, shim
-from recordings.golden_criterion import FIELDS, OF_PIXELS, as_targets, as_tensors, join_classes, post_processor
+from recordings.golden_criterion import (
+    FIELDS,
+    OF_PIXELS,
+    as_predictions,
+    as_sample,
+    as_targets,
+    nested,
+    post_processor,
+)
 from recordings.golden_network import network_inputs, upsampled
 from torch import Tensor
 
@@ -40,8 +47,7 @@ UPSTREAM_PHASES = dict(zip(("im_backbone", "bev_decoder", "ins_decoder", "output
 
 def drawn_samples(case: str, batch_size: int) -> list[Any]:
     """What build_targets takes, one a sample."""
-    drawn = [inputs.target(SEED + index, case) for index in range(batch_size)]
-    return [(target["masks"], target["points"], target["valid_len"]) for target in drawn]
+    return [as_sample(inputs.target(SEED + index, case)) for index in range(batch_size)]
 
 
 def drawn_batch(config: Config, case: str, batch_size: int) -> Batch:
@@ -88,8 +94,7 @@ def our_step(
     def step() -> None:
         trainer.train_step(batch)
 
-    facts = {"device": devices.device_name(clock.device), "checkpointing": checkpointing}
-    return Task(clock, step, first_phase="network forward" if graph else "input", facts=facts)
+    return Task(clock, step, first_phase="network forward" if graph else "input")
 
 
 def upstream_step(checkout: Path, preset_name: str, case: str) -> Task:
@@ -104,29 +109,23 @@ def upstream_step(checkout: Path, preset_name: str, case: str) -> Task:
     optimizer = torch.optim.AdamW(importlib.import_module("mapmaster.utils.misc").get_param_groups(network, setup))
     clock = Clock()
     announce_phases(network, criterion, optimizer, clock.enter, UPSTREAM_PHASES)
-    targets: dict[str, Any] = {}
-
-    def prepare() -> None:
-        targets.update(as_targets(copy.deepcopy(target)))  # the criterion changes them in place
 
     def step() -> None:
         optimizer.zero_grad()
-        total, _ = criterion(network(images)["outputs"], targets)
+        total, _ = criterion(network(images)["outputs"], as_targets(target))
         total.backward()
         optimizer.step()
 
-    return Task(clock, step, prepare, counting=attention_as_one_launch, facts={"checkpointing": True})
+    return Task(clock, step, counting=attention_as_one_launch)
 
 
-def drawn_outputs(seed: int, case: str, bev_size: tuple[int, int]) -> dict[str, list[list[np.ndarray]]]:
+def drawn_outputs(seed: int, case: str, bev_size: tuple[int, int]) -> dict[str, np.ndarray]:
     """Random outputs by the rule of the recordings, but with masks on the BEV grid, where networks predict them."""
     outputs = inputs.outputs(seed, case)
     generator = np.random.default_rng(seed)
-    for name in OF_PIXELS:
-        outputs[name] = [
-            [generator.standard_normal((*array.shape[:-2], *bev_size), dtype=np.float32) for array in row]
-            for row in outputs[name]
-        ]
+    for key, array in outputs.items():
+        if key.startswith(OF_PIXELS):
+            outputs[key] = generator.standard_normal((*array.shape[:-2], *bev_size), dtype=np.float32)
     return outputs
 
 
@@ -136,25 +135,20 @@ def our_criterion(case: str, batch_size: int, device: str) -> Task:
     config = preset("swint")
     criterion = Criterion(config).to(clock.device)
     samples = drawn_samples(case, batch_size)
-    single = [
-        join_classes(as_tensors(drawn_outputs(SEED + index, case, config.model.bev_size)))
-        for index in range(batch_size)
-    ]
+    single = [as_predictions(drawn_outputs(SEED + index, case, config.model.bev_size)) for index in range(batch_size)]
     joined = {name: torch.cat([getattr(one, name) for one in single], dim=1) for name in FIELDS.values()}
     leaves = {name: tensor.to(clock.device).requires_grad_() for name, tensor in joined.items()}
 
-    def prepare() -> None:
+    def run() -> None:
         for tensor in leaves.values():
             tensor.grad = None
-
-    def run() -> None:
         targets = build_targets(samples, config).to(clock.device)
         clock.enter("criterion")
         result = criterion(Predictions(**leaves), targets)
         clock.enter("backward")
         result.total.backward()
 
-    return Task(clock, run, prepare, "targets", facts={"device": devices.device_name(clock.device)})
+    return Task(clock, run, first_phase="targets")
 
 
 def upstream_criterion(checkout: Path, case: str) -> Task:
@@ -164,27 +158,20 @@ def upstream_criterion(checkout: Path, case: str) -> Task:
     processor = post_processor().train()
     target = inputs.target(SEED, case)
     config = preset("swint")
-
-    def given(name: str, array: np.ndarray) -> Tensor:
+    outputs = {}
+    for key, array in drawn_outputs(SEED, case, config.model.bev_size).items():
         tensor = torch.from_numpy(array)
-        return (upsampled(tensor, config.mask_size) if name in OF_PIXELS else tensor).requires_grad_()
-
-    drawn = drawn_outputs(SEED, case, config.model.bev_size).items()
-    outputs = {name: [[given(name, array) for array in row] for row in rows] for name, rows in drawn}
-    targets: dict[str, Any] = {}
+        outputs[key] = (upsampled(tensor, config.mask_size) if key.startswith(OF_PIXELS) else tensor).requires_grad_()
     clock = Clock()
 
-    def prepare() -> None:
-        targets.update(as_targets(copy.deepcopy(target)))  # a run changes them in place
-        for tensor in (tensor for rows in outputs.values() for row in rows for tensor in row):
-            tensor.grad = None
-
     def run() -> None:
-        total, _ = processor(outputs, targets)
+        for tensor in outputs.values():
+            tensor.grad = None
+        total, _ = processor(nested(outputs), as_targets(target))
         clock.enter("backward")
         total.backward()
 
-    return Task(clock, run, prepare, "criterion")
+    return Task(clock, run, first_phase="criterion")
 
 
 @contextlib.contextmanager

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -41,12 +44,18 @@ class Comparison:
         self.tolerance = self.tolerance or " + ".join(f"{part:.2g}{of}" for part, of in parts if part) or "equal"
 
     def add(self, name: str, ours: Any, recorded: Any, noise: float | np.ndarray = 0.0) -> None:
-        """Compare two arrays of the same shape; the worst one's name goes into the note.
+        """Compare two arrays; the worst one's name goes into the note.
+
+        Of large arrays every so many-th element of an axis is recorded; ours may be whole.
 
         Args:
             noise: allowed besides, of the whole array or of each number.
         """
-        ours, recorded = np.asarray(ours, np.float64), np.asarray(recorded, np.float64)
+        ours, recorded = (np.asarray(a.detach() if isinstance(a, torch.Tensor) else a) for a in (ours, recorded))
+        if ours.ndim == recorded.ndim:
+            steps = [max(1, -(-have // max(kept, 1))) for have, kept in zip(ours.shape, recorded.shape)]
+            ours = ours[tuple(slice(None, None, step) for step in steps)]
+        ours, recorded = ours.astype(np.float64), recorded.astype(np.float64)
         self.require(f"{name}: shape {ours.shape}, recorded {recorded.shape}", ours.shape == recorded.shape)
         if ours.shape != recorded.shape or ours.size == 0:
             return
@@ -74,6 +83,21 @@ class Comparison:
         if self.faults:
             return self.faults[0]
         return "" if self.compared else "nothing to compare"
+
+
+def compare(
+    groups: Mapping[str, Comparison], found: Mapping[str, Any], recorded: Mapping[str, Any], prefix: str = ""
+) -> None:
+    """Compare values with the recorded ones of the same names, each in the first group whose pattern its name matches.
+
+    Args:
+        groups: by patterns of names ("loss/*").
+        found: ours by name.
+        recorded: theirs under prefix and name.
+    """
+    for name, value in found.items():
+        group = next(group for pattern, group in groups.items() if fnmatchcase(name, pattern))
+        group.add(f"{prefix}{name}", value, recorded[f"{prefix}{name}"])
 
 
 def print_table(comparisons: list[Comparison], console: Console) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import importlib
 import itertools
-import math
+from collections import ChainMap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pivotnet.data.targets import build_targets
 from pivotnet.evaluation.postprocess import draw_mask, postprocess
 from pivotnet.structures import Predictions
 from recordings import inputs, shim
-from recordings.comparison import Comparison
+from recordings.comparison import Comparison, compare
 
 # Upstream keeps target points in float64, we in float32 (NPUs have no fast float64): 6e-8 of a point coordinate.
 TOTAL_RELATIVE, TERM_RELATIVE = 1e-6, 2e-6
@@ -50,11 +51,9 @@ PATH_SHAPES = (
 SEQUENCE_SHAPES = ((1, 2), (5, 2), (40, 10), (24, 10), (12, 30), (60, 30), (7, 5), (30, 10))
 END_WEIGHTS = (0, 5)
 
-Outputs = dict[str, list[list[Tensor]]]  # as upstream has them: by name [decoder][class], each of one batch
 
-
-def flat(outputs: Outputs) -> dict[str, Tensor]:
-    """Upstream's lists under the keys of the recordings, name/decoder/class."""
+def flat(outputs: dict[str, list[list[Tensor]]]) -> dict[str, Tensor]:
+    """Upstream's outputs, by name [decoder][class], under the keys of the recordings: name/decoder/class."""
     return {
         f"{name}/{i}/{label}": tensor
         for name, rows in outputs.items()
@@ -63,78 +62,64 @@ def flat(outputs: Outputs) -> dict[str, Tensor]:
     }
 
 
-def as_tensors(outputs: dict[str, list[list[np.ndarray]]], requires_grad: bool = False) -> Outputs:
-    """Drawn outputs as leaves."""
-    return {
-        name: [[torch.from_numpy(array).requires_grad_(requires_grad) for array in row] for row in rows]
-        for name, rows in outputs.items()
-    }
+def nested(outputs: Mapping[str, Tensor]) -> dict[str, list[list[Tensor]]]:
+    """The inverse of ``flat``."""
+    found: dict[str, list[list[Tensor]]] = {}
+    for key, tensor in outputs.items():
+        name, _, label = key.split("/")
+        rows = found.setdefault(name, [])
+        rows += [[]] if label == "0" else []
+        rows[-1].append(tensor)
+    return found
 
 
-def join_classes(outputs: Outputs) -> Predictions:
-    """Upstream's lists as our joined tensors."""
-
-    def joined(name: str, row: list[Tensor]) -> Tensor:
+def joined(outputs: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
+    """Arrays under prefix/name/decoder/class, joined over the classes as ours are, under prefix/name/decoder."""
+    found = {}
+    for key in outputs:
+        part, _, label = key.rpartition("/")
+        name = part.removeprefix(prefix).split("/")[0]
+        if not key.startswith(prefix) or name not in FIELDS or label != "0":
+            continue
+        classes = [torch.as_tensor(outputs[f"{part}/{label}"]) for label in range(3)]
         if name == "sem_masks":
-            return torch.stack(row, dim=1)
-        return torch.cat([part.flatten(1, 2) if name in OF_POINTS else part for part in row], dim=1)
-
-    return Predictions(
-        **{field: torch.stack([joined(name, row) for row in outputs[name]]) for name, field in FIELDS.items()}
-    )
+            found[part] = torch.stack(classes, dim=1)
+        else:
+            found[part] = torch.cat([one.flatten(1, 2) if name in OF_POINTS else one for one in classes], dim=1)
+    return found
 
 
-def split_classes(
-    predictions: Predictions, queries: tuple[int, ...] = inputs.QUERIES, points: tuple[int, ...] = inputs.MAX_POINTS
-) -> Outputs:
-    """Our joined tensors as upstream's lists; the inverse of ``join_classes``."""
-
-    def split(name: str, row: Tensor) -> list[Tensor]:
-        if name == "sem_masks":  # [B, C, 2, H, W]
-            return list(row.unbind(1))
-        if name not in OF_POINTS:  # [B, Q, ...]
-            return list(row.split(queries, dim=1))
-        parts = row.split([q * p for q, p in zip(queries, points)], dim=1)  # of [B, T, 2]
-        return [part.unflatten(1, sizes) for part, sizes in zip(parts, zip(queries, points))]
-
-    return {name: [split(name, row) for row in getattr(predictions, field)] for name, field in FIELDS.items()}
-
-
-def subsampled(key: str, tensor: Tensor, step: int = MASK_STEP) -> Tensor:
-    """Every ``step``-th row and column, if the output of this key has pixels."""
-    return tensor[..., ::step, ::step] if key.startswith(OF_PIXELS) else tensor
-
-
-def kept_pixels(key: str, tensor: Tensor, recorded: Any) -> tuple[str, np.ndarray, np.ndarray]:
-    """The key, the part of our tensor that was recorded (shapes tell the step of each axis), and the recorded array."""
-    array, theirs = tensor.detach().numpy(), recorded[key]
-    if theirs.ndim == array.ndim:
-        steps = [max(1, math.ceil(have / max(kept, 1))) for have, kept in zip(array.shape, theirs.shape)]
-        array = array[tuple(slice(None, None, step) for step in steps)]
-    return key, array, theirs
-
-
-def as_targets(target: dict[str, Any]) -> dict[str, Any]:
-    """A target as upstream's data loader collates it for a batch of one; upstream's criterion changes it."""
-    return {
-        "masks": torch.from_numpy(target["masks"])[None],
-        "points": {label: torch.from_numpy(points)[None] for label, points in target["points"].items()},
-        "valid_len": {label: torch.from_numpy(lengths)[None] for label, lengths in target["valid_len"].items()},
+def as_predictions(outputs: Mapping[str, Any]) -> Predictions:
+    """Outputs under the keys of the recordings as ours."""
+    rows = joined(outputs)
+    fields = {
+        field: torch.stack([row for key, row in rows.items() if key.startswith(f"{name}/")])
+        for name, field in FIELDS.items()
     }
+    return Predictions(**fields)
 
 
-def flat_target(target: dict[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
-    """A target under the keys of the recordings."""
-    by_class = {f"{prefix}{name}{label}": target[name][label] for name in ("points", "valid_len") for label in range(3)}
-    return {f"{prefix}masks": target["masks"], **by_class}
+def rows_of(predictions: Predictions) -> dict[str, Tensor]:
+    """Our predictions under name/decoder, the keys of ``joined``."""
+    return {f"{name}/{i}": row for name, field in FIELDS.items() for i, row in enumerate(getattr(predictions, field))}
 
 
-def recorded_sample(recorded: Any, prefix: str = "") -> tuple[np.ndarray, dict[int, np.ndarray], dict[int, np.ndarray]]:
-    """A recorded target as ``build_targets`` takes it."""
-    points, lengths = (
-        {label: recorded[f"{prefix}{name}{label}"] for label in range(3)} for name in ("points", "valid_len")
-    )
-    return recorded[f"{prefix}masks"], points, lengths
+def subsampled(key: str, tensor: Tensor, step: int = MASK_STEP) -> np.ndarray:
+    """What is recorded of an output: every ``step``-th row and column, if it has pixels."""
+    return (tensor[..., ::step, ::step] if key.startswith(OF_PIXELS) else tensor).detach().numpy()
+
+
+def as_sample(target: Mapping[str, np.ndarray], prefix: str = "") -> Any:
+    """A drawn or recorded target as ``build_targets`` takes it: mask, points and lengths by class."""
+    points, lengths = ({c: target[f"{prefix}{name}{c}"] for c in range(3)} for name in ("points", "valid_len"))
+    return target[f"{prefix}masks"], points, lengths
+
+
+def as_targets(target: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """A target as upstream's data loader collates it for a batch of one; upstream's criterion changes it."""
+    masks, points, lengths = copy.deepcopy(as_sample(target))
+    by_class = ({c: torch.from_numpy(array)[None] for c, array in arrays.items()} for arrays in (points, lengths))
+    return dict(zip(("masks", "points", "valid_len"), (torch.from_numpy(masks)[None], *by_class)))
 
 
 def post_processor() -> nn.Module:
@@ -149,26 +134,26 @@ def record_loss(seed: int) -> dict[str, np.ndarray]:
     processor = post_processor().train()
     for case in inputs.CASES:
         target = inputs.target(seed, case)
-        record |= flat_target(target, f"{case}/")
-        outputs = as_tensors(inputs.outputs(seed, case), requires_grad=True)
+        record |= {f"{case}/{key}": array for key, array in target.items()}
+        outputs = {key: torch.from_numpy(a).requires_grad_() for key, a in inputs.outputs(seed, case).items()}
         matches: list[Any] = []
         handle = processor.criterion.matcher.register_forward_hook(lambda *call, kept=matches: kept.append(call[-1]))
-        total, terms = processor(outputs, as_targets(target))
+        total, terms = processor(nested(outputs), as_targets(target))
         handle.remove()
         total.backward()
         record[f"{case}/total"] = np.float64(total.item())
         for name, value in terms.items():
             record[f"{case}/loss/{name}"] = np.float64(float(value))
-        for label, masks in enumerate(processor.refactor_targets(as_targets(copy.deepcopy(target)))[0]["ins_masks"]):
+        for label, masks in enumerate(processor.refactor_targets(as_targets(target))[0]["ins_masks"]):
             record[f"{case}/gt_mask_sum{label}"] = masks.sum((1, 2)).numpy() if len(masks) else np.zeros(0, np.float32)
             if case == "overdrawn" and label == 0:
                 record[f"{case}/gt_ins_masks0"] = masks.numpy().astype(np.uint8)
         for i, row in enumerate(matches[0]):
             for label, ((dt, gt),) in enumerate(row):
                 record[f"{case}/match_dt/{i}/{label}"], record[f"{case}/match_gt/{i}/{label}"] = dt.numpy(), gt.numpy()
-        for key, tensor in flat(outputs).items():
+        for key, tensor in outputs.items():
             gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-            record[f"{case}/grad/{key}"] = subsampled(key, gradient).numpy()
+            record[f"{case}/grad/{key}"] = subsampled(key, gradient)
     return record
 
 
@@ -176,35 +161,37 @@ def check_loss(path: Path) -> list[Comparison]:
     """golden_loss.npz: totals, terms, matching indices, gradients, redrawn masks."""
     recorded = np.load(path, allow_pickle=False)
     config = preset("swint")
-    total = Comparison("loss: total", relative=TOTAL_RELATIVE)
-    terms = Comparison("loss: terms", relative=TERM_RELATIVE)
-    matches = Comparison("loss: matching indices")
-    masks = Comparison("loss: target masks")
-    gradients = {
-        name: Comparison(f"loss: gradient of {name}", relative=GRADIENT_LARGEST, each=GRADIENT_EACH) for name in FIELDS
+    groups = {
+        "total": Comparison("loss: total", relative=TOTAL_RELATIVE),
+        "loss/*": Comparison("loss: terms", relative=TERM_RELATIVE),
+        "match_*": Comparison("loss: matching indices"),
+        "gt_*": Comparison("loss: target masks"),
     }
+    for name in FIELDS:
+        what = f"loss: gradient of {name}"
+        groups[f"grad/{name}/*"] = Comparison(what, relative=GRADIENT_LARGEST, each=GRADIENT_EACH)
     for case in sorted({key.split("/")[0] for key in recorded.files if "/" in key}):
-        targets = build_targets([recorded_sample(recorded, f"{case}/")], config)
-        outputs = as_tensors(inputs.outputs(int(recorded["seed"]), case), requires_grad=True)
-        result = Criterion(config)(join_classes(outputs), targets)
+        targets = build_targets([as_sample(recorded, f"{case}/")], config)
+        predictions = as_predictions(inputs.outputs(int(recorded["seed"]), case))
+        for field in FIELDS.values():
+            getattr(predictions, field).requires_grad_()
+        result = Criterion(config)(predictions, targets)
         result.total.backward()
-        total.add(case, result.total.item(), recorded[f"{case}/total"])
-        for name in TERMS:
-            terms.add(f"{case}/{name}", float(result.terms[name]), recorded[f"{case}/loss/{name}"])
+        found = {"total": result.total, **{f"loss/{name}": result.terms[name] for name in TERMS}}
         for i, label in itertools.product(range(inputs.DECODERS), range(3)):
-            for side, ours in zip(("dt", "gt"), _pairs(result, i, label)):
-                matches.add(f"{case}/{i}/{label}", ours, recorded[f"{case}/match_{side}/{i}/{label}"])
+            found[f"match_dt/{i}/{label}"], found[f"match_gt/{i}/{label}"] = _pairs(result, i, label)
         for label in range(3):
             count = int(targets.counts[0, label])
             drawn, padding = targets.masks[0, label, :count], targets.masks[0, label, count:]
-            masks.add(f"{case}/{label}", drawn.sum((1, 2)), recorded[f"{case}/gt_mask_sum{label}"])
-            masks.require(f"{case}/{label}: padding is not empty", not padding.any())
+            groups["gt_*"].require(f"{case}/{label}: padding is not empty", not padding.any())
+            found[f"gt_mask_sum{label}"] = drawn.sum((1, 2))
             if f"{case}/gt_ins_masks{label}" in recorded:
-                masks.add(f"{case}/{label}", drawn, recorded[f"{case}/gt_ins_masks{label}"])
-        for key, tensor in flat(outputs).items():
-            gradients[key.split("/")[0]].add(*kept_pixels(f"{case}/grad/{key}", tensor.grad, recorded))
-        del outputs, targets, result  # before the next case is made: memory
-    return [total, terms, matches, masks, *gradients.values()]
+                found[f"gt_ins_masks{label}"] = drawn
+        gradients = Predictions(**{field: getattr(predictions, field).grad for field in FIELDS.values()})
+        found |= {f"grad/{key}": row for key, row in rows_of(gradients).items()}
+        compare(groups, found, ChainMap(joined(recorded, f"{case}/grad/"), recorded), f"{case}/")
+        del predictions, gradients, targets, result, found  # before the next case is made: memory
+    return list(groups.values())
 
 
 def _pairs(result: CriterionResult, decoder: int, label: int) -> tuple[np.ndarray, np.ndarray]:
@@ -264,11 +251,11 @@ def check_matching(path: Path) -> list[Comparison]:
     return [sums, paths, sequences]
 
 
-def _outputs_to_process(seed: int, index: int) -> Outputs:
+def _outputs_to_process(seed: int, index: int) -> dict[str, np.ndarray]:
     """Random outputs; more instances win in the second ones, and nearly all or none in the third, by class."""
-    outputs = as_tensors(inputs.outputs(seed, f"post{index}"))
+    outputs = inputs.outputs(seed, f"post{index}")
     for label, shift in enumerate(((0.0, 0.0, 0.0), (0.6, 0.6, 0.6), (20.0, -20.0, 20.0))[index]):
-        outputs["obj_logits"][-1][label][..., 0] += shift
+        outputs[f"obj_logits/{inputs.DECODERS - 1}/{label}"][..., 0] += shift
     return outputs
 
 
@@ -277,7 +264,8 @@ def record_postprocess(seed: int) -> dict[str, np.ndarray]:
     record: dict[str, np.ndarray] = {"seed": np.int64(seed)}
     processor = post_processor().eval()
     for index in range(3):
-        (result,), (masks,) = processor(_outputs_to_process(seed, index))
+        outputs = {key: torch.from_numpy(array) for key, array in _outputs_to_process(seed, index).items()}
+        (result,), (masks,) = processor(nested(outputs))
         record[f"{index}/dt_masks"] = masks
         record[f"{index}/scores"] = np.array(result["confidence_level"], dtype=np.float64)
         record[f"{index}/labels"] = np.array(result["pred_label"], dtype=np.int64)
@@ -291,19 +279,24 @@ def check_postprocess(path: Path) -> list[Comparison]:
     """golden_postprocess.npz: polylines, scores, labels and masks."""
     recorded = np.load(path, allow_pickle=False)
     map_config = preset("swint").map
-    points = Comparison("post-processing: points")
-    scores = Comparison("post-processing: scores", absolute=SCORE_ABSOLUTE)
-    labels = Comparison("post-processing: labels, point counts")
-    masks = Comparison("post-processing: masks")
+    groups = {
+        "*/points": Comparison("post-processing: points"),
+        "*/scores": Comparison("post-processing: scores", absolute=SCORE_ABSOLUTE),
+        "*/dt_masks": Comparison("post-processing: masks"),
+        "*": Comparison("post-processing: labels, point counts"),
+    }
     for index in range(3):
-        (instances,) = postprocess(join_classes(_outputs_to_process(int(recorded["seed"]), index)), map_config)
-        # upstream's lists begin with a placeholder
-        labels.add(f"{index}/labels", instances.labels + 1, recorded[f"{index}/labels"][1:])
-        labels.add(f"{index}/n_points", [len(line) for line in instances.points], recorded[f"{index}/n_points"][1:])
-        scores.add(str(index), instances.scores, recorded[f"{index}/scores"][1:])
-        joined = np.concatenate(instances.points) if len(instances) else np.zeros((0, 2), np.float32)
-        points.add(str(index), joined, recorded[f"{index}/points"])
+        outputs = _outputs_to_process(int(recorded["seed"]), index)
+        (instances,) = postprocess(as_predictions(outputs), map_config)
         mask = draw_mask(instances, map_config)
-        masks.add(str(index), mask, recorded[f"{index}/dt_masks"])
-        masks.require(f"{index}: a mask of {mask.dtype}", mask.dtype == np.uint8)
-    return [points, scores, labels, masks]
+        groups["*/dt_masks"].require(f"{index}: a mask of {mask.dtype}", mask.dtype == np.uint8)
+        found = {
+            f"{index}/points": np.concatenate([np.zeros((0, 2), np.float32), *instances.points]),
+            f"{index}/dt_masks": mask,
+            # upstream's lists begin with a placeholder
+            f"{index}/scores": [-1, *instances.scores],
+            f"{index}/labels": [0, *(instances.labels + 1)],
+            f"{index}/n_points": [0, *map(len, instances.points)],
+        }
+        compare(groups, found, recorded)
+    return list(groups.values())

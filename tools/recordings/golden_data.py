@@ -7,7 +7,6 @@ import importlib
 import io
 import json
 import os
-import re
 import runpy
 import subprocess
 import sys
@@ -36,7 +35,7 @@ from pivotnet.model.pivotnet import PivotNet
 from pivotnet.synthetic.generate import generate
 from pivotnet.synthetic.plan import Options
 from recordings import inputs
-from recordings.comparison import Comparison
+from recordings.comparison import Comparison, compare
 
 IMAGE_SHAPE = (900, 1600, 3)
 RESOLUTION = 0.15
@@ -59,46 +58,45 @@ def transform_images(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
-def record_transform(seed: int) -> dict[str, np.ndarray]:
-    """golden_transform.npz: resize, scale, channel swap and normalisation of two images."""
-    transforms = importlib.import_module("mapmaster.dataset.transform")
-    setup = importlib.import_module("pivotnet_nuscenes_swint").EXPConfig.dataset_setup
-    images = list(transform_images(seed))
-    item: dict[str, Any] = {"images": [image.copy() for image in images], "extra_infos": {}}
-    for step in (transforms.Resize(img_scale=setup["input_size"]), transforms.Normalize(**setup["img_norm_cfg"])):
-        item = step(item)
-    output = np.stack([image.transpose(2, 0, 1) for image in item["images"]])
-    red = transforms.Normalize(**setup["img_norm_cfg"])(
-        {"images": [np.tile(np.array([255, 0, 0], np.uint8), (2, 2, 1))], "extra_infos": {}}
-    )
+def _transformed(images: tuple[np.ndarray, np.ndarray], output: np.ndarray, red: Any) -> dict[str, np.ndarray]:
+    """What is recorded of two images, what the network gets of them [2, 3, 512, 896], and of a red pixel."""
     return {
-        "seed": np.int64(seed),
         "output": output[..., ::16, ::16].astype(np.float32),
         "output_mean": output.astype(np.float64).mean((2, 3)),
         "output_std": output.astype(np.float64).std((2, 3)),
         "second_image": images[1][::4, ::4],
-        "red_pixel": red["images"][0][0, 0].astype(np.float64),
+        "red_pixel": np.asarray(red, np.float64),
     }
+
+
+def record_transform(seed: int) -> dict[str, np.ndarray]:
+    """golden_transform.npz: resize, scale, channel swap and normalisation of two images."""
+    transforms = importlib.import_module("mapmaster.dataset.transform")
+    setup = importlib.import_module("pivotnet_nuscenes_swint").EXPConfig.dataset_setup
+    resize, normalise = transforms.Resize(img_scale=setup["input_size"]), transforms.Normalize(**setup["img_norm_cfg"])
+    images = transform_images(seed)
+    item = normalise(resize({"images": [image.copy() for image in images], "extra_infos": {}}))
+    output = np.stack([image.transpose(2, 0, 1) for image in item["images"]])
+    red = normalise({"images": [np.tile(np.array([255, 0, 0], np.uint8), (2, 2, 1))], "extra_infos": {}})
+    return {"seed": np.int64(seed), **_transformed(images, output, red["images"][0][0, 0])}
 
 
 def check_transform(path: Path) -> list[Comparison]:
     """golden_transform.npz: resized, normalised pixels."""
     recorded = np.load(path, allow_pickle=False)
-    pixels = Comparison("transform: pixels", absolute=PIXEL_ABSOLUTE)
-    means = Comparison("transform: mean and deviation of images", absolute=PIXEL_MEAN_ABSOLUTE)
-    drawn = Comparison("transform: input image regenerated")
-    images = transform_images(int(recorded["seed"]))
-    drawn.add("second image", images[1][::4, ::4], recorded["second_image"])
+    groups = {
+        "second_image": Comparison("transform: input image regenerated"),
+        "output_*": Comparison("transform: mean and deviation of images", absolute=PIXEL_MEAN_ABSOLUTE),
+        "*": Comparison("transform: pixels", absolute=PIXEL_ABSOLUTE),
+    }
     config = preset("swint")
     network = PivotNet(config.model, config.map)
+    images = transform_images(int(recorded["seed"]))
     resized = np.stack([resize(image[..., ::-1], config.model.image_size) for image in images])  # BGR
     output = network.normalise(torch.from_numpy(resized)[None])[0].numpy()
-    pixels.add("output", output[..., ::16, ::16], recorded["output"])
-    means.add("mean", output.astype(np.float64).mean((2, 3)), recorded["output_mean"])
-    means.add("deviation", output.astype(np.float64).std((2, 3)), recorded["output_std"])
-    red = torch.tensor([0, 0, 255], dtype=torch.uint8).expand(1, 1, 1, 1, 3)
-    pixels.add("red pixel", network.normalise(red).flatten().numpy(), recorded["red_pixel"])
-    return [drawn, pixels, means]
+    red = network.normalise(torch.tensor([0, 0, 255], dtype=torch.uint8).expand(1, 1, 1, 1, 3)).flatten()
+    compare(groups, _transformed(images, output, red), recorded)
+    return list(groups.values())
 
 
 AP_SAMPLES = 12  # of each sort
@@ -113,8 +111,8 @@ def detections(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     found = np.zeros_like(truth)
     scores: list[float] = []
     for label in range(3):
-        for instance in range(len(target["valid_len"][label])):
-            line = target["points"][label][instance, : target["valid_len"][label][instance]] * inputs.MAP_SIZE
+        for instance, length in enumerate(target[f"valid_len{label}"].astype(int)):
+            line = target[f"points{label}"][instance, :length] * inputs.MAP_SIZE
             draw_line(truth[label], line, instance + 1, 1)
             if rng.random() < 0.85:  # the others are missed
                 draw_line(found[label], line + rng.normal(0, rng.uniform(0, 8), (1, 2)), len(scores) + 1, 1)
@@ -299,35 +297,18 @@ def record_annotation(seed: int, checkout: Path, converter_python: str, folder: 
     with tempfile.TemporaryDirectory() as scratch:
         root, evaluation = Path(scratch) / "nuscenes", Path(scratch) / "eval"
         generate(root, Options(8, 3, seed, images=False), 1, lambda done, total: None)
-        for expansion in (root / "maps" / "expansion").glob("*.json"):
-            _shorten_tokens(expansion)
         converter = checkout / "tools" / "anno_converter" / "nuscenes"
         environment = dict(os.environ, PYTHONPATH=f"{checkout}:{converter}", TORCH_DEVICE_BACKEND_AUTOLOAD="0")
-        run_or_raise([converter_python, "-B", str(converter / "convert.py"), "-d", str(root)], environment)
+        command = [converter_python, "-B", str(converter / "convert.py"), "-d", str(root)]
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if finished.returncode:
+            raise PivotNetError(f"{' '.join(command)} failed: {finished.stderr.strip().rpartition(chr(10))[2]}")
         _record_evaluation(seed, checkout, sorted((root / FOLDER).glob("*.npz")), evaluation)
-        for archive, source, suffix in (
-            ("nuscenes", root, ".json"),
-            ("npz", root / FOLDER, ".npz"),
-            ("eval", evaluation, ""),
-        ):
-            _pack(folder / f"{archive}.tar.gz", source, archive, suffix)
-
-
-def _shorten_tokens(expansion: Path) -> None:
-    """Count a map's tokens through instead of their random digits, which would be most of the archive."""
-    numbers: dict[str, str] = {}
-    pattern = re.compile(r'"([0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12})"')
-    text = pattern.sub(lambda match: f'"{numbers.setdefault(match[1], str(len(numbers)))}"', expansion.read_text())
-    expansion.write_text(text)
-
-
-def run_or_raise(command: list[str], environment: dict[str, str]) -> str:
-    """Run a command; its output, or a PivotNetError with the last line of its errors."""
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if finished.returncode:
-        last = (finished.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-        raise PivotNetError(f"{' '.join(command)} failed: {last}")
-    return finished.stdout
+        archives = {"nuscenes": (root, "*.json"), "npz": (root / FOLDER, "*.npz"), "eval": (evaluation, "*.*")}
+        for name, (source, pattern) in archives.items():
+            with atomic_write(folder / f"{name}.tar.gz") as stream, tarfile.open(fileobj=stream, mode="w:gz") as tar:
+                for path in sorted(source.rglob(pattern)):
+                    tar.add(path, Path(name, path.relative_to(source)))
 
 
 def _record_evaluation(seed: int, checkout: Path, annotated: list[Path], folder: Path) -> None:
@@ -365,9 +346,3 @@ def _shifted(truth: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, n
             moved = np.argwhere(mask == identifier) + rng.integers(-6, 7, 2)
             found[label][tuple(np.clip(moved, 0, np.array(mask.shape) - 1).T)] = count
     return found, rng.uniform(0.5, 1, count)
-
-
-def _pack(archive: Path, folder: Path, name: str, suffix: str) -> None:
-    """The folders and files of that suffix below ``folder``, as ``name``."""
-    with atomic_write(archive) as stream, tarfile.open(fileobj=stream, mode="w:gz") as tar:
-        tar.add(folder, name, filter=lambda item: item if item.isdir() or item.name.endswith(suffix) else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections import ChainMap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from pivotnet.model.pivotnet import PivotNet
 from pivotnet.structures import Predictions
 from recordings import inputs, rule, shim
 from recordings.close_calls import CloseCalls
-from recordings.comparison import Comparison
-from recordings.golden_criterion import flat, kept_pixels, split_classes, subsampled
+from recordings.comparison import Comparison, compare
+from recordings.golden_criterion import flat, joined, rows_of, subsampled
 
 # Five times the largest difference between upstream in float32 and upstream in float64 (noise_floor_*.json of three
 # presets and two modes): two float32 programmes that differ only in the order of their sums each stray by up to that
@@ -191,7 +192,7 @@ def record_forward(seed: int, name: str) -> dict[str, np.ndarray]:
         with torch.no_grad():
             result = network(network_inputs(seed, extrinsic, intrinsic))
         for key, tensor in flat(result["outputs"]).items():
-            record[f"{mode}/{key}"] = subsampled(key, tensor).numpy()
+            record[f"{mode}/{key}"] = subsampled(key, tensor)
         for i, tensor in enumerate(result["bev_enc_features"]):
             record[f"{mode}/bev_enc_features/{i}"] = tensor[:, ::4, ::4, ::4].numpy()
         for i, (tensor, (c, h, w)) in enumerate(zip(features, FEATURE_STEPS[name])):
@@ -216,21 +217,19 @@ def check_forward(path: Path, name: str) -> list[Comparison]:
     comparisons = []
     for mode in ("eval", "train"):
         calls = CloseCalls(config.map, OUTPUT_ABSOLUTE["ins_masks"])
+        theirs = ChainMap(joined(recorded, f"{mode}/"), recorded)
         network.train(mode == "train")
         while True:
             rule.fill(network.state_dict())
             with calls.decide(network), torch.no_grad():
                 predictions = network(images, *(tensor[None] for tensor in reference))
-            recorded_points = [
-                np.concatenate([recorded[f"{mode}/ctr_im/{i}/{label}"].reshape(1, -1, 2) for label in range(3)], axis=1)
-                for i in range(len(predictions.points))
-            ]
-            if not calls.reconsider(predictions.points.numpy() - recorded_points, OUTPUT_ABSOLUTE["ctr_im"]):
+            points = torch.stack([theirs[f"{mode}/ctr_im/{i}"] for i in range(len(predictions.points))])
+            if not calls.reconsider((predictions.points - points).numpy(), OUTPUT_ABSOLUTE["ctr_im"]):
                 break
-        of = {key: Comparison(f"{name}: {mode} {key}", absolute=limit) for key, limit in OUTPUT_ABSOLUTE.items()}
-        for key, tensor in {**outputs_of(predictions, config.mask_size), **features}.items():
-            of[key.split("/")[0]].add(*kept_pixels(f"{mode}/{key}", tensor, recorded))
-        comparisons += of.values()
+        limits = OUTPUT_ABSOLUTE.items()
+        groups = {f"{key}/*": Comparison(f"{name}: {mode} {key}", absolute=limit) for key, limit in limits}
+        compare(groups, rows_of(at_size(predictions, config.mask_size)) | features, theirs, f"{mode}/")
+        comparisons += groups.values()
         if calls.flipped:
             decided = Comparison(f"{name}: {mode} attention cells decided as recorded", absolute=calls.closest)
             for (layer, instance, cell), logit in calls.flipped.items():
@@ -239,18 +238,14 @@ def check_forward(path: Path, name: str) -> list[Comparison]:
     statistics = Comparison(f"{name}: running statistics", relative=STATISTICS_RELATIVE)
     state = network.state_dict()
     for key in (key for key in recorded.files if key.startswith("train/after/")):
-        statistics.add(key, state[key[len("train/after/") :]].numpy(), recorded[key])
+        statistics.add(key, state[key[len("train/after/") :]], recorded[key])
     return [*comparisons, statistics]
 
 
-def outputs_of(predictions: Predictions, mask_size: tuple[int, int], **sizes: tuple[int, ...]) -> dict[str, Tensor]:
-    """Predictions under the recordings' keys, name/decoder/class, masks upsampled.
-
-    Args:
-        sizes: queries and points by class, if not those of the presets.
-    """
-    masks = {name: upsampled(getattr(predictions, name), mask_size) for name in ("masks", "semantic_logits")}
-    return flat(split_classes(dataclasses.replace(predictions, **masks), **sizes))
+def at_size(predictions: Predictions, size: tuple[int, int]) -> Predictions:
+    """Predictions with masks of that size."""
+    masks = {name: upsampled(getattr(predictions, name), size) for name in ("masks", "semantic_logits")}
+    return dataclasses.replace(predictions, **masks)
 
 
 def upsampled(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -5,12 +5,10 @@ They take seconds, and hold what full-size forward passes do not: gradients, sev
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import itertools
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,28 +17,32 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pivotnet.config import MapConfig, ModelConfig, preset
+from pivotnet.config import MapConfig, preset
 from pivotnet.data.projection import project_bev_grid
 from pivotnet.model import pivotnet as network_module
 from pivotnet.model.backbone import build_backbone
 from pivotnet.model.pivotnet import PivotNet
 from recordings import inputs, rule, shim
-from recordings.comparison import Comparison
-from recordings.golden_criterion import FIELDS, flat, kept_pixels, subsampled
-from recordings.golden_network import outputs_of
+from recordings.comparison import Comparison, compare
+from recordings.golden_criterion import FIELDS, flat, joined, rows_of, subsampled
+from recordings.golden_network import at_size
 
 # Neither side is a multiple of 32 (upstream's padding then depends on the backbone); in Swin's last stage a side is
 # shorter than the shift of the windows, in the one before it a map is exactly one window wide.
 IMAGES_SHAPE = (3, 3, 56, 104)
 CHANNEL_STEPS = {"swint": (8, 16), "res50": (16, 32), "effb0": (2, 4)}
-# Differences of float32 from float64, measured on upstream and recorded, times this; and rounding of norms.
-NOISE_FACTOR, FINGERPRINT_OWN, FINGERPRINT_LARGEST = 4, 1e-5, 1e-6
+# Four times the largest difference of upstream in float32 from upstream in float64: of features, as a part of the
+# largest; of gradients and statistics, as a part of their norm and of the largest norm.
+FEATURES_RELATIVE = {"swint": 4e-6, "res50": 4e-6, "effb0": 6e-5}
+FINGERPRINT_OWN = {"swint": 1e-5, "res50": 6e-4, "effb0": 4e-5}
+FINGERPRINT_LARGEST = {"swint": 1e-6, "res50": 1e-6, "effb0": 1e-5}
 
 BATCH = 2
 CAMERAS = 6
-MAP = MapConfig(resolution=1.5, map_size=(40, 20), max_points=(3, 2, 4), num_queries=(4, 2, 3))
-MODEL = ModelConfig(
-    backbone_channels=(24, 40),
+# Few numbers: of few sampled points and activations none changes its side by rounding, at which gradients jump.
+MAP = MapConfig(resolution=0.375, map_size=(160, 80), max_points=(3, 2, 4), num_queries=(4, 2, 3))
+MODEL = dataclasses.replace(
+    preset("effb0").model,
     image_size=(64, 96),
     hidden=32,
     heads=4,
@@ -53,10 +55,17 @@ MODEL = ModelConfig(
     line_decoder_layers=3,
     line_feedforward=40,
     point_features=8,
-    head_hidden=256,  # upstream has no option for it
     mask_stride=2,  # upstream's head is given the half map as its target shape
 )
 MASK_SIZE = (MAP.map_size[0] // MODEL.mask_stride, MAP.map_size[1] // MODEL.mask_stride)
+# the same as options of upstream's parts
+BEV = {"src_shape": [(height, width * CAMERAS) for height, width in MODEL.feature_sizes], "tgt_shape": MODEL.bev_size}
+BEV |= {"map_size": MAP.map_size, "map_resolution": MAP.resolution, "d_model": 32, "n_heads": 4, "dim_feedforward": 48}
+BEV |= {"num_encoder_layers": 2, "num_decoder_layers": 2, "enc_n_points": 3, "dec_n_points": 3}
+LINES = {"in_channels": 32, "hidden_dim": 32, "mask_dim": 32, "nheads": 4, "dim_feedforward": 40}
+LINES |= {"decoder_ids": [0, 1, 2], "dec_layers": 3, "query_split": MAP.num_queries, "max_pieces": MAP.max_points}
+HEAD = {"in_channel": 32, "bev_channels": 32, "ins_channel": 8, "tgt_shape": MASK_SIZE}
+HEAD |= {"num_queries": list(MAP.num_queries), "max_pieces": MAP.max_points}
 FULL_BEV = (64, 32)
 # A mask logit nearer to the threshold may open or close a cell either way: the recorder takes another seed.
 MARGIN = 1e-4
@@ -65,19 +74,10 @@ POINT_ABSOLUTE = 1e-6
 
 
 def record_backbone(seed: int, name: str) -> dict[str, np.ndarray]:
-    """golden_backbone_<preset>.npz: features, fingerprints of gradients and of running statistics of a training step,
-    and how far all of them are from the same in float64."""
-    record: dict[str, np.ndarray] = {"seed": np.int64(seed)}
-    for dtype in (torch.float32, torch.float64):
-        network = shim.build(name, deterministic=False).im_backbone.to(dtype)
-        with _random_numbers_of_float32():
-            found = _observe(network, lambda x, net=network: net({"images": x})["im_bkb_features"], name, seed)
-        for key, value in found.items():
-            if dtype == torch.float32:
-                record[key] = value
-            elif not key.endswith("keys"):
-                record[f"noise/{key}"] = np.abs(value - record[key]).max(axis=-1 if value.ndim == 2 else None)
-    return record
+    """golden_backbone_<preset>.npz: features, fingerprints of gradients and running statistics of a training step."""
+    backbone = shim.build(name, deterministic=False).im_backbone
+    found = _observe(backbone, lambda x: backbone({"images": x})["im_bkb_features"], name, seed)
+    return {"seed": np.int64(seed), **found}
 
 
 def check_backbone(path: Path, name: str) -> list[Comparison]:
@@ -86,32 +86,28 @@ def check_backbone(path: Path, name: str) -> list[Comparison]:
     comparisons = []
     for checkpointing in (True, False):
         label = f"{name}: small images, checkpointing {'on' if checkpointing else 'off'}"
-        features = Comparison(f"{label}: features", tolerance=f"{NOISE_FACTOR} x noise")
-        others = Comparison(
-            f"{label}: gradients, statistics", tolerance=f"{NOISE_FACTOR} x noise + {FINGERPRINT_OWN:g}"
-        )
+        features = Comparison(f"{label}: features", relative=FEATURES_RELATIVE[name])
+        limits = f"{FINGERPRINT_OWN[name]:g} of its norm + {FINGERPRINT_LARGEST[name]:g} of the largest"
+        others = Comparison(f"{label}: gradients, statistics", tolerance=limits)
         backbone = build_backbone(dataclasses.replace(preset(name).model, checkpointing=checkpointing))
         found = _observe(backbone, backbone, name, int(recorded["seed"]))
-        keys = {key for key in recorded.files if "/" in key and not key.startswith("noise/")}
-        others.require("other keys are recorded", found.keys() == keys)
+        others.require("other keys are recorded", {"seed", *found} == set(recorded.files))
         for key, value in found.items():
             if key.endswith("keys"):
                 others.require(f"{key} differ", value.tolist() == recorded[key].tolist())
-                continue
-            noise = NOISE_FACTOR * recorded[f"noise/{key}"]
-            if "features" in key:
-                features.add(key, value, recorded[key], noise)
+            elif "features" in key:
+                features.add(key, value, recorded[key])
             else:
                 norms = recorded[key][:, :1]
-                rounding = FINGERPRINT_OWN * norms + FINGERPRINT_LARGEST * norms.max()
-                others.add(key, value, recorded[key], noise[:, None] + rounding)
+                allowed = FINGERPRINT_OWN[name] * norms + FINGERPRINT_LARGEST[name] * norms.max()
+                others.add(key, value, recorded[key], allowed)
         comparisons += [features, others]
     return comparisons
 
 
 def _observe(backbone: nn.Module, forward: Any, name: str, seed: int) -> dict[str, np.ndarray]:
     """Everything that is recorded of a backbone whose keys begin with ``bkb.``; ``forward``: images -> two features."""
-    images = rule.images(seed, IMAGES_SHAPE).to(next(backbone.parameters()).dtype)
+    images = rule.images(seed, IMAGES_SHAPE)
     found = {}
     for mode in ("eval", "train"):
         rule.fill(backbone.state_dict(), "im_backbone.")
@@ -122,7 +118,7 @@ def _observe(backbone: nn.Module, forward: Any, name: str, seed: int) -> dict[st
         for level, (feature, step) in enumerate(zip(features, CHANNEL_STEPS[name])):
             found[f"{mode}/features/{level}"] = feature.detach()[:, ::step].numpy()
     backbone.zero_grad()
-    weights = [rule.images(level, tuple(feature.shape)).to(feature.dtype) for level, feature in enumerate(features)]
+    weights = [rule.images(level, tuple(feature.shape)) for level, feature in enumerate(features)]
     sum((feature * weight).sum() for feature, weight in zip(features, weights)).backward()
     gradients = {key: parameter.grad for key, parameter in backbone.named_parameters()}
     running = {key: value for key, value in backbone.state_dict().items() if "running" in key or "tracked" in key}
@@ -140,18 +136,6 @@ def _fingerprint(key: str, tensor: Tensor) -> tuple[float, float]:
     return float(np.sqrt((values**2).sum())), float((values * direction).sum() / np.sqrt((direction**2).sum()))
 
 
-@contextlib.contextmanager
-def _random_numbers_of_float32() -> Iterator[None]:
-    """A double takes twice the random bits of a float: let stochastic depth leave out the same branches in float64."""
-    rand = torch.rand
-
-    def rounded(*size: Any, dtype: torch.dtype, **options: Any) -> Tensor:
-        return rand(*size, dtype=torch.float32, **options).to(dtype)
-
-    with mock.patch.object(torch, "rand", rounded):
-        yield
-
-
 def drawn(seed: int, name: str, shape: tuple[int, ...]) -> Tensor:
     """Standard normal float32 numbers of a stream of that name."""
     return torch.from_numpy(inputs.generator(seed, name).standard_normal(shape).astype(np.float32))
@@ -164,9 +148,9 @@ def backbone_features(seed: int) -> list[Tensor]:
     return [drawn(seed, f"features/{i}", shape).requires_grad_() for i, shape in enumerate(shapes)]
 
 
-def functional(seed: int, outputs: dict[str, Tensor]) -> Tensor:
+def functional(seed: int, rows: dict[str, Tensor]) -> Tensor:
     """A random linear function of all outputs, whose gradient is compared."""
-    return sum((o * drawn(seed, f"weight/{key}", tuple(o.shape))).mean() for key, o in outputs.items())  # type: ignore
+    return sum((row * drawn(seed, f"weight/{key}", tuple(row.shape))).mean() for key, row in rows.items())  # type: ignore
 
 
 def record_small(seed: int) -> dict[str, np.ndarray]:
@@ -180,7 +164,7 @@ def _record_small(seed: int) -> dict[str, np.ndarray] | None:
     rigs = [inputs.cameras(seed + i) for i in range(BATCH)]
     extrinsic, intrinsic = (np.concatenate(part) for part in zip(*rigs))
     record: dict[str, np.ndarray] = {"seed": np.int64(seed), "extrinsic": extrinsic, "intrinsic": intrinsic}
-    network = _upstream_network()
+    network = shim.build("effb0", bev_decoder=BEV, ins_decoder=LINES, output_head=HEAD)
     for mode in ("eval", "train"):
         rule.fill(network.state_dict())
         network.train(mode == "train")
@@ -192,70 +176,28 @@ def _record_small(seed: int) -> dict[str, np.ndarray] | None:
             "intrinsic": torch.from_numpy(intrinsic).float(),
             "im_bkb_features": list(leaves),
         }
-        for part in network.values():
+        for part in (network.bev_decoder, network.ins_decoder, network.output_head):
             state.update(part(state))
         if min(float(masks.abs().min()) for row in state["mask_features"] for masks in row) < MARGIN:
             return None
         outputs = flat({name: state["outputs"][name] for name in FIELDS})
-        record |= {f"{mode}/{key}": subsampled(key, tensor, 2).detach().numpy() for key, tensor in outputs.items()}
-    functional(seed, outputs).backward()
+        record |= {f"{mode}/{key}": subsampled(key, tensor) for key, tensor in outputs.items()}
+    functional(seed, joined(outputs)).backward()
     record |= _gradients(network, leaves)
-    record |= {f"after/{key}": buffer.numpy() for key, buffer in network.named_buffers() if "running" in key}
+    record |= {f"after/{key}": buffer.numpy() for key, buffer in _statistics(network)}
     return record | _upstream_projection(extrinsic, intrinsic)
+
+
+def _statistics(network: nn.Module) -> list[tuple[str, Tensor]]:
+    """Running statistics behind the backbone."""
+    return [(k, b) for k, b in network.named_buffers() if "running" in k and not k.startswith("im_backbone")]
 
 
 def _gradients(network: nn.Module, leaves: list[Tensor]) -> dict[str, np.ndarray]:
     """Norms by parameter, and a part of the features' gradients."""
-    norms = {f"gradient/{key}": np.float64(p.grad.double().norm()) for key, p in network.named_parameters()}  # type: ignore
+    parameters = [(key, p.grad) for key, p in network.named_parameters() if p.grad is not None]
+    norms = {f"gradient/{key}": np.float64(gradient.double().norm()) for key, gradient in parameters}
     return {**norms, **{f"feature_gradient/{i}": leaf.grad[:, ::4].numpy() for i, leaf in enumerate(leaves)}}  # type: ignore
-
-
-def _upstream_network() -> nn.Module:
-    """Upstream's classes at the sizes of MODEL and MAP."""
-    setup = shim.model_setup("swint")
-    bev, lines, head = (setup[part]["net_kwargs"] for part in ("bev_decoder", "ins_decoder", "output_head"))
-    bev.update(
-        in_channels=list(MODEL.backbone_channels),
-        src_shape=[(h, w * CAMERAS) for h, w in MODEL.feature_sizes],
-        tgt_shape=MODEL.bev_size,
-        d_model=MODEL.hidden,
-        n_heads=MODEL.heads,
-        num_encoder_layers=MODEL.bev_encoder_layers,
-        num_decoder_layers=MODEL.bev_decoder_layers,
-        dim_feedforward=MODEL.bev_feedforward,
-        dropout=0.0,
-        dec_n_points=MODEL.deformable_points,
-        enc_n_points=MODEL.deformable_points,
-        norm_layer=nn.BatchNorm2d,
-        map_size=MAP.map_size,
-        map_resolution=MAP.resolution,
-    )
-    lines.update(
-        decoder_ids=list(range(MODEL.line_decoder_layers)),
-        in_channels=MODEL.hidden,
-        hidden_dim=MODEL.hidden,
-        nheads=MODEL.heads,
-        dim_feedforward=MODEL.line_feedforward,
-        dec_layers=MODEL.line_decoder_layers,
-        mask_dim=MODEL.hidden,
-        query_split=MAP.num_queries,
-        max_pieces=MAP.max_points,
-    )
-    head.update(
-        in_channel=MODEL.hidden,
-        num_queries=list(MAP.num_queries),
-        tgt_shape=MASK_SIZE,
-        max_pieces=MAP.max_points,
-        bev_channels=MODEL.hidden,
-        ins_channel=MODEL.point_features,
-    )
-    models = importlib.import_module("mapmaster.models")
-    parts = {
-        "bev_decoder": models.bev_decoder.DeformTransformerBEVEncoder(**bev),
-        "ins_decoder": models.ins_decoder.PointMask2formerINSDecoder(**lines),
-        "output_head": models.output_head.PivotMapOutputHead(**head),
-    }
-    return nn.ModuleDict(parts)
 
 
 def _upstream_projection(extrinsic: np.ndarray, intrinsic: np.ndarray) -> dict[str, np.ndarray]:
@@ -285,33 +227,30 @@ def check_small(path: Path) -> list[Comparison]:
         rule.fill(network.state_dict())
         backbone.leaves = backbone_features(seed)
         predictions = network.train(mode == "train")(images, *reference)
-        outputs = outputs_of(predictions, MASK_SIZE, queries=MAP.num_queries, points=MAP.max_points)
+        rows = rows_of(at_size(predictions, MASK_SIZE))
         comparison = Comparison(f"small network: {mode}", absolute=2e-5, each=1e-5)
-        keys = {f"{mode}/{key}" for key in outputs}
-        comparison.require(
-            "other outputs are recorded", keys == {k for k in recorded.files if k.startswith(f"{mode}/")}
-        )
-        for key, tensor in outputs.items():
-            comparison.add(*kept_pixels(f"{mode}/{key}", tensor, recorded))
+        theirs = joined(recorded, f"{mode}/")
+        comparison.require("other outputs are recorded", theirs.keys() == {f"{mode}/{key}" for key in rows})
+        compare({"*": comparison}, rows, theirs, f"{mode}/")
         comparisons.append(comparison)
-    functional(seed, outputs).backward()
+    functional(seed, rows).backward()
     found = _gradients(network, backbone.leaves)
     total = math.hypot(*(float(recorded[key]) for key in found if key.startswith("gradient/")))
-    norms = Comparison("small network: gradient norms", absolute=1e-6 * total, each=1e-4)
-    gradients = Comparison("small network: gradients of features", relative=1e-5, each=1e-4)
-    for key, value in found.items():
-        (norms if key.startswith("gradient/") else gradients).add(key, value, recorded[key])
-    statistics = Comparison("small network: running statistics", absolute=1e-6, each=1e-5)
-    for key, buffer in network.named_buffers():
-        if "running" in key:
-            statistics.add(key, buffer.numpy(), recorded[f"after/{key}"])
+    groups = {
+        "gradient/*": Comparison("small network: gradient norms", absolute=1e-6 * total, each=1e-4),
+        "feature_gradient/*": Comparison("small network: gradients of features", relative=1e-5, each=1e-4),
+        "after/*": Comparison("small network: running statistics", absolute=1e-6, each=1e-5),
+    }
+    recorded_gradients = {key for key in recorded.files if "gradient/" in key}
+    groups["gradient/*"].require("other gradients are recorded", found.keys() == recorded_gradients)
+    compare(groups, {**found, **{f"after/{key}": buffer for key, buffer in _statistics(network)}}, recorded)
     seen = Comparison("projection: cells that a camera sees")
     points = Comparison("projection: reference points", absolute=POINT_ABSOLUTE)
     for i, rig in enumerate(cameras):
         ours, valid = (tensor.numpy() for tensor in project_bev_grid(*rig, FULL_BEV, MapConfig()))
         seen.add(str(i), valid, recorded[f"projection/{i}/valid"])
         points.add(str(i), ours[valid], recorded[f"projection/{i}/points"][valid])
-    return [*comparisons, norms, gradients, statistics, seen, points]
+    return [*comparisons, *groups.values(), seen, points]
 
 
 class _Backbone(nn.Module):

@@ -21,9 +21,10 @@ from pivotnet.model.pivotnet import PivotNet
 from pivotnet.training.optim import build_optimizer
 from recordings import inputs, rule, shim
 from recordings.comparison import Comparison
-from recordings.golden_criterion import as_targets, flat_target, recorded_sample
+from recordings.golden_criterion import as_sample, as_targets
 from recordings.golden_network import build, network_inputs, quiet
 
+FILES = ("golden_trajectory.json", "golden_gradnorm_effb0_step0.json", "golden_trajectory_sample.npz")
 STEPS = 10
 CASE = "typical"  # of inputs.CASES
 # Training is chaotic: upstream with one and with two threads differs by 4e-8, 7e-6, 1.4e-3, 9e-3 at steps 0 to 3.
@@ -57,7 +58,7 @@ def record_trajectory(seed: int) -> tuple[dict[str, Any], dict[str, float], dict
         norms = norms or gradient_norms(network)
         steps.append({"step": step, "total": total.item()})
         optimiser.step()
-    sample = {"seed": np.int64(seed), **flat_target(target), "extrinsic": extrinsic, "intrinsic": intrinsic}
+    sample = {"seed": np.int64(seed), **target, "extrinsic": extrinsic, "intrinsic": intrinsic}
     trajectory = {
         "meta": {"config": "effb0", "seed": seed, "optimizer_setup": setup},
         "steps": steps,
@@ -93,7 +94,7 @@ def _check_trajectory(
     network = build(config).train()
     _run_as_recorded(network)
     criterion = Criterion(config)
-    targets = build_targets([recorded_sample(sample)], config)
+    targets = build_targets([as_sample(sample)], config)
     cameras = sample["extrinsic"][0], sample["intrinsic"][0]
     reference = [t[None] for t in project_bev_grid(*cameras, config.model.bev_size, config.map)]
     images = rule.images(int(sample["seed"]))

@@ -51,33 +51,29 @@ def cameras(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return extrinsic, intrinsic
 
 
-def target(seed: int, case: str) -> dict[str, Any]:
-    """A drawn map: ``masks`` uint8 [3, 400, 200], and by class ``points`` float64 [n, P, 2] and ``valid_len`` int64
-    [n]; a class without instances has float64 arrays of shape (0,), as annotation files have."""
+def target(seed: int, case: str) -> dict[str, np.ndarray]:
+    """A drawn map: ``masks`` uint8 [3, 400, 200], and for each class ``points<class>`` float64 [n, P, 2] and
+    ``valid_len<class>`` int64 [n]; a class without instances has float64 arrays of shape (0,), as annotation files
+    have."""
     rng = generator(seed, "target", case)
     masks = np.zeros((3, *MAP_SIZE), dtype=np.uint8)
-    points: dict[int, np.ndarray] = {}
-    lengths: dict[int, np.ndarray] = {}
+    drawn = {"masks": masks}
     identifier = 2
-    for label, count in enumerate(CASES[case]):
-        if count == 0:
-            points[label] = lengths[label] = np.zeros(0)
-            continue
-        points[label] = np.zeros((count, MAX_POINTS[label], 2))
-        lengths[label] = np.zeros(count, dtype=np.int64)
+    for label, (count, most) in enumerate(zip(CASES[case], MAX_POINTS)):
+        points, lengths = np.zeros((count, most, 2)), np.zeros(count, dtype=np.int64)
+        drawn[f"points{label}"], drawn[f"valid_len{label}"] = (points, lengths) if count else (np.zeros(0),) * 2
         for instance in range(count):
-            most = MAX_POINTS[label]
             number = most if case == "max_points" else int(rng.integers(2, most + 1))
             line = _polyline(rng, number)
-            points[label][instance, :number] = line
-            lengths[label][instance] = number
+            points[instance, :number] = line
+            lengths[instance] = number
             if not (case == "overdrawn" and label == 0 and instance == 1):
                 pixels = (line * MAP_SIZE).astype(np.int32)[:, ::-1]
                 cv2.polylines(
                     masks[label], [np.ascontiguousarray(pixels)], False, color=identifier, thickness=THICKNESS
                 )
             identifier += 2
-    return {"masks": masks, "points": points, "valid_len": lengths}
+    return drawn
 
 
 def _polyline(rng: np.random.Generator, number: int) -> np.ndarray:
@@ -89,8 +85,8 @@ def _polyline(rng: np.random.Generator, number: int) -> np.ndarray:
     return np.clip(start + offsets - offsets[0], 0.0, 0.999)
 
 
-def outputs(seed: int, case: str) -> dict[str, list[list[np.ndarray]]]:
-    """Random network outputs by the rule of the recordings: name -> [decoder][class] -> float32 [1, ...]."""
+def outputs(seed: int, case: str) -> dict[str, np.ndarray]:
+    """Random network outputs by the rule of the recordings: name/decoder/class -> float32 [1, ...]."""
     shapes = {
         "obj_logits": lambda label: (1, QUERIES[label], 2),
         "ins_masks": lambda label: (1, QUERIES[label], *MAP_SIZE),
@@ -104,12 +100,14 @@ def outputs(seed: int, case: str) -> dict[str, list[list[np.ndarray]]]:
         stream = generator(seed, case, name, decoder, label)
         value = (stream.random if name == "ctr_im" else stream.standard_normal)(shapes[name](label))
         if near is not None:
-            _approach(name, value, decoder, near["masks"][label], near["points"][label])
+            _approach(name, value, decoder, near["masks"][label], near[f"points{label}"])
         return value.astype(np.float32)
 
-    decoders = {name: BEV_DECODERS if name == "sem_masks" else DECODERS for name in shapes}
     return {
-        name: [[draw(name, i, label) for label in range(3)] for i in range(count)] for name, count in decoders.items()
+        f"{name}/{decoder}/{label}": draw(name, decoder, label)
+        for name in shapes
+        for decoder in range(BEV_DECODERS if name == "sem_masks" else DECODERS)
+        for label in range(3)
     }
 
 

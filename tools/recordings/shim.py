@@ -150,13 +150,16 @@ def model_setup(preset: str, family: str = "pivotnet") -> dict[str, Any]:
     return setup
 
 
-def build(preset: str, family: str = "pivotnet", deterministic: bool = True) -> nn.Module:
+def build(preset: str, family: str = "pivotnet", deterministic: bool = True, **changes: dict[str, Any]) -> nn.Module:
     """Upstream's network of a preset, batch norms as for one process, in training mode.
 
     Args:
         deterministic: switch dropout, drop path and drop connect off, as the recordings do.
+        changes: other options of a part, by its name in the configuration (bev_decoder={...}).
     """
     setup = model_setup(preset, family)
+    for part, options in changes.items():
+        setup[part]["net_kwargs"].update(options)
     backbone = setup["im_backbone"]["bkb_kwargs"]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         if "pretrained" in backbone:

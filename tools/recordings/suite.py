@@ -15,7 +15,12 @@ from rich.console import Console
 
 from pivotnet.errors import PivotNetError
 from pivotnet.files import atomic_write, write_json
-from recordings import golden_criterion, golden_data, golden_network, golden_small, golden_training, shim
+from recordings import golden_criterion as criterion
+from recordings import golden_data as data
+from recordings import golden_network as network
+from recordings import golden_small as small
+from recordings import golden_training as training
+from recordings import shim
 from recordings.comparison import Comparison
 
 
@@ -25,46 +30,33 @@ class Part:
 
     files: tuple[str, ...]
     check: Callable[..., list[Comparison]]  # of the files' paths
-    record: Callable[[int], tuple[dict[str, Any], ...]] | None = None  # seed -> contents of the files
+    record: Callable[[int], Any] | None = None  # seed -> content of the file, or of each of the files
     optional: bool = False  # older folders do not have it: that is said and is no miss
 
 
-def _parts() -> dict[str, Part]:
-    def one(file: str, record: Callable[..., dict[str, Any]], check: Callable[..., Any], **options: Any) -> Part:
-        return Part((file,), check, lambda seed: (record(seed),), **options)
-
-    def presets(group: str, file: str, record: Callable[..., Any], check: Callable[..., Any], **options: Any) -> None:
-        for name in shim.PRESETS:
-            parts[f"{group}/{name}"] = one(
-                file.format(name), partial(record, name=name), partial(check, name=name), **options
-            )
-
-    criterion, data, network, small = golden_criterion, golden_data, golden_network, golden_small
-    trajectory = ("golden_trajectory.json", "golden_gradnorm_effb0_step0.json", "golden_trajectory_sample.npz")
-    parts = {
-        "loss": one("golden_loss.npz", criterion.record_loss, criterion.check_loss),
-        "matching": one("golden_matching.npz", criterion.record_matching, criterion.check_matching),
-        "postprocess": one("golden_postprocess.npz", criterion.record_postprocess, criterion.check_postprocess),
-        "transform": one("golden_transform.npz", data.record_transform, data.check_transform),
-        "ap": one("golden_ap.npz", data.record_ap, data.check_ap),
-        "annotation": Part(("nuscenes.tar.gz", "npz.tar.gz"), data.check_annotation),
-        # cut by hand from a larger data set: crowded and empty samples, islands, split and shrunk lines
-        "annotation_small": Part(("small_nuscenes.tar.gz", "small_npz.tar.gz"), data.check_annotation, optional=True),
-        "evaluation": Part(("npz.tar.gz", "eval.tar.gz"), data.check_evaluation),
-        "small": one("golden_small.npz", small.record_small, small.check_small, optional=True),
-    }
-    presets("state_dict", "state_dict_{}.json", network.record_state_dict, network.check_state_dict)
-    presets(
-        "initialisation", "initialisation_{}.json", network.record_initialisation, network.check_initialisation,
-        optional=True,
-    )  # fmt: skip
-    presets("backbone", "golden_backbone_{}.npz", small.record_backbone, small.check_backbone, optional=True)
-    presets("forward", "golden_forward_{}.npz", network.record_forward, network.check_forward)
-    parts["trajectory"] = Part(trajectory, golden_training.check_trajectories, golden_training.record_trajectory)
-    return parts
-
-
-PARTS = _parts()  # by name ("part" or "part/preset"), cheap ones first
+# By name ("part" or "part/preset"), cheap ones first.
+PARTS = {
+    "loss": Part(("golden_loss.npz",), criterion.check_loss, criterion.record_loss),
+    "matching": Part(("golden_matching.npz",), criterion.check_matching, criterion.record_matching),
+    "postprocess": Part(("golden_postprocess.npz",), criterion.check_postprocess, criterion.record_postprocess),
+    "transform": Part(("golden_transform.npz",), data.check_transform, data.record_transform),
+    "ap": Part(("golden_ap.npz",), data.check_ap, data.record_ap),
+    "annotation": Part(("nuscenes.tar.gz", "npz.tar.gz"), data.check_annotation),
+    # cut by hand from a larger data set: crowded and empty samples, islands, split and shrunk lines
+    "annotation_small": Part(("small_nuscenes.tar.gz", "small_npz.tar.gz"), data.check_annotation, optional=True),
+    "evaluation": Part(("npz.tar.gz", "eval.tar.gz"), data.check_evaluation),
+    "small": Part(("golden_small.npz",), small.check_small, small.record_small, optional=True),
+}
+for group, file, check_one, record_one, optional in (
+    ("state_dict", "state_dict_{}.json", network.check_state_dict, network.record_state_dict, False),
+    ("initialisation", "initialisation_{}.json", network.check_initialisation, network.record_initialisation, True),
+    ("backbone", "golden_backbone_{}.npz", small.check_backbone, small.record_backbone, True),
+    ("forward", "golden_forward_{}.npz", network.check_forward, network.record_forward, False),
+):
+    for name in shim.PRESETS:
+        made = (file.format(name),), partial(check_one, name=name), partial(record_one, name=name), optional
+        PARTS[f"{group}/{name}"] = Part(*made)
+PARTS["trajectory"] = Part(training.FILES, training.check_trajectories, training.record_trajectory)
 
 
 def _chosen(names: Iterable[str]) -> dict[str, Part]:
@@ -125,12 +117,13 @@ def record(
         if part.record is None:
             continue
         with console.status(f"recording {name} (seed {seed})"):
-            for file, content in zip(part.files, part.record(seed)):
+            made = part.record(seed)
+            for file, content in zip(part.files, made if len(part.files) > 1 else [made]):
                 _write(folder / file, content)
         console.print(f"recorded {name}")
     if converter_python:
         with console.status("running upstream's annotation converter"):
-            golden_data.record_annotation(seed, checkout, converter_python, folder)
+            data.record_annotation(seed, checkout, converter_python, folder)
         console.print("recorded nuscenes.tar.gz, npz.tar.gz and eval.tar.gz")
     else:
         console.print(

@@ -98,7 +98,7 @@ def main() -> int:
     try:
         load_before = os.getloadavg()[0]
         measure(args)
-        print_machine(load_before)
+        print_machine(load_before, args.device)
     except PivotNetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -30,4 +30,4 @@ def diary(path: Path, name: str, sleep: float = 0.0, mebibytes: int = 0, fail: s
         torch.ones(3).exp()
         time.sleep(sleep)
 
-    return Task(clock, run, first_phase="work", facts={"name": name})
+    return Task(clock, run, first_phase="work")

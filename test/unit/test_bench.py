@@ -30,8 +30,7 @@ def test_sides_take_turns_and_are_measured(tmp_path: Path) -> None:
     assert min(other.wall["sleep"]) >= 0.3
     assert min(ours.cpu["work"]) >= 0.05
     assert other.peak_bytes - ours.peak_bytes > 150 * 2**20
-    assert ours.facts == {"name": "a"}
-    assert ours.counts == {"launches": {"sleep": 2}, "bytes": {"sleep": 36}, "flops": 0}
+    assert ours.counts == {"launches": {"sleep": 2}, "flops": 0}
 
 
 @pytest.mark.parametrize(("fail", "message"), [("made", "ours failed: cannot be made: try"), ("run", "in the run")])

@@ -18,7 +18,7 @@ GIB = 2**30
 
 
 def print_times(title: str, results: Sequence[Measurement], samples: int) -> None:
-    """Seconds by phase of one or two sides, their ratios, memory and facts, for runs of so many samples."""
+    """Seconds by phase of one or two sides, their ratios and memory, for runs of so many samples."""
     rows = []
     phases = list(dict.fromkeys(phase for one in results for phase in one.wall if phase != TOTAL))
     for phase in [*phases, TOTAL] if len(phases) > 1 else [TOTAL]:
@@ -35,26 +35,17 @@ def print_times(title: str, results: Sequence[Measurement], samples: int) -> Non
         if samples > 1:
             wall, cpu = (samples / max(statistics.median(kind[TOTAL]), 1e-9) for kind in (one.wall, one.cpu))
             parts.append(f"{wall:.1f} samples/s of wall, {cpu:.1f} of CPU time")
-        print(f"  {one.name}: " + ", ".join([*parts, *(f"{key} {value}" for key, value in one.facts.items())]))
+        print(f"  {one.name}: " + ", ".join(parts))
     if len(results) > 1 and results[1].peak_bytes:
         print(f"  peak memory, ours / upstream: {results[0].peak_bytes / results[1].peak_bytes:.3f}")
 
 
 def print_counts(results: Sequence[Measurement]) -> None:
-    """Launches by phase, the bytes of their operands and results, and arithmetic."""
+    """Launches by phase, and arithmetic."""
     phases = list(dict.fromkeys(phase for one in results for phase in one.counts["launches"]))
-    rows = []
-    for phase in [*phases, TOTAL]:
-        row = [phase]
-        for one in results:
-            launches, moved = (
-                sum(number for name, number in one.counts[key].items() if phase in (name, TOTAL))
-                for key in ("launches", "bytes")
-            )
-            row += [str(launches), f"{moved / 1e9:.2f}"]
-        rows.append(row)
-    heads = ["phase", *(f"{one.name}, {what}" for one in results for what in ("launches", "GB"))]
-    print_table("launches (views are none), and GB that they read and write", heads, rows)
+    launches = [{**one.counts["launches"], TOTAL: sum(one.counts["launches"].values())} for one in results]
+    rows = [[phase, *(str(counts.get(phase, 0)) for counts in launches)] for phase in [*phases, TOTAL]]
+    print_table("launches (views are none)", ["phase", *(one.name for one in results)], rows)
     for one in results:
         print(f"  {one.name}: {one.counts['flops'] / 2e9:.0f} GMAC")
 
@@ -69,9 +60,9 @@ def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]])
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
-def print_machine(load_before: float) -> None:
+def print_machine(load_before: float, device: str) -> None:
     """Machine, versions and load."""
-    print(f"{os.cpu_count()} cores, {platform.platform()}")
+    print(f"{devices.device_name(devices.select_device(device))}; {os.cpu_count()} cores, {platform.platform()}")
     print(" ".join(f"{name} {version}" for name, version in devices.versions().items()))
     print(
         f"load average {load_before:.1f} before, {os.getloadavg()[0]:.1f} after; "

@@ -66,14 +66,11 @@ class Task:
 
     clock: Clock
     run: Callable[[], None]  # calls clock.enter where a phase begins
-    prepare: Callable[[], None] = lambda: None  # what a run needs and is not measured
     first_phase: str = "input"
     counting: Callable[[OperatorCounter], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
-    facts: dict[str, Any] = field(default_factory=dict)  # what a reader of the result should know
 
     def timed_run(self) -> Seconds:
         """Wall and CPU seconds by phase of one run."""
-        self.prepare()
         self.clock.begin(self.first_phase)
         self.run()
         self.clock.enter("")
@@ -93,13 +90,13 @@ class Task:
             for phase in runs[0]
         }
 
-    def memory_and_facts(self) -> tuple[int, dict[str, Any]]:
-        """Bytes at the most since the task was made, and the facts."""
-        return devices.peak_memory(self.clock.device), self.facts
+    def peak_memory(self) -> int:
+        """Bytes at the most since the task was made."""
+        return devices.peak_memory(self.clock.device)
 
     def count(self) -> dict[str, Any]:
-        """Launches of a run and bytes of their operands and results, by phase; and floating point operations of matrix
-        products, convolutions and attention in another run (a multiply-add is two)."""
+        """Launches of a run by phase; and floating point operations of matrix products, convolutions and attention in
+        another run (a multiply-add is two)."""
         self.clock.counter = counter = OperatorCounter()
         with self.counting(counter), counter:
             phases = [phase for phase in self.timed_run() if phase in counter.audit.phases]
@@ -108,7 +105,6 @@ class Task:
             self.timed_run()
         return {
             "launches": {phase: counter.audit.phases[phase].launches for phase in phases},
-            "bytes": {phase: counter.audit.phases[phase].memory_bytes for phase in phases},
             "flops": int(arithmetic.get_total_flops()),
         }
 
@@ -121,7 +117,6 @@ class Measurement:
     wall: dict[str, list[float]] = field(default_factory=dict)
     cpu: dict[str, list[float]] = field(default_factory=dict)
     peak_bytes: int = 0  # resident (CPU) or allocated (card) at the most during the runs
-    facts: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, Any] = field(default_factory=dict)
 
     def add(self, seconds: Seconds) -> None:
@@ -183,7 +178,7 @@ def take_turns(
                 if number >= warmup:
                     result.add(seconds)
         for result in results:
-            result.peak_bytes, result.facts = ask(result.name, _call, "memory_and_facts")
+            result.peak_bytes = ask(result.name, _call, "peak_memory")
             result.counts = ask(result.name, _call, "count") if count else {}
     return results
 

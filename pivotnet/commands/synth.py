@@ -26,14 +26,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="tables and maps only; takes a second, but nothing to train on",
     )
-    larger = "towns F times as large (%(default)g); 6 gives maps of nuScenes' own size, 60,000 nodes"
-    add("--map-scale", type=float, metavar="F", help=larger)
     add("--workers", type=positive, metavar="W", help="drawing processes (one a usable core)")
     parser.set_defaults(**dataclasses.asdict(Options()))
 
 
 def run(args: argparse.Namespace) -> int:
-    options = Options(args.scenes, args.samples_per_scene, args.seed, args.images, args.map_scale)
+    options = Options(args.scenes, args.samples_per_scene, args.seed, args.images)
     started = time.monotonic()
     with long_run("synth") as progress:
         made = generate(args.out, options, args.workers or available_cores(), progress)

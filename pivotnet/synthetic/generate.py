@@ -75,9 +75,9 @@ def _is_there(folder: Path, wanted: dict[str, Any]) -> bool:
                 f"{folder} is not empty and no finished synthetic data set; choose another folder"
             ) from None
         return False
-    different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+    different = sorted(key for key in wanted if found.get(key) != wanted[key])
     if different:
-        listed = ", ".join(f"{key} {found.get(key)} there, {wanted.get(key)} asked for" for key in different)
+        listed = ", ".join(f"{key} {found.get(key)} there, {wanted[key]} asked for" for key in different)
         raise PivotNetError(f"{folder} holds a synthetic data set of other options ({listed}); choose another folder")
     return True
 

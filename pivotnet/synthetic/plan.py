@@ -11,8 +11,7 @@ from pivotnet.synthetic import geometry
 from pivotnet.synthetic.sensors import Sensor, random_sensors
 from pivotnet.synthetic.town import LOCATIONS, Town, build_town
 
-TOWN_SIDE = 4  # junctions along a side of a town of scale 1
-LARGEST_SCALE = 30.0
+TOWN_SIDE = 4  # junctions along a side of a town
 SCENE_LENGTH = 140.0  # metres driven in a scene: 20 seconds
 SPEED = 7.0  # metres a second
 SHORTEST_SPACING = 3.5  # metres between samples: half a second, as nuScenes' key frames
@@ -34,7 +33,6 @@ class Options:
     samples_per_scene: int = 3
     seed: int = 0
     images: bool = True
-    map_scale: float = 1.0
 
     def check(self) -> None:
         """Raise PivotNetError for a number outside its limits."""
@@ -44,8 +42,6 @@ class Options:
             raise PivotNetError(f"--samples-per-scene {self.samples_per_scene} is too few; choose at least 1")
         if self.seed < 0:
             raise PivotNetError(f"--seed {self.seed} is negative; choose 0 or more")
-        if not 1.0 <= self.map_scale <= LARGEST_SCALE:
-            raise PivotNetError(f"--map-scale {self.map_scale:g} is outside 1 to {LARGEST_SCALE:g}")
 
 
 @dataclass(frozen=True)
@@ -105,9 +101,8 @@ def make_plan(options: Options) -> Plan:
         PivotNetError: options out of range.
     """
     options.check()
-    side = int(round(TOWN_SIDE * np.sqrt(options.map_scale)))
     towns = {
-        location: build_town(location, side, np.random.default_rng([options.seed, 1, index]))
+        location: build_town(location, TOWN_SIDE, np.random.default_rng([options.seed, 1, index]))
         for index, location in enumerate(LOCATIONS)
     }
     spacing = max(SHORTEST_SPACING, SCENE_LENGTH / max(1, options.samples_per_scene - 1))

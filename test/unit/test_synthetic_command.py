@@ -57,7 +57,6 @@ def test_the_same_run_again_changes_nothing_and_another_one_is_refused(tmp_path,
         ("--scenes", "401"),
         ("--samples-per-scene", "0"),
         ("--seed", "-1"),
-        ("--map-scale", "nan"),
     ],
 )
 def test_numbers_out_of_range_are_reported_in_one_line(tmp_path, capsys, option, value):

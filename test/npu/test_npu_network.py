@@ -14,9 +14,6 @@ from torch import Tensor, nn
 
 from pivotnet import device as devices
 from pivotnet.criterion.criterion import Criterion
-from pivotnet.model.ops.deformable_attention import multi_scale_deformable_attention
-
-SHAPES = ((8, 21), (4, 11))
 
 
 def test_device_py_chooses_the_npu():
@@ -27,36 +24,6 @@ def test_device_py_chooses_the_npu():
     assert devices.select_device(local_rank=3) == torch.device("npu", 3)
     assert devices.device_name(device) == "Ascend910B1"
     devices.select_device("npu:0")
-
-
-def attention_inputs(heads: int = 8, channels: int = 8, queries: int = 24) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    cells = sum(height * width for height, width in SHAPES)
-    shape = (2, queries, heads, len(SHAPES), 8)
-    return [
-        torch.randn(2, cells, heads, channels, generator=generator),
-        torch.rand(*shape, 2, generator=generator) * 1.4 - 0.2,  # also outside the map
-        torch.randn(shape, generator=generator),
-    ]
-
-
-@pytest.mark.parametrize("heads, channels", [(8, 8), (4, 32), (8, 32)])
-def test_mx_drivings_deformable_attention_equals_the_plain_path(heads: int, channels: int):
-    value, locations, weights = attention_inputs(heads, channels)
-    outer = torch.randn(2, 24, heads * channels, generator=torch.Generator().manual_seed(1))
-
-    def run(device: torch.device) -> tuple[Tensor, list[Tensor]]:
-        leaves = [tensor.detach().to(device).requires_grad_() for tensor in (value, locations, weights)]
-        result = multi_scale_deformable_attention(leaves[0], SHAPES, leaves[1], leaves[2])
-        assert result.device.type == device.type
-        result.backward(outer.to(device))
-        return result, [leaf.grad for leaf in leaves]
-
-    expected, expected_gradients = run(torch.device("cpu"))
-    actual, gradients = run(NPU)
-    assert_near(actual, expected, what="result")
-    for name, gradient, wanted in zip(("value", "locations", "weights"), gradients, expected_gradients):
-        assert_near(gradient, wanted, what=f"gradient of {name}")
 
 
 def flat(result: Any) -> list[Tensor]:

@@ -27,36 +27,11 @@ def sample(whole: Batch, index: int) -> Batch:
     return Batch(whole.images[one], whole.reference_points[one], whole.reference_valid[one], whole.tokens[one], own)
 
 
-def collectives(rank: int, ranks: int, device: torch.device) -> None:
-    """What the package asks of HCCL."""
-    values = torch.arange(5.0, device=device) + rank
-    dist.all_reduce(values)
-    expected = torch.arange(5.0) * ranks + sum(range(ranks))
-    assert torch.equal(values.cpu(), expected), values
-    largest = torch.full((3,), rank, dtype=torch.int64, device=device)
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    assert largest.cpu().tolist() == [ranks - 1] * 3
-    sent = torch.full((2,), float(rank), device=device)
-    dist.broadcast(sent, src=ranks - 1)
-    assert sent.cpu().tolist() == [ranks - 1.0] * 2
-    parts = [torch.zeros(2, device=device) for _ in range(ranks)]
-    dist.all_gather(parts, torch.full((2,), float(rank), device=device))
-    assert [part.cpu().tolist() for part in parts] == [[float(other)] * 2 for other in range(ranks)]
-    gathered = [None] * ranks
-    dist.all_gather_object(gathered, {"rank": rank})
-    assert gathered == [{"rank": other} for other in range(ranks)]
-    large = torch.ones(5_000_000, device=device)  # more than a slot of the shared memory
-    dist.all_reduce(large)
-    assert float(large.min()) == float(large.max()) == ranks
-    dist.barrier()
-
-
 def main(output: str) -> None:
     ranks = ranks_from_environment()
     device = devices.select_device("npu", ranks.local_rank)
     with process_group(ranks, device):
         assert dist.get_backend() == "hccl"
-        collectives(ranks.rank, ranks.world_size, device)
         config = small(PRESET)
         run = Run(Path(output), steps=2, steps_per_epoch=2, save_every=2, lr=config.optim.lr)
         trainer = build_trainer(config, device, ranks, run)

@@ -35,19 +35,6 @@ def test_no_instances_give_zeros_of_the_whole_graph() -> None:
     assert all(found[name].any() for name in ("object_logits", "semantic_logits"))
 
 
-def test_order_of_the_instances_does_not_matter() -> None:
-    predicted, batch = predictions(2), targets((5, 3, 4), (2, 3, 6))
-    order = {"points": batch.points.clone(), "lengths": batch.lengths.clone(), "masks": batch.masks.clone()}
-    for b in range(2):
-        for c in range(3):
-            n = int(batch.counts[b, c])
-            shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(b + c))
-            for array in order.values():
-                array[b, c, :n] = array[b, c, shuffled]
-    result, permuted = (Criterion(CONFIG)(predicted, t) for t in (batch, dataclasses.replace(batch, **order)))
-    torch.testing.assert_close(permuted.terms, result.terms, rtol=1e-6, atol=0)
-
-
 @pytest.mark.parametrize("source, size", [((8, 6), (20, 10)), ((5, 7), (5, 9)), ((1, 3), (4, 1)), ((9, 9), (4, 3))])
 def test_upsampling_and_its_gradient_are_those_of_interpolate(source: tuple[int, int], size: tuple[int, int]) -> None:
     grids = torch.randn(3, *source, generator=torch.Generator().manual_seed(0)).requires_grad_()

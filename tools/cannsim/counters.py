@@ -25,8 +25,8 @@ NAMES = (
 WAITS = (b"stream", b"device", b"event")
 FALLBACK = b"fallback "  # and the operator's name
 
-# By release and function: numbers of calls (all, outside, on the AI CPU, undocumented, unknown), of strided operands, and
-# the first fault.
+# By release and function: numbers of calls (all, outside, on the AI CPU, undocumented, unknown), of strided operands,
+# and the first fault.
 Judged = dict[str, dict[str, dict[str, Any]]]
 
 _Hook = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_uint64)

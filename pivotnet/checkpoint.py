@@ -3,12 +3,15 @@
 A file is a dict with upstream's keys, so that upstream's loader takes it: ``epoch`` (index of the last whole epoch),
 ``it`` and ``global_step`` (steps done), ``model_state`` (no ``module.`` prefix), ``optimizer_state``, ``callback``.
 What upstream does not store lies under ``pivotnet``: config, step, world_size, batch_size, seed, elapsed
-seconds and the random state of every rank.
+seconds and the random state of every rank. ``checksum`` is that of everything else; older files and upstream's have
+none.
 """
 
 from __future__ import annotations
 
-import pickle
+import dataclasses
+import hashlib
+import os
 import re
 import warnings
 import zipfile
@@ -19,9 +22,113 @@ import torch
 from torch import Tensor, nn
 
 from pivotnet import device as devices
-from pivotnet.config import BACKBONES, Config, CriterionConfig, MapConfig, ModelConfig, OptimConfig
+from pivotnet.config import (
+    BACKBONES,
+    WEIGHT_MAGIC,
+    Config,
+    CriterionConfig,
+    MapConfig,
+    ModelConfig,
+    OptimConfig,
+)
 from pivotnet.errors import PivotNetError
-from pivotnet.files import PathLike, atomic_write
+from pivotnet.files import PathLike, atomic_write, open_file
+from pivotnet.schema import Misfit, Rule, check, fields, flag, items, mapping, nullable, number, refuse, text
+
+
+def _tensor(value: Any) -> None:
+    """Rule: dense, in host memory, with bytes for each of its elements."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+        raise Misfit(f"is of type {type(value).__name__}, not a dense tensor")
+    if value.device.type != "cpu" or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise Misfit(f"has shape {tuple(value.shape)}, for which it has no bytes")
+    least = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(value.stride(), value.shape) if size > 1):
+        if stride < least:
+            raise Misfit(f"has shape {tuple(value.shape)}, whose elements share their bytes")
+        least = stride * size
+
+
+def _weight(value: Any) -> None:
+    _tensor(value)
+    if not bool(torch.isfinite(value).all()):
+        raise Misfit("is not finite: its training diverged; take an earlier checkpoint")
+
+
+def _random_state(value: Any) -> None:
+    _tensor(value)
+    if value.dtype != torch.uint8 or value.shape != torch.get_rng_state().shape:
+        raise Misfit("is no state of torch's generator")
+
+
+def _field_rule(name: str, default: Any) -> Rule:
+    """Of a field of the configuration: like its default, and no larger than a network can sensibly be."""
+    if isinstance(default, bool):
+        return flag
+    if isinstance(default, str):
+        return text
+    if isinstance(default, tuple):
+        return items(_field_rule(name, default[0]), 1, 64)
+    if isinstance(default, float):
+        return number(-1e6, 1e6)
+    narrow = {"layers": 64, "hidden": 1024, "features": 1024, "points": 256, "heads": 64}
+    return number(1, narrow.get(name.rpartition("_")[2], 10_000), whole=True)
+
+
+def _config_rule(part: Any) -> Rule:
+    defaults = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+    return fields({}, {name: _field_rule(name, default) for name, default in defaults.items()})
+
+
+_COUNT, _AMOUNT = number(0, 1e12, whole=True), number(0, 1e12)
+_CONFIG = fields(
+    {
+        "name": text,
+        "model": _config_rule(ModelConfig()),
+        "map": _config_rule(MapConfig()),
+        "criterion": _config_rule(CriterionConfig()),
+        "optim": _config_rule(OptimConfig()),
+    }
+)
+PROGRESS = {  # what a run needs to go on
+    "step": _COUNT,
+    "world_size": number(1, 1e6, whole=True),
+    "batch_size": number(1, 1e6, whole=True),
+    "seed": number(-(2**63), 2**64, whole=True),
+    "elapsed": _AMOUNT,
+    "rng": items(fields({"torch": _random_state, "device": nullable(_tensor)}), 1),
+}
+_GROUP = fields(
+    {"params": items(_COUNT)},
+    {"lr": number(0, 1e6), "betas": items(number(0, 1), 2, 2), "eps": number(0, 1), "weight_decay": number(0, 1e6)},
+)
+
+
+def _step(value: Any) -> None:
+    """Rule: a number, or a tensor of one; torch has stored both."""
+    if isinstance(value, Tensor):
+        _tensor(value)
+        value = value.item() if value.numel() == 1 else None
+    _AMOUNT(value)
+
+
+def _parameter_states(value: Any) -> None:
+    if not isinstance(value, dict):
+        refuse(value, "an object")
+    items(_COUNT)(list(value))
+    items(fields({"step": _step, "exp_avg": _weight, "exp_avg_sq": _weight}))(list(value.values()))
+
+
+_CHECKPOINT = fields(
+    {"model_state": mapping(_weight)},
+    {
+        "epoch": number(-1, 1e9, whole=True),
+        "global_step": _COUNT,
+        "optimizer_state": fields({"state": _parameter_states, "param_groups": items(_GROUP, 1)}),
+        "pivotnet": fields({"config": _CONFIG}, PROGRESS),
+        "checksum": text,
+    },
+)
 
 NAME = "step_{:08d}.pth"
 _PATTERN = re.compile(r"step_(\d{8,})\.pth")
@@ -48,15 +155,39 @@ class _Stream:
             self.stream.flush()
 
 
+def checksum(state: dict[str, Any]) -> str:
+    """SHA-256 of all names, plain values, types, shapes and bytes in a checkpoint's dict, but for its own."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+            digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        elif isinstance(value, dict):
+            digest.update(f"{{{len(value)}".encode())
+            for key, item in value.items():
+                digest.update(f"{key!r}:".encode())
+                add(item)
+        elif isinstance(value, (list, tuple)):
+            digest.update(f"[{len(value)}".encode())
+            for item in value:
+                add(item)
+        else:
+            digest.update(f"{value!r},".encode())
+
+    add({key: value for key, value in state.items() if key != "checksum"})
+    return digest.hexdigest()
+
+
 def save_checkpoint(path: PathLike, state: dict[str, Any]) -> None:
-    """Write ``state`` to ``path``, atomically.
+    """Write ``state`` and its checksum to ``path``, atomically.
 
     Raises:
         PivotNetError: the folder is not writable or its disk is full; nothing is left of the attempt.
     """
     with atomic_write(path) as stream:
         guarded = _Stream(stream)
-        torch.save(state, cast(IO[bytes], guarded))
+        torch.save({**state, "checksum": checksum(state)}, cast(IO[bytes], guarded))
         if guarded.failure is not None:
             raise guarded.failure
 
@@ -112,26 +243,56 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
 
 
+def read_tensors(path: PathLike) -> Any:
+    """What torch has saved in a file: tensors and plain values, in host memory.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        PivotNetError: it is damaged, no file of torch, or holds anything else; the message names no remedy.
+    """
+    try:
+        stream = open_file(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise PivotNetError(f"{path} cannot be read ({error.strerror or error})") from error
+    try:
+        with stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says of its own code that it is deprecated
+            if not stream.read(4).startswith(WEIGHT_MAGIC):  # old tar files would be unpacked by old releases of torch
+                raise ValueError("it is of another kind")
+            if zipfile.is_zipfile(stream):
+                with zipfile.ZipFile(stream) as archive:
+                    infos = archive.infolist()
+                size = os.fstat(stream.fileno()).st_size
+                if any(info.compress_type for info in infos) or sum(info.file_size for info in infos) > size:
+                    raise ValueError("it claims more bytes than it has")
+            stream.seek(0)
+            return torch.load(stream, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types of errors for files that are cut, or are something else
+        raise PivotNetError(
+            f"{path} cannot be read ({type(error).__name__}): it is truncated, or holds more than tensors and numbers"
+        ) from error
+
+
 def read_checkpoint(path: PathLike) -> dict[str, Any]:
     """A checkpoint's dict, ours or upstream's, in host memory.
 
     Raises:
-        PivotNetError: missing, truncated, no checkpoint, or holding objects that are no tensors and plain values.
+        PivotNetError: missing, truncated, no checkpoint, changed since it was written, with weights that are not
+            finite, or holding objects that are no tensors and plain values.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "TypedStorage is deprecated")  # torch 2.1 says so of its own code
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_tensors(path)
     except FileNotFoundError as error:
         raise PivotNetError(f"checkpoint {path} does not exist") from error
-    except pickle.UnpicklingError as error:
+    except PivotNetError as error:
+        raise PivotNetError(f"checkpoint {error}; take another one") from error
+    check(_CHECKPOINT, state, f"checkpoint {path}", "take another one")
+    if state.get("checksum", "") not in ("", checksum(state)):
         raise PivotNetError(
-            f"checkpoint {path} is truncated, or holds more than tensors and plain values; it is not loaded"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise PivotNetError(f"checkpoint {path} cannot be read: it is truncated or no checkpoint") from error
-    if not isinstance(state, dict) or not isinstance(state.get("model_state"), dict):
-        raise PivotNetError(f"{path} is no checkpoint: it has no model_state")
+            f"checkpoint {path} has changed since it was written (its checksum differs); take another one"
+        )
     return state
 
 
@@ -139,10 +300,10 @@ def config_from_dict(values: dict[str, Any]) -> Config:
     """The Config whose ``to_dict`` gave ``values``.
 
     Raises:
-        PivotNetError: a field that this version does not know.
+        PivotNetError: a field that this version does not know, or another map than that of annotated files.
     """
     try:
-        return Config(
+        config = Config(
             values["name"],
             ModelConfig(**values["model"]),
             MapConfig(**values["map"]),
@@ -151,6 +312,14 @@ def config_from_dict(values: dict[str, Any]) -> Config:
         )
     except (KeyError, TypeError) as error:
         raise PivotNetError(f"the configuration in the checkpoint is of another version ({error})") from error
+    map_config = dataclasses.replace(config.map, num_queries=MapConfig().num_queries)
+    if (
+        map_config != MapConfig()
+        or config.model.backbone not in BACKBONES
+        or any(size % 32 for size in config.model.image_size)
+    ):
+        raise PivotNetError("the configuration in the checkpoint is of another map or network; take another checkpoint")
+    return config
 
 
 def backbone_of(model_state: dict[str, Tensor]) -> str | None:

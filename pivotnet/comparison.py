@@ -57,11 +57,8 @@ def read_run(folder: Path) -> RunData:
     ranks: list[list[dict[str, Any]]] = []
     counted: list[tuple[float, float]] = []
     for path in sorted(folder.glob("steps.rank*.jsonl")):
-        try:
-            ranks.append(list(read_records(path)))
-            counted += counted_times(ranks[-1])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise PivotNetError(f"{path} cannot be read ({error!r}): it holds no records of pivotnet train") from error
+        ranks.append(list(read_records(path)))
+        counted += counted_times(ranks[-1])
     if summary is None and not any(ranks):
         raise PivotNetError(f"{folder} holds no training run: give the --output folder of one")
     return RunData(folder, summary, ranks[0] if ranks else [], counted)

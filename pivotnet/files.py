@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Union
 
 from pivotnet.errors import PivotNetError
+from pivotnet.schema import Misfit, Rule, an_object, check, file_token, items
 
 PathLike = Union[str, "os.PathLike[str]"]
+LARGEST = 64 * 2**20  # bytes of a file that is read as a whole, where its reader knows no other limit
 
 
 @contextlib.contextmanager
@@ -61,26 +65,81 @@ def make_folder(path: PathLike, option: str | None = None) -> Path:
     return folder
 
 
-def read_json(path: PathLike, remedy: str, kind: type = dict, object_hook: Callable[[dict], Any] | None = None) -> Any:
+def open_file(path: PathLike) -> IO[bytes]:
+    """Open a regular file for reading: a FIFO might let the program wait for ever, and a device might have no end.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
+def read_file(path: PathLike, largest: int = LARGEST) -> bytes:
+    """A regular file's content.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or has more than ``largest`` bytes.
+    """
+    with open_file(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > largest:
+            raise OSError(errno.EFBIG, f"it has {size} bytes, more than {largest}", str(path))
+        return stream.read()
+
+
+def read_json(
+    path: PathLike,
+    remedy: str,
+    rule: Rule = an_object,
+    object_hook: Callable[[dict], Any] | None = None,
+    largest: int = LARGEST,
+) -> Any:
     """A JSON file's content.
 
     Args:
         remedy: what the user can do about a missing or damaged file: the end of the message.
-        kind: what the content must be, dict or list.
+        rule: of the content (see schema).
         object_hook: replaces each object while it is parsed, as for json.loads.
+        largest: bytes that the file may have.
 
     Raises:
-        PivotNetError: the file is missing, unreadable, truncated, no JSON or of another kind.
+        PivotNetError: the file is missing, unreadable, truncated, no JSON or against the rule.
     """
     try:
-        content = json.loads(Path(path).read_bytes(), object_hook=object_hook)
+        content = json.loads(read_file(path, largest), object_hook=object_hook)
     except OSError as error:
         raise PivotNetError(f"cannot read {path}: {error.strerror or error}; {remedy}") from error
+    except Misfit as error:  # of the hook
+        raise PivotNetError(f"{path}: {error}; {remedy}") from error
     except (ValueError, RecursionError) as error:
         raise PivotNetError(f"{path} is truncated or no JSON ({error}); {remedy}") from error
-    if not isinstance(content, kind):
-        raise PivotNetError(f"{path} holds no JSON {'object' if kind is dict else 'list'}; {remedy}")
+    check(rule, content, path, remedy)
     return content
+
+
+def read_tokens(path: PathLike) -> list[str]:
+    """Sample tokens of a list, one a line; they may end in ``.npz``, as upstream's do.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        PivotNetError: it cannot be read, or lists something else.
+    """
+    remedy = "give a list of sample tokens, one a line"
+    try:
+        tokens = [line.removesuffix(".npz") for line in read_file(path).decode().split()]
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise PivotNetError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; {remedy}") from error
+    check(items(file_token), tokens, path, remedy)
+    return tokens
 
 
 def write_json(path: PathLike, content: Any, indent: int | None = 1) -> None:

@@ -10,10 +10,29 @@ import numpy as np
 import shapely
 
 from pivotnet.errors import PivotNetError
-from pivotnet.files import PathLike, read_json
+from pivotnet.files import PathLike, read_file, read_json
+from pivotnet.schema import Rule, check, fields, items, number, text
 
 LAYERS = ("road_divider", "lane_divider", "ped_crossing", "road_segment", "lane")  # lines of three, then areas of two
 _OLDEST_VERSION = (1, 3)
+_LARGEST = 512 * 2**20  # bytes of a file; the largest of nuScenes has 20 MB
+_REMEDY = "unpack the map expansion again"
+_NODES = items(text)
+
+
+def _records(**rules: Rule) -> Rule:
+    return items(fields(rules))
+
+
+_MAP = fields(
+    {
+        "node": _records(token=text, x=number(-1e6, 1e6), y=number(-1e6, 1e6)),  # metres
+        "line": _records(token=text, node_tokens=_NODES),
+        "polygon": _records(token=text, exterior_node_tokens=_NODES, holes=_records(node_tokens=_NODES)),
+        **{layer: _records(line_token=text) for layer in LAYERS[:2]},
+        **{layer: _records(polygon_token=text) for layer in LAYERS[2:]},
+    }
+)
 
 
 class LocationMap:
@@ -45,10 +64,10 @@ def fingerprint(path: Path) -> str:
     """SHA-256 of a map file, by which a changed map is noticed.
 
     Raises:
-        PivotNetError: the file is missing.
+        PivotNetError: the file is missing or cannot be read.
     """
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(read_file(path, _LARGEST)).hexdigest()
     except OSError as error:
         raise PivotNetError(
             f"map expansion {path} is missing ({error.strerror or error}): unpack nuScenes-map-expansion-v1.3 into "
@@ -56,8 +75,8 @@ def fingerprint(path: Path) -> str:
         ) from error
 
 
-def _check_version(content: object, path: Path) -> None:
-    version = str(content.get("version", "1.0")) if isinstance(content, dict) else "none"
+def _check_version(content: dict, path: Path) -> None:
+    version = str(content.get("version", "1.0"))[:20]
     try:
         recent = tuple(int(part) for part in version.split(".")) >= _OLDEST_VERSION
     except ValueError:
@@ -74,8 +93,6 @@ class _Geometry:
     def __init__(self, content: dict) -> None:
         self.content = content
         self.xy = np.array([(node["x"], node["y"]) for node in content["node"]], np.float64).reshape(-1, 2)
-        if not np.isfinite(self.xy).all():
-            raise ValueError("a node has a coordinate that is no number")
         self.index_of_node = {node["token"]: index for index, node in enumerate(content["node"])}
         self.nodes_of_line = {line["token"]: line["node_tokens"] for line in content["line"]}
         self.polygon_records = {polygon["token"]: polygon for polygon in content["polygon"]}
@@ -122,11 +139,12 @@ def read_map(root: PathLike, location: str) -> LocationMap:
     """Read and index one location's map.
 
     Raises:
-        PivotNetError: the file is missing, truncated, too old or inconsistent.
+        PivotNetError: the file is missing, truncated, too old, against the rules or inconsistent.
     """
     path = expansion_path(root, location)
-    content = read_json(path, "unpack the map expansion again")
-    _check_version(content, path)
+    content = read_json(path, _REMEDY, largest=_LARGEST)
+    _check_version(content, path)  # first, since older versions break the rules
+    check(_MAP, content, path, _REMEDY)
     try:
         geometry = _Geometry(content)
         dividers = [geometry.lines(layer) for layer in LAYERS[:2]]
@@ -134,7 +152,7 @@ def read_map(root: PathLike, location: str) -> LocationMap:
         # Invalid areas are skipped, as the devkit does; crossings are taken as they are.
         valid = [polygons[shapely.is_valid(polygons)] for polygons in areas]
         return LocationMap([*dividers, crossing_edges(crossings), *valid])
-    except (KeyError, TypeError, ValueError, shapely.errors.ShapelyError) as error:
+    except (KeyError, ValueError, shapely.errors.ShapelyError) as error:
         raise PivotNetError(
             f"{path} is no consistent map expansion ({type(error).__name__}: {error}): unpack it again"
         ) from error

@@ -11,8 +11,10 @@ from pivotnet.annotation.format import FOLDER
 from pivotnet.config import MapConfig
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike, atomic_write, make_folder, read_json, write_json
+from pivotnet.schema import fields, mapping, text
 
 OPTIONS_FILE = "annotation.json"
+OPTIONS = fields({"maps": mapping(text)})  # the rest is compared with this run's
 _FORMAT = 1  # raised when files of an older program may not be mixed with new ones
 _DRAWING = ("ego_size", "resolution", "map_size", "max_points", "mask_thickness", "result_thickness")
 _AGAIN = "use --overwrite to annotate everything again"
@@ -26,6 +28,12 @@ def annotation_folder(root: PathLike) -> Path:
 def sample_path(folder: Path, token: str) -> Path:
     """The file of one sample."""
     return folder / f"{token}.npz"
+
+
+def recipe(bezier: Any, config: MapConfig) -> dict[str, Any]:
+    """Everything besides the maps that the content of a sample's file depends on, as it reads back from JSON."""
+    drawing = {name: getattr(config, name) for name in _DRAWING}
+    return json.loads(json.dumps({"format": _FORMAT, "bezier": bezier, **drawing}))
 
 
 def _refuse_other(what: str, folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -53,9 +61,7 @@ def open_folder(
     """
     folder = make_folder(annotation_folder(root))
     path = folder / OPTIONS_FILE
-    # Everything besides the maps that the content of a file depends on, as it reads back from JSON.
-    drawing = {name: getattr(config, name) for name in _DRAWING}
-    recipe = json.loads(json.dumps({"format": _FORMAT, "bezier": bezier, **drawing}))
+    options = recipe(bezier, config)
     known_maps = dict(maps)
     if overwrite:
         try:
@@ -69,13 +75,11 @@ def open_folder(
                 f"{folder} holds samples but no {OPTIONS_FILE} (upstream's converter made them?): "
                 f"train on them as they are, move them away, or {_AGAIN}"
             )
-        content = read_json(path, _AGAIN)
-        if not isinstance(content.get("maps"), dict):
-            raise PivotNetError(f"{path} is no options file: {_AGAIN}")
+        content = read_json(path, _AGAIN, OPTIONS)
         _refuse_other("the map(s) of SHA-256", folder, content["maps"], known_maps)
-        _refuse_other("the option(s)", folder, content, recipe)
+        _refuse_other("the option(s)", folder, content, options)
         known_maps = {**content["maps"], **known_maps}
-    write_json(path, {**recipe, "maps": known_maps})
+    write_json(path, {**options, "maps": known_maps})
     return folder
 
 

@@ -18,14 +18,46 @@ from typing import Any
 import numpy as np
 
 from pivotnet.annotation.npz import read_npz, write_npz
-from pivotnet.config import MapConfig
+from pivotnet.config import CAMERAS, CLASSES, MapConfig
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike, atomic_write
+from pivotnet.schema import Array, Misfit, camera_file, check_arrays, fields, items
 
 FOLDER = Path("customer") / "pivot-bezier"  # below the nuScenes root, where upstream's configs look
 MAX_POINTS = MapConfig().max_points  # pivot points of an instance, by class
-PLAIN_KEYS = ("image_paths", "trans", "rots", "intrins", "semantic_mask", "instance_mask", "instance_mask8")
-LINE_KEYS = ("ego_vectors", "map_vectors", "ctr_points", "pivot_pts")
+MASK_SHAPE = (len(CLASSES), *MapConfig().map_size)
+INSTANCE_MASK = Array("u", MASK_SHAPE, 0, 255)
+_PLAIN = {
+    "image_paths": Array("U", (len(CAMERAS),)),
+    "trans": Array("f", (len(CAMERAS), 3), -1000, 1000),
+    "rots": Array("f", (len(CAMERAS), 3, 3), -1.001, 1.001),
+    "intrins": Array("f", (len(CAMERAS), 3, 3), -100_000, 100_000),
+    "semantic_mask": Array("u", MASK_SHAPE, 0, 1),
+    "instance_mask": INSTANCE_MASK,
+    "instance_mask8": INSTANCE_MASK,
+}
+# The largest coordinate of each; bezier control points may lie far beside their curve.
+_REACH = {"ego_vectors": 1000, "map_vectors": 10_000, "ctr_points": 100_000, "pivot_pts": 1.001}
+_PATHS = fields({"image_paths": items(camera_file, len(CAMERAS), len(CAMERAS))})
+PLAIN_KEYS, LINE_KEYS = tuple(_PLAIN), tuple(_REACH)
+
+
+def line_arrays(key: str, reach: float) -> dict[str, Array]:
+    """Rules of the three arrays under which lines are stored; ``reach`` is the largest coordinate."""
+    return {
+        f"{key}.points": Array("f", (f"points of {key}", 2), -reach, reach),
+        f"{key}.offsets": Array("i", (f"ends of {key}",), 0),
+        f"{key}.types": Array("i", (f"lines of {key}",), 0, len(CLASSES) - 1),
+    }
+
+
+_LINES = {key: line_arrays(key, reach) for key, reach in _REACH.items()}
+_OURS = {**_PLAIN, **{name: rule for rules in _LINES.values() for name, rule in rules.items()}}
+_UPSTREAMS = {
+    **_PLAIN,
+    **{key: Array("Of", (f"lines of {key}",)) for key in LINE_KEYS[:3]},
+    **{key: Array("O", ()) for key in ("pivot_pts", "pivot_length")},
+}
 
 
 @dataclass
@@ -74,25 +106,57 @@ def lines_to_arrays(key: str, lines: Sequence[Line]) -> dict[str, np.ndarray]:
     }
 
 
+def check_offsets(offsets: np.ndarray, points: np.ndarray, lines: int) -> None:
+    """Raise Misfit unless the offsets cut all of the points into so many lines."""
+    if len(offsets) != lines + 1 or offsets[0] != 0 or offsets[-1] != len(points) or (np.diff(offsets) < 0).any():
+        raise Misfit(f"has {len(offsets)} offsets, which do not cut {len(points)} points into {lines} lines")
+
+
 def _lines_from_arrays(data: Mapping[str, Any], key: str) -> list[Line]:
     points, offsets, labels = (data[f"{key}.{part}"] for part in ("points", "offsets", "types"))
-    if points.ndim != 2 or points.shape[1] != 2 or len(offsets) != len(labels) + 1:
-        raise ValueError(f"{key} has points {points.shape}, {len(offsets)} offsets and {len(labels)} types")
-    if offsets[0] != 0 or offsets[-1] != len(points) or (np.diff(offsets) < 0).any():
-        raise ValueError(f"the offsets of {key} do not cover its points")
+    check_offsets(offsets, points, len(labels))
     return [Line(points[a:b], int(label)) for a, b, label in zip(offsets[:-1], offsets[1:], labels)]
 
 
-def _lines_from_upstream(value: np.ndarray) -> list[Line]:
-    """Lines of upstream's array of dicts (an empty list became a float array of shape (0,))."""
-    return [Line(np.asarray(entry["pts"], np.float64).reshape(-1, 2), int(entry["type"])) for entry in value.tolist()]
+def _checked_lines(key: str, lines: list[Line]) -> list[Line]:
+    check_arrays(lines_to_arrays(key, lines), _LINES[key])
+    return lines
+
+
+def _lines_from_upstream(data: Mapping[str, Any]) -> dict[str, list[Line]]:
+    """Lines by key, of upstream's arrays of dicts (an empty list became a float array of shape (0,))."""
+    lines = {
+        key: [Line(np.asarray(entry["pts"], np.float64).reshape(-1, 2), int(entry["type"])) for entry in data[key]]
+        for key in LINE_KEYS[:3]
+    }
+    points, lengths = data["pivot_pts"].item(), data["pivot_length"].item()
+    lines["pivot_pts"] = [
+        Line(row[:length], label)
+        for label, limit in enumerate(MAX_POINTS)
+        for row, length in _same(np.array(points[label], np.float64).reshape(-1, limit, 2), lengths[label], limit)
+    ]
+    return {key: _checked_lines(key, value) for key, value in lines.items()}
+
+
+def _same(rows: np.ndarray, lengths: Any, limit: int) -> list[tuple[np.ndarray, int]]:
+    """Each row of padded points, and its length."""
+    numbers = [int(length) for length in lengths]
+    if len(numbers) != len(rows) or not all(0 <= number <= limit for number in numbers):
+        raise Misfit(f"pivot_length {numbers[:4]} does not fit {len(rows)} lines of up to {limit} points")
+    return list(zip(rows, numbers))
 
 
 def pad_pivots(lines: Sequence[Line]) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-    """Pivot points by class, zero-padded to MAX_POINTS ([n, P, 2]), and their lengths ([n])."""
+    """Pivot points by class, zero-padded to MAX_POINTS ([n, P, 2]), and their lengths ([n]).
+
+    Raises:
+        Misfit: a line has more points.
+    """
     points, lengths = {}, {}
     for label, limit in enumerate(MAX_POINTS):
         chosen = [line.points for line in lines if line.label == label]
+        if max(map(len, chosen), default=0) > limit:
+            raise Misfit(f"has {max(map(len, chosen))} pivot points in a line of {CLASSES[label]}, more than {limit}")
         points[label] = np.zeros((len(chosen), limit, 2))
         lengths[label] = np.array([len(line) for line in chosen], np.int64)
         for row, line in zip(points[label], chosen):
@@ -106,28 +170,49 @@ def load_annotation(path: PathLike) -> Annotation:
     Raises:
         PivotNetError: the file is missing, truncated, or of another kind.
     """
-    data = read_npz(path)
+    data = read_npz(path, _OURS, _UPSTREAMS)
     try:
-        if "pivot_pts" in data:  # upstream's pickled form
-            lines: dict[str, Any] = {key: _lines_from_upstream(data[key]) for key in LINE_KEYS[:3]}
-            pivots, counts = data["pivot_pts"].item(), data["pivot_length"].item()
-            points = {k: np.array(pivots[k], np.float64).reshape(-1, p, 2) for k, p in enumerate(MAX_POINTS)}
-            lengths = {k: np.array(counts[k], np.int64) for k in points}
-        else:
-            lines = {key: _lines_from_arrays(data, key) for key in LINE_KEYS}
-            points, lengths = pad_pivots(lines.pop("pivot_pts"))
-        return Annotation(
+        lines: dict[str, Any] = (
+            _lines_from_upstream(data)
+            if "pivot_pts" in data
+            else {key: _lines_from_arrays(data, key) for key in LINE_KEYS}
+        )
+        points, lengths = pad_pivots(lines.pop("pivot_pts"))
+        annotation = Annotation(
             image_paths=[str(name) for name in data["image_paths"]],
             **{key: data[key].copy() for key in PLAIN_KEYS[1:]},  # writable: it belongs to the caller
             **lines,
             pivot_points=points,
             pivot_lengths=lengths,
         )
+        check_cameras(annotation.image_paths, annotation.rots, annotation.intrins)
+        return annotation
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise PivotNetError(
             f"{path} is no annotated sample ({type(error).__name__}: {error}): "
             "delete it and run pivotnet annotate again"
         ) from error
+
+
+def check_cameras(image_paths: Sequence[str], rots: np.ndarray, intrins: np.ndarray) -> None:
+    """Check what is known of the six cameras.
+
+    Args:
+        image_paths: one of each camera, in any order.
+        rots: [6, 3, 3] camera to ego rotations.
+        intrins: [6, 3, 3], pixels.
+
+    Raises:
+        Misfit: a path leaves the data root or a camera has none, or a matrix cannot be inverted.
+    """
+    _PATHS({"image_paths": image_paths})
+    missing = set(CAMERAS) - {path.split("/")[-2] for path in image_paths}
+    if missing:
+        raise Misfit(f"has no image of {', '.join(sorted(missing))}", "image_paths")
+    if not np.allclose(rots @ rots.transpose(0, 2, 1), np.eye(3), atol=0.01):
+        raise Misfit("has a matrix that is no rotation", "rots")
+    if not (np.abs(np.linalg.det(intrins)) >= 1).all():
+        raise Misfit("has a singular matrix", "intrins")
 
 
 def to_arrays(annotation: Annotation) -> dict[str, np.ndarray]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pivotnet.annotation.convert import convert_sample
 from pivotnet.annotation.expansion import LocationMap, expansion_path, fingerprint, read_map
 from pivotnet.annotation.folder import annotation_folder, open_folder, sample_path, write_split
 from pivotnet.annotation.format import save_annotation
+from pivotnet.annotation.npz import is_whole
 from pivotnet.annotation.tables import Sample, read_samples
 from pivotnet.config import CLASSES, MapConfig
 from pivotnet.console import long_run
@@ -95,8 +95,7 @@ def annotate(
     locations = sorted({sample.location for sample in samples})
     fingerprints = {location: fingerprint(expansion_path(root, location)) for location in locations}
     folder = annotation_folder(root)
-    # A file that something has cut short is no longer a zip file.
-    todo = [sample for sample in samples if overwrite or not zipfile.is_zipfile(sample_path(folder, sample.token))]
+    todo = [sample for sample in samples if overwrite or not is_whole(sample_path(folder, sample.token))]
     maps = {location: read_map(root, location) for location in sorted({sample.location for sample in todo})}
     # Only now is anything written: all input is there and readable.
     open_folder(root, bezier, config, fingerprints, overwrite)

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from pivotnet.annotation.format import check_cameras
 from pivotnet.config import CAMERAS
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike, read_json
+from pivotnet.schema import camera_file, check, fields, file_token, flag, items, number, refuse, text
 
 _LIDAR = "LIDAR_TOP"
 _CHANNELS = (*CAMERAS, _LIDAR)
-_FILE_NAME = re.compile(r"[\w-]+")
+_REMEDY = "unpack the tables of nuScenes again"
+_LARGEST = 4 * 2**30  # bytes of a table; sample_data.json of v1.0-trainval has 1.2 GB
 
 # Scene numbers (first, last) of the 150 validation scenes of v1.0-trainval; its other 700 scenes are for training.
 # Facts published with the data set (nuscenes.org).
@@ -29,6 +32,51 @@ _VAL_RUNS = (
 )
 VAL_SCENES = frozenset(number for first, last in _VAL_RUNS for number in range(first, last + 1))
 MINI_VAL_SCENES = frozenset((103, 916))  # the other 8 scenes of v1.0-mini are for training
+
+
+def _quaternion(value: Any) -> None:
+    items(number(-1e3, 1e3), 4, 4)(value)
+    if sum(part * part for part in value) < 1e-6:
+        refuse(value, "a rotation")
+
+
+def _kept(value: Any) -> None:
+    if value is not None and not isinstance(value, (tuple, dict)):
+        refuse(value, "a row")
+
+
+def _intrinsic(value: Any) -> None:
+    if value != []:
+        items(items(number(-1e5, 1e5), 3, 3), 3, 3)(value)
+
+
+_POSITION = items(number(-1e6, 1e6), 3, 3)  # metres
+# Rows of the tables; a camera has three rows of intrinsic numbers, other sensors have none.
+_ROWS = {
+    "sensor": fields({"token": text, "channel": text}),
+    "calibrated_sensor": fields(
+        {
+            "token": text,
+            "sensor_token": text,
+            "translation": _POSITION,
+            "rotation": _quaternion,
+            "camera_intrinsic": _intrinsic,
+        }
+    ),
+    "sample_data": fields(
+        {
+            "sample_token": text,
+            "calibrated_sensor_token": text,
+            "ego_pose_token": text,
+            "is_key_frame": flag,
+            "filename": camera_file,
+        }
+    ),
+    "ego_pose": fields({"token": text, "translation": _POSITION, "rotation": _quaternion}),
+    "scene": fields({"token": text, "name": text, "log_token": text}),
+    "log": fields({"token": text, "location": file_token}),
+    "sample": fields({"token": file_token, "scene_token": text}),
+}
 
 
 @dataclass(frozen=True)
@@ -97,23 +145,26 @@ def read_samples(root: PathLike, version: str) -> list[Sample]:
     """All samples of a version, in the order of its sample table.
 
     Raises:
-        PivotNetError: ``root`` is no nuScenes tree, or a table is missing, truncated or inconsistent.
+        PivotNetError: ``root`` is no nuScenes tree, or a table is missing, truncated, against its rules or
+            inconsistent.
     """
     _check_root(Path(root), version)
     folder = Path(root) / version
     try:
         return _join(folder)
-    except (LookupError, TypeError, ValueError) as error:
+    except LookupError as error:
         raise PivotNetError(
-            f"the tables in {folder} do not fit together ({type(error).__name__}: {error}): unpack them again"
+            f"the tables in {folder} do not fit together: one refers to {error}, which the other has not; {_REMEDY}"
         ) from error
 
 
 def _join(folder: Path) -> list[Sample]:
     def rows(name: str, keep: Callable[[dict], Any] | None = None) -> list:
-        """A table's rows, or what ``keep`` makes of them while they are parsed; it drops rows by None."""
+        """A table's rows, or what ``keep`` makes of them while they are parsed; it drops rows by None, unchecked."""
         path = folder / f"{name}.json"
-        content = read_json(path, "unpack this part of nuScenes again", list, keep)
+        if keep is None:
+            return read_json(path, _REMEDY, items(_ROWS[name]), largest=_LARGEST)
+        content = read_json(path, _REMEDY, items(_kept), keep, _LARGEST)
         return [row for row in content if row is not None]
 
     def by_token(name: str, keep: Callable[[dict], Any] | None = None) -> dict[str, dict]:
@@ -124,37 +175,49 @@ def _join(folder: Path) -> list[Sample]:
 
     def key_frame(row: dict) -> tuple | None:
         """Nine of ten of the 2.6 million rows are no key frames."""
+        if row.get("is_key_frame") is False:
+            return None
+        _ROWS["sample_data"](row)
         channel = channels[mounts[row["calibrated_sensor_token"]]["sensor_token"]]
-        if not row["is_key_frame"] or channel not in _CHANNELS:
+        if channel not in _CHANNELS:
             return None
         return (row["sample_token"], channel), (row["filename"], row["calibrated_sensor_token"], row["ego_pose_token"])
 
     frames = dict(rows("sample_data", key_frame))
     wanted = {pose for (_, channel), (*_, pose) in frames.items() if channel == _LIDAR}
-    poses = by_token("ego_pose", lambda row: row if row["token"] in wanted else None)
+
+    def pose_of_lidar(row: dict) -> dict | None:
+        text(row.get("token"))
+        if row["token"] not in wanted:
+            return None
+        _ROWS["ego_pose"](row)
+        return row
+
+    poses = by_token("ego_pose", pose_of_lidar)
     scenes, logs = by_token("scene"), by_token("log")
     rotations = dict(zip(mounts, rotation_matrices(np.array([mount["rotation"] for mount in mounts.values()]))))
-    samples = []
+    samples: dict[str, Sample] = {}
     for row in rows("sample"):
         token, scene = row["token"], scenes[row["scene_token"]]
-        if not _FILE_NAME.fullmatch(token):
-            raise PivotNetError(f"sample token {token!r} in {folder} is no file name: unpack the tables again")
         missing = [channel for channel in _CHANNELS if (token, channel) not in frames]
         if missing:
             raise PivotNetError(f"sample {token} in {folder} has no key frame of {', '.join(missing)}")
         pose = poses[frames[token, _LIDAR][2]]
         files, used, _ = zip(*(frames[token, camera] for camera in CAMERAS))
-        samples.append(
-            Sample(
-                token=token,
-                split=split_of_scene(scene["name"], folder.name),
-                location=logs[scene["log_token"]]["location"],
-                translation=(pose["translation"][0], pose["translation"][1]),
-                yaw=yaw_degrees(pose["rotation"]),
-                image_paths=list(files),
-                trans=np.array([mounts[mount]["translation"] for mount in used], np.float64),
-                rots=np.stack([rotations[mount] for mount in used]),
-                intrins=np.array([mounts[mount]["camera_intrinsic"] for mount in used], np.float64),
-            )
+        intrinsics = [mounts[mount]["camera_intrinsic"] for mount in used]
+        if token in samples or not all(intrinsics):
+            what = "is there twice" if token in samples else "has a camera without camera_intrinsic"
+            raise PivotNetError(f"sample {token} in {folder} {what}: {_REMEDY}")
+        samples[token] = Sample(
+            token=token,
+            split=split_of_scene(scene["name"], folder.name),
+            location=logs[scene["log_token"]]["location"],
+            translation=(pose["translation"][0], pose["translation"][1]),
+            yaw=yaw_degrees(pose["rotation"]),
+            image_paths=list(files),
+            trans=np.array([mounts[mount]["translation"] for mount in used], np.float64),
+            rots=np.stack([rotations[mount] for mount in used]),
+            intrins=np.array(intrinsics, np.float64),
         )
-    return samples
+        check(lambda own: check_cameras(own.image_paths, own.rots, own.intrins), samples[token], folder, _REMEDY)
+    return list(samples.values())

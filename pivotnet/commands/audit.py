@@ -21,6 +21,7 @@ from pivotnet.config import preset
 from pivotnet.distributed import process_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
 from pivotnet.files import read_json, write_json
+from pivotnet.schema import mapping, number
 
 # of NUMBERS
 TITLES = (
@@ -101,9 +102,7 @@ def read_budget(path: Path) -> dict[str, int]:
     Raises:
         PivotNetError: no JSON object of whole numbers, or an unknown name.
     """
-    limits = read_json(path, "--budget needs a JSON object of whole numbers")
-    if not all(isinstance(limit, int) for limit in limits.values()):
-        raise PivotNetError(f"--budget {path}: an object of whole numbers is needed")
+    limits = read_json(path, "--budget needs a JSON object of whole numbers", mapping(number(0, whole=True)))
     unknown = [name for name in limits if name not in NUMBERS]
     if unknown:
         raise PivotNetError(f"--budget {path} limits {unknown[0]!r}: choose of {', '.join(NUMBERS)}")

@@ -52,16 +52,9 @@ def camera_matrices(annotation: Annotation) -> tuple[np.ndarray, np.ndarray]:
     return extrinsic, np.asarray(annotation.intrins, np.float64)
 
 
-def camera_paths(annotation: Annotation, token: str) -> list[str]:
-    """The six image paths in CAMERAS' order, relative to the root.
-
-    Raises:
-        PivotNetError: a camera has no image.
-    """
+def camera_paths(annotation: Annotation) -> list[str]:
+    """The six image paths in CAMERAS' order, relative to the root."""
     by_camera = {Path(path).parent.name: path for path in annotation.image_paths}
-    missing = [camera for camera in CAMERAS if camera not in by_camera]
-    if missing:
-        raise PivotNetError(f"sample {token} has no image of {', '.join(missing)}: annotate it again")
     return [by_camera[camera] for camera in CAMERAS]
 
 
@@ -103,8 +96,11 @@ class MapDataset(Dataset[Union[Item, PivotNetError]]):
         """
         annotation = load_annotation(self.root / FOLDER / f"{token}.npz")
         images = np.empty((len(CAMERAS), *self.config.model.image_size, 3), np.uint8)
-        for view, path in zip(images, camera_paths(annotation, token)):
-            read_view(self.root / path, view)
+        for view, path in zip(images, camera_paths(annotation)):
+            try:
+                read_view(self.root / path, view)
+            except PivotNetError as error:
+                raise PivotNetError(f"sample {token}: {error}") from error
         points, valid = project_bev_grid(*camera_matrices(annotation), self.config.model.bev_size, self.config.map)
         targets = Sample(annotation.instance_mask8, annotation.pivot_points, annotation.pivot_lengths)
         return Item(token, images, points, valid, targets if self.with_targets else None)
@@ -117,17 +113,13 @@ def collate(items: list[Item | PivotNetError], config: Config) -> Batch | PivotN
         if isinstance(item, PivotNetError):
             return item
     samples = [item.targets for item in good if item.targets is not None]
-    try:
-        targets = build_targets(samples, config) if samples else None
-    except PivotNetError as error:
-        return PivotNetError(f"sample among {', '.join(item.token for item in good)}: {error}")
     return Batch(
         # one item's images are passed on as they are: copies of them are what takes time here
         images=torch.from_numpy(np.stack([item.images for item in good]) if len(good) > 1 else good[0].images[None]),
         reference_points=torch.stack([item.reference_points for item in good]),
         reference_valid=torch.stack([item.reference_valid for item in good]),
         tokens=[item.token for item in good],
-        targets=targets,
+        targets=build_targets(samples, config) if samples else None,
     )
 
 

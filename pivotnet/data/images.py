@@ -7,28 +7,33 @@ time, part of which PIL spends on copies. PIL's draft mode would be faster still
 from __future__ import annotations
 
 import io
+import warnings
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from pivotnet.config import CAMERA_IMAGE_SIZE
 from pivotnet.errors import PivotNetError
-from pivotnet.files import PathLike
+from pivotnet.files import PathLike, read_file
 
+_LARGEST = 32 * 2**20  # bytes of a file; a camera's have 200 kB
+_MOST_SCANS = 100  # of a progressive JPEG, each of which takes time; encoders write ten
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # PIL does not turn images either
 
 
 def read_image(path: PathLike) -> np.ndarray:
-    """Decode an image file to uint8 [height, width, 3] RGB.
+    """Decode a camera's JPEG file to uint8 [900, 1600, 3] RGB.
 
     Raises:
-        PivotNetError: the file is missing, truncated or no image.
+        PivotNetError: the file is missing, truncated, no JPEG or of another size.
     """
     return _swap(_decode(path))
 
 
 def read_view(path: PathLike, out: np.ndarray) -> None:
-    """Decode an image file and resize it to ``out``, uint8 [height, width, 3] BGR, as the network takes it.
+    """Decode a camera's JPEG file and resize it to ``out``, uint8 [height, width, 3] BGR, as the network takes it.
 
     Raises:
         PivotNetError: as ``read_image``.
@@ -45,20 +50,25 @@ def _swap(image: np.ndarray) -> np.ndarray:
 def _decode(path: PathLike) -> np.ndarray:
     """uint8 [height, width, 3] BGR, as cv2 decodes."""
     try:
-        with open(path, "rb") as stream:
-            content = stream.read()
-        with Image.open(io.BytesIO(content)) as image:  # reads the header only
-            if image.format == "JPEG" and image.mode == "RGB":
+        content = read_file(path, _LARGEST)
+        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:  # reads the header only
+            height, width = CAMERA_IMAGE_SIZE
+            if image.size != (width, height):
+                raise ValueError(f"it has {image.size[0]} x {image.size[1]} pixels, not {width} x {height}")
+            if content.count(b"\xff\xda") > _MOST_SCANS:
+                raise ValueError(f"it has more than {_MOST_SCANS} scans")
+            if image.mode == "RGB":
                 decoded = cv2.imdecode(np.frombuffer(content, np.uint8), _AS_STORED)
-                if decoded is not None:
+                if decoded is not None and decoded.shape == (height, width, 3):
                     return decoded
-            # Other types of images; and broken ones, for which PIL says what is wrong.
-            return _swap(np.array(image if image.mode == "RGB" else image.convert("RGB")))
+            # Grey ones; and broken ones, for which PIL says what is wrong.
+            return _swap(np.array(image.convert("RGB")))
     except FileNotFoundError as error:
         raise PivotNetError(f"camera image {path} is missing: complete the data set, or annotate it again") from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        # PIL's message would have the address of the bytes in memory
-        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, UnidentifiedImageError):  # PIL's message would have the address of the bytes in memory
+            reason = "it is no JPEG"
         raise PivotNetError(f"camera image {path} cannot be decoded ({reason}): copy it anew") from error
 
 

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from pivotnet.config import CLASSES, Config, MapConfig
-from pivotnet.errors import PivotNetError
 from pivotnet.structures import Targets
 
 
@@ -40,7 +39,7 @@ class _Instances(NamedTuple):
 
 
 def build_targets(samples: Sequence[tuple], config: Config) -> Targets:
-    """Collate annotated samples into padded targets.
+    """Collate annotated samples, which ``load_annotation`` has checked, into padded targets.
 
     Args:
         samples: B tuples (instance_mask, pivot_points, pivot_lengths) as in ``Sample``. A class without instances may
@@ -49,12 +48,7 @@ def build_targets(samples: Sequence[tuple], config: Config) -> Targets:
 
     Returns:
         Targets in host memory, G = instances of the fullest class, at least 1.
-
-    Raises:
-        PivotNetError: no samples; a mask of another size; points and lengths that do not fit each other or the class.
     """
-    if not samples:
-        raise PivotNetError("cannot build targets of an empty batch: give at least one sample")
     stride = config.model.mask_stride
     batch = [[_instances(sample, label, config.map) for label in range(len(CLASSES))] for sample in samples]
     most = max(1, max(len(instances.lengths) for sample in batch for instances in sample))
@@ -85,7 +79,10 @@ def build_targets(samples: Sequence[tuple], config: Config) -> Targets:
 
 def _instances(sample: tuple, label: int, map_config: MapConfig) -> _Instances:
     """The instances of a class, lines of fewer than two points left out."""
-    mask, points, lengths = _checked(sample, label, map_config)
+    mask = sample[0][label]
+    points, lengths = np.asarray(sample[1][label], np.float64), np.asarray(sample[2][label]).astype(np.int64)
+    if not points.size:
+        points = np.zeros((len(lengths), map_config.max_points[label], 2))
     ids = np.flatnonzero(np.bincount(mask.ravel())[1:]) + 1
     if len(ids) == len(lengths):
         masks = (mask == ids[:, None, None]).astype(np.uint8)
@@ -102,22 +99,3 @@ def _draw(points: np.ndarray, map_config: MapConfig) -> np.ndarray:
     for mask, line in zip(masks, pixels):
         cv2.polylines(mask, [np.ascontiguousarray(line)], False, (1,), thickness=map_config.mask_thickness)
     return masks
-
-
-def _checked(sample: tuple, label: int, map_config: MapConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mask [H, W], points [n, P, 2] and lengths [n] of a class, or an error that says what does not fit."""
-    all_masks, all_points, all_lengths = sample
-    if np.shape(all_masks) != (len(CLASSES), *map_config.map_size):
-        wanted = (len(CLASSES), *map_config.map_size)
-        raise PivotNetError(f"instance mask has shape {np.shape(all_masks)}, not {wanted}: annotate the sample anew")
-    limit = map_config.max_points[label]
-    points = np.asarray(all_points[label], np.float64)
-    lengths = np.asarray(all_lengths[label]).astype(np.int64)
-    if points.size == 0 and lengths.size == 0:
-        points, lengths = np.zeros((0, limit, 2)), np.zeros(0, np.int64)
-    if points.shape != (len(lengths), limit, 2) or lengths.max(initial=0) > limit:
-        raise PivotNetError(
-            f"class {CLASSES[label]} has points of shape {points.shape} for {len(lengths)} lengths up to "
-            f"{lengths.max(initial=0)}, but its instances have {limit} points: annotate the sample anew"
-        )
-    return all_masks[label], points, lengths

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pivotnet.annotation.format import FOLDER
 from pivotnet.errors import PivotNetError
-from pivotnet.files import PathLike
+from pivotnet.files import PathLike, read_tokens
 
 SPLITS = ("train", "val")
 DEFAULT_DATA_ROOT = "data/nuscenes"
@@ -18,7 +18,8 @@ def read_split(data_root: PathLike, split: str) -> list[str]:
     """Sample tokens of a split ("train" or "val"), as ``pivotnet annotate`` lists them.
 
     Raises:
-        PivotNetError: ``data_root`` is no nuScenes tree, is not annotated, or the split is unknown or empty.
+        PivotNetError: ``data_root`` is no nuScenes tree or not annotated, or the split is unknown, empty or no list of
+            tokens.
     """
     root = Path(data_root)
     if not (root / "samples").is_dir():
@@ -28,7 +29,7 @@ def read_split(data_root: PathLike, split: str) -> list[str]:
         )
     path = root / FOLDER / "splits" / f"{split}.txt"
     try:
-        tokens = path.read_text().split()
+        tokens = read_tokens(path)
     except FileNotFoundError as error:
         raise PivotNetError(f"split {split!r} is not annotated ({path} is missing): run pivotnet annotate") from error
     if not tokens:
@@ -50,7 +51,10 @@ def chosen_tokens(data_root: PathLike, split: str, tokens: Sequence[str] | None 
     if tokens is None:
         return read_split(data_root, split)
     if len(tokens) == 1 and os.path.isfile(tokens[0]):
-        return _listed_tokens(Path(tokens[0]))
+        listed = read_tokens(tokens[0])
+        if not listed:
+            raise PivotNetError(f"{tokens[0]} lists no tokens: give a file with one token a line")
+        return listed
     known = set()
     for name in SPLITS:
         try:
@@ -65,14 +69,3 @@ def chosen_tokens(data_root: PathLike, split: str, tokens: Sequence[str] | None 
             "check them against customer/pivot-bezier/splits, or run pivotnet annotate"
         )
     return list(tokens)
-
-
-def _listed_tokens(path: Path) -> list[str]:
-    try:
-        tokens = [line.strip().split(".")[0] for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise PivotNetError(f"cannot read the list of tokens {path}: {error}; give a text file") from error
-    tokens = [token for token in tokens if token]
-    if not tokens:
-        raise PivotNetError(f"{path} lists no tokens: give a file with one token a line")
-    return tokens

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pivotnet.annotation.expansion import expansion_path, fingerprint
-from pivotnet.annotation.folder import OPTIONS_FILE, annotation_folder, sample_path, split_path
+from pivotnet.annotation.folder import OPTIONS, OPTIONS_FILE, annotation_folder, recipe, sample_path, split_path
 from pivotnet.config import BACKBONES, CAMERAS, WEIGHT_MAGIC, MapConfig
 from pivotnet.doctor.machine import ERROR, NOTE, WARNING, Finding, Machine, error, note, ok, warning
+from pivotnet.errors import PivotNetError
+from pivotnet.files import read_json, read_tokens
 from pivotnet.launch.choices import ROOT
+from pivotnet.schema import Rule, anything, items
 from pivotnet.synthetic.nuscenes_tables import TABLES
 from pivotnet.synthetic.town import LOCATIONS
 
@@ -38,18 +40,22 @@ def check_data(root: Path | None, default: Path) -> Iterator[Finding]:
         return
     yield ok("data", f"{root}")
     lists = {split: split_path(root, split) for split in ("train", "val")}
-    annotated = {split: path.read_text().split() for split, path in lists.items() if path.is_file()}
+    try:
+        annotated = {split: read_tokens(path) for split, path in lists.items() if path.is_file()}
+    except PivotNetError as failure:
+        yield error("data", str(failure), f"pivotnet annotate -d {root}")
+        return
     # Annotating needs what training does not.
     yield from _check_tables(root, WARNING if "train" in annotated else ERROR)
     yield from _check_images(root, annotated)
     yield from _check_annotations(root, annotated)
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path, rule: Rule) -> Any:
     """A file's content, None when it cannot be read."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return read_json(path, "", rule)
+    except PivotNetError:
         return None
 
 
@@ -75,8 +81,8 @@ def _check_tables(root: Path, unfit: str) -> Iterator[Finding]:
 
 def _check_images(root: Path, annotated: dict[str, list[str]]) -> Iterator[Finding]:
     """Each camera has an image for each sample of the tables, or else for each annotated one."""
-    tables = (_json(root / version / "sample.json") for version in VERSIONS[:2])
-    samples: list = next((table for table in tables if isinstance(table, list)), sum(annotated.values(), []))
+    tables = (_json(root / version / "sample.json", items(anything)) for version in VERSIONS[:2])
+    samples: list = next((table for table in tables if table is not None), sum(annotated.values(), []))
     counts = {camera: len(list((root / "samples" / camera).glob("*.jpg"))) for camera in CAMERAS}
     short = [f"{camera} {count}" for camera, count in counts.items() if count < len(samples)]
     if short:
@@ -113,16 +119,14 @@ def _check_annotations(root: Path, annotated: dict[str, list[str]]) -> Iterator[
 
 def _stale(root: Path, folder: Path) -> Iterator[str]:
     """Why the annotations are not what ``pivotnet annotate`` would write now."""
-    options = _json(folder / OPTIONS_FILE)
-    if not isinstance(options, dict):
+    options = _json(folder / OPTIONS_FILE, OPTIONS)
+    if options is None:
         yield f"{folder / OPTIONS_FILE} is missing or damaged: how these samples were made is unknown"
         return
-    config = MapConfig()
-    for name, value in options.items():
-        wanted = json.loads(json.dumps(getattr(config, name, value)))
-        if wanted != value:
-            yield f"annotations were made with {name} {value}, this program uses {wanted}"
-    for location, known in (options.get("maps") or {}).items():
+    for name, wanted in recipe(options.get("bezier"), MapConfig()).items():
+        if options.get(name, wanted) != wanted:
+            yield f"annotations were made with {name} {options[name]}, this program uses {wanted}"
+    for location, known in options["maps"].items():
         path = expansion_path(root, location)
         if path.is_file() and fingerprint(path) != known:
             yield f"annotations were made from another map of {location}"

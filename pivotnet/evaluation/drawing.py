@@ -60,7 +60,7 @@ def render_sample(
         return figure.add_axes((left / width, bottom / height, size[0] / width, size[1] / height))
 
     solid, dashed = (truth, []) if predicted is None else (predicted, truth)
-    for camera, relative in enumerate(camera_paths(annotation, token)):
+    for camera, relative in enumerate(camera_paths(annotation)):
         row, column = divmod(camera, 3)
         axes = add_axes(GAP + column * (IMAGE_SIZE[0] + GAP), 2 * HEAD + row * (IMAGE_SIZE[1] + HEAD), IMAGE_SIZE)
         _draw_camera(axes, read_image(Path(data_root) / relative), annotation, camera, solid, dashed)

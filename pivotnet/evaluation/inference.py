@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pivotnet.annotation.npz import is_whole
 from pivotnet.config import Config
 from pivotnet.console import progress
 from pivotnet.data.dataset import build_loader
@@ -92,7 +93,7 @@ class Predictor:
         with agreed(self.ranks):
             if self.ranks.main:  # one rank looks before any rank writes
                 results.open_folder(folder, checkpoint, self.config.name, layout)
-                left = [token for token in tokens if not results.has_result(folder, token)]
+                left = [token for token in tokens if not is_whole(results.result_path(folder, token))]
                 if len(left) < len(tokens):
                     done = len(tokens) - len(left)
                     say(f"{done} of {len(tokens)} samples have results in {folder}; predicting the rest")

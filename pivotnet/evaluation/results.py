@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,24 @@ from typing import Any
 
 import numpy as np
 
+from pivotnet.annotation.format import MASK_SHAPE, check_offsets
 from pivotnet.annotation.npz import read_npz, write_npz
 from pivotnet.config import CLASSES
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike, atomic_write, make_folder, read_json, write_json
+from pivotnet.schema import Array, Misfit, check_arrays, fields, text
 
 RUN_FILE = "run.json"
 FORMATS = ("pivotnet", "upstream")  # of result files
+_RUN = fields({"checkpoint": text, "fingerprint": text, "preset": text}, {"format": text})
+_MASK = {"dt_mask": Array("iu", MASK_SHAPE, 0, 65_535)}
+_LINES = {
+    "dt_res.points": Array("f", ("points", 2), -100_000, 100_000),
+    "dt_res.offsets": Array("i", ("ends",), 0),
+    "dt_res.scores": Array("f", ("instances",), 0, 1),
+    "dt_res.labels": Array("i", ("instances",), 0, len(CLASSES) - 1),
+}
+_OURS, _UPSTREAMS = {**_MASK, **_LINES}, {**_MASK, "dt_res": Array("O", ())}
 
 
 @dataclass
@@ -56,18 +66,11 @@ def save_result(path: PathLike, mask: np.ndarray, instances: MapInstances, layou
     Raises:
         PivotNetError: the folder is missing, not writable, or its disk is full.
     """
-    arrays = {
-        "dt_mask": mask,
-        "dt_res.points": np.concatenate([np.zeros((0, 2)), *instances.points]).astype(np.float32),
-        "dt_res.offsets": np.cumsum([0, *map(len, instances.points)], dtype=np.int64),
-        "dt_res.scores": instances.scores.astype(np.float32),
-        "dt_res.labels": instances.labels.astype(np.int64),
-    }
     with atomic_write(path) as stream:
         if layout == "upstream":
             np.savez_compressed(stream, dt_mask=mask, dt_res=np.array(to_upstream(instances), dtype=object))
         else:
-            write_npz(stream, arrays)
+            write_npz(stream, {"dt_mask": mask, **_instance_arrays(instances)})
 
 
 def to_upstream(instances: MapInstances) -> dict[str, list]:
@@ -85,43 +88,39 @@ def load_result(path: PathLike) -> tuple[np.ndarray, MapInstances]:
     Raises:
         PivotNetError: the file is missing, truncated, of another kind, or does not fit together.
     """
-    data = read_npz(path)
+    data = read_npz(path, _OURS, _UPSTREAMS)
+    mask = data["dt_mask"]
     try:
-        mask = data["dt_mask"]
-        instances = _from_upstream(data["dt_res"].item()) if "dt_res" in data else _from_arrays(data)
-        if not len(instances.points) == len(instances.scores) == len(instances.labels):
-            raise ValueError("lines, scores and labels differ in number")
-        if mask.ndim != 3 or len(mask) != len(CLASSES) or mask.dtype.kind not in "ui":
-            raise ValueError(f"dt_mask is {mask.dtype} {mask.shape}")
-        if mask.size and mask.max() > len(instances):
-            raise ValueError(f"dt_mask has id {mask.max()}, and there are {len(instances)} instances")
-        if not np.isfinite(instances.scores).all():
-            raise ValueError("a score is not finite")
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        if "dt_res" in data:
+            data = _from_upstream(data["dt_res"].item())
+            check_arrays(data, _LINES)
+        points, offsets, scores, labels = (data[key] for key in _LINES)
+        check_offsets(offsets, points, len(labels))
+        if mask.max() > len(labels):
+            raise Misfit(f"has id {mask.max()}, and there are {len(labels)} instances", "dt_mask")
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise PivotNetError(
             f"{path} is no result file ({type(error).__name__}: {error}): delete it and predict the sample again"
         ) from error
-    return mask, instances
+    return mask, MapInstances(np.split(points, offsets[:-1])[1:], scores, labels)
 
 
-def _from_arrays(data: Mapping[str, np.ndarray]) -> MapInstances:
-    points, offsets = data["dt_res.points"], data["dt_res.offsets"]
-    if offsets[0] != 0 or offsets[-1] != len(points) or (np.diff(offsets) < 0).any():
-        raise ValueError("the offsets do not cover the points")
-    return MapInstances(np.split(points, offsets[:-1])[1:], data["dt_res.scores"], data["dt_res.labels"])
+def _instance_arrays(instances: MapInstances) -> dict[str, np.ndarray]:
+    """The arrays of _LINES."""
+    return {
+        "dt_res.points": np.concatenate([np.zeros((0, 2)), *instances.points]).astype(np.float32),
+        "dt_res.offsets": np.cumsum([0, *map(len, instances.points)], dtype=np.int64),
+        "dt_res.scores": instances.scores.astype(np.float32),
+        "dt_res.labels": instances.labels.astype(np.int64),
+    }
 
 
-def _from_upstream(content: Mapping[str, Any]) -> MapInstances:
-    """The reverse of ``to_upstream``."""
+def _from_upstream(content: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The reverse of ``to_upstream``, as the arrays of _LINES."""
     lines = [np.asarray(line, np.float32).reshape(-1, 2) for line in content["map"][1:]]
     scores = np.asarray(content["confidence_level"][1:], np.float32)
-    return MapInstances(lines, scores, np.asarray(content["pred_label"][1:], np.int64) - 1)
-
-
-def has_result(folder: PathLike, token: str) -> bool:
-    """Whether the sample has a result file that is not truncated (a .npz ends with its table of contents)."""
-    path = result_path(folder, token)
-    return path.is_file() and zipfile.is_zipfile(path)
+    labels = np.asarray(content["pred_label"][1:], np.int64) - 1
+    return _instance_arrays(MapInstances(lines, scores, labels))
 
 
 def require_files(folder: PathLike, tokens: Sequence[str], what: str, remedy: str) -> None:
@@ -162,4 +161,4 @@ def open_folder(folder: PathLike, checkpoint: PathLike, preset: str, layout: str
 def read_run(folder: PathLike) -> dict[str, Any]:
     """Which run made the results of a folder: checkpoint, fingerprint, preset; empty if nothing says it."""
     path = Path(folder) / RUN_FILE
-    return read_json(path, "delete the folder and predict again") if path.is_file() else {}
+    return read_json(path, "delete the folder and predict again", _RUN) if path.is_file() else {}

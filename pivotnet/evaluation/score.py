@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pivotnet.annotation.format import FOLDER
+from pivotnet.annotation.format import FOLDER, INSTANCE_MASK
 from pivotnet.annotation.npz import read_npz
 from pivotnet.config import CLASSES
 from pivotnet.console import progress
@@ -19,6 +19,7 @@ from pivotnet.files import PathLike
 from pivotnet.pool import available_cores, run_in_pool
 
 SAMPLES_PER_WORKER = 200  # a process costs about as much time to start as these samples take
+_TRUTH = {"instance_mask": INSTANCE_MASK}
 CHUNK = 8  # samples that a process scores before it reports
 
 
@@ -67,7 +68,7 @@ def score_files(
             runs the main module again if nothing guards it.
 
     Raises:
-        PivotNetError: a file is missing or damaged, or the two are of different sizes.
+        PivotNetError: a file is missing or damaged.
     """
     if workers is None:
         workers = min(available_cores(), len(pairs) // SAMPLES_PER_WORKER)
@@ -86,11 +87,6 @@ def _score(chunk: tuple[int, Sequence[tuple[Path, Path]]], resolution: float) ->
     rows = []
     for result_file, annotation_file in pairs:
         drawn, instances = load_result(result_file)
-        truth = read_npz(annotation_file, ["instance_mask"])["instance_mask"]
-        if truth.shape != drawn.shape:
-            raise PivotNetError(
-                f"the map in {result_file} is {drawn.shape}, in {annotation_file} {truth.shape}: "
-                "predict and annotate with the same map size"
-            )
+        truth = read_npz(annotation_file, _TRUTH)["instance_mask"]
         rows.append(sample_ap(drawn, instances.scores, truth, resolution))
     return start, rows

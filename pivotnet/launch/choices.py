@@ -13,6 +13,7 @@ from pivotnet.errors import PivotNetError
 from pivotnet.files import read_json, write_json
 from pivotnet.launch import whole_number
 from pivotnet.launch.torchrun import Nodes
+from pivotnet.schema import fields, items, text
 
 _CHECKOUT = Path(__file__).absolute().parents[2]
 ROOT = _CHECKOUT if (_CHECKOUT / "test" / "env_npu.sh").is_file() else Path.cwd()  # installed without its checkout
@@ -77,7 +78,8 @@ def read_choices(kind: str, given: Mapping[str, str | None], extra: list[str]) -
         if not (folder and (Path(folder) / "checkpoints").is_dir()):
             raise PivotNetError(f"nothing to resume: {folder or 'no interrupted run here'} has no checkpoints")
         if (Path(folder) / SAVED).is_file():
-            saved = read_json(Path(folder) / SAVED, "give the options of the run again, and remove this file")
+            rule = fields({}, {**dict.fromkeys(OPTIONS, text), "extra": items(text)})
+            saved = read_json(Path(folder) / SAVED, "give the options of the run again, and remove this file", rule)
             values = {name: value or saved.get(name) for name, value in values.items()}
             extra = extra or saved.get("extra", [])
     for name, (metavar, *_) in OPTIONS.items():
@@ -110,7 +112,7 @@ def default_data() -> Path | None:
 
 def _newest_unfinished(kind: str) -> Path | None:
     def finished(summary: Path) -> bool:
-        return summary.is_file() and '"finished": true' in summary.read_text()
+        return summary.is_file() and b'"finished": true' in summary.read_bytes()
 
     found = [path for path in OUTPUTS.glob(f"{kind}_*/checkpoints") if not finished(path.parent / "summary.json")]
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None

@@ -114,6 +114,12 @@ def load_model(path: PathLike, device: torch.device, preset: str | None = None) 
         raise PivotNetError(f"checkpoint {path} ({backbone} backbone) names no preset: {remedy}")
     else:
         config = preset_config(preset)
-    model = PivotNet(config.model, config.map)
+    try:
+        model = PivotNet(config.model, config.map)
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PivotNetError(
+            f"checkpoint {path} has a configuration of no network ({reason}); take another one"
+        ) from error
     checkpoints.load_weights(model, state, path, config)
     return model.to(device).eval(), config

@@ -13,8 +13,8 @@ from pivotnet.distributed import Ranks, average_over_ranks
 from pivotnet.errors import PivotNetError
 
 AVERAGES = ("exp_avg", "exp_avg_sq")
-# Options of a group that choose the kernel: this machine's, not the checkpoint's.
-KERNEL = ("fused", "foreach", "capturable", "differentiable", "maximize", "decoupled_weight_decay")
+# Options of a group that a checkpoint has; the others choose the kernel, which is this machine's.
+SAVED = ("lr", "betas", "eps", "weight_decay")
 
 
 class FlatAdamW(torch.optim.AdamW):
@@ -93,7 +93,7 @@ class FlatAdamW(torch.optim.AdamW):
         groups = []
         for index, saved in enumerate(state_dict["param_groups"]):
             group, members = self.param_groups[index], self.members[index]
-            groups.append({**saved, **{key: group[key] for key in KERNEL if key in group}, "params": [index]})
+            groups.append({**group, **{key: saved[key] for key in SAVED if key in saved}, "params": [index]})
             entries = [state_dict["state"].get(name) for name in saved["params"]]
             steps = {float(entry["step"]) for entry in entries if entry}
             if not steps:

@@ -42,7 +42,7 @@ def train(options: Options, ranks: Ranks, device: torch.device, started: float) 
         tokens = read_split(options.data_root, options.split)
         evaluated = {name: read_split(options.data_root, name) for name in options.evaluate.split(",") if name}
         run = plan_run(options, config, len(tokens), ranks)
-        resumed, state = find_resumed(options, config, run, ranks)
+        resumed, state, bad = find_resumed(options, config, run, ranks)
     start_step = state["pivotnet"]["step"] if state else 0
     if options.deterministic:
         devices.set_deterministic()
@@ -62,7 +62,7 @@ def train(options: Options, ranks: Ranks, device: torch.device, started: float) 
         stack.enter_context(contextlib.closing(monitor))
         if ranks.main:
             _write_config(options, trainer)
-            for line in _describe(options, trainer, loader, resumed, start_step):
+            for line in [*bad, *_describe(options, trainer, loader, resumed, start_step)]:
                 monitor.say(line)
         batches = _start(trainer, loader, resumed, state)
         state = None  # its memory is needed

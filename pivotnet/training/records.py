@@ -25,9 +25,24 @@ from pathlib import Path
 from typing import IO, Any
 
 from pivotnet.distributed import CollectiveError
-from pivotnet.files import PathLike, atomic_write
+from pivotnet.errors import PivotNetError
+from pivotnet.files import PathLike, atomic_write, read_file
+from pivotnet.schema import check, fields, flag, mapping, nullable, number
 
 WARMUP_STEPS = 20  # at most; a quarter of a short run
+_LARGEST = 2**30  # bytes of a file; a step takes 500
+_SECONDS = number(0, 1e9)
+_RECORD = fields(
+    {
+        "step": number(0, whole=True),
+        "seconds": nullable(_SECONDS),
+        "data_wait": _SECONDS,
+        "counted": flag,
+        "lr": number(0, 1e300),
+        "loss": number(-1e300, 1e300),
+        "terms": mapping(number(-1e300, 1e300)),
+    }
+)
 
 
 def warmup_steps(steps: int) -> int:
@@ -41,11 +56,23 @@ def records_path(folder: PathLike, rank: int) -> Path:
 
 
 def read_records(path: PathLike) -> Iterator[dict[str, Any]]:
-    """Records of a file; a last line cut off by a kill is left out."""
-    with open(path) as stream:
-        for line in stream:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    """Records of a file; a last line cut off by a kill is left out.
+
+    Raises:
+        PivotNetError: the file cannot be read, or a line is no record.
+    """
+    remedy = "it holds no records of pivotnet train"
+    try:
+        lines = read_file(path, _LARGEST).split(b"\n")
+    except OSError as error:
+        raise PivotNetError(f"cannot read {path}: {error.strerror or error}; {remedy}") from error
+    for index, line in enumerate(lines[:-1], 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise PivotNetError(f"line {index} of {path} is no JSON ({error}); {remedy}") from error
+        check(_RECORD, record, f"line {index} of {path}", remedy)
+        yield record
 
 
 def check_loss(step: int, loss: float, terms: dict[str, float], remedy: str) -> None:

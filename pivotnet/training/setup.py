@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pivotnet.errors import PivotNetError
 from pivotnet.model.backbone.pretrained import load_pretrained
 from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
 from pivotnet.model.pivotnet import PivotNet
+from pivotnet.schema import check, fields
 from pivotnet.training.loop import Run, Trainer
 from pivotnet.training.optim import MultiStepSchedule, build_optimizer, learning_rates
 
@@ -120,23 +122,26 @@ def _check_graph(config: Config, device: torch.device, ranks: Ranks) -> None:
 
 def find_resumed(
     options: Options, config: Config, run: Run, ranks: Ranks
-) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
-    """The checkpoint to go on from, and its state; None to start anew.
+) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
+    """The checkpoint to go on from, and its state; None to start anew. Where none is named, the newest good one.
+
+    Returns:
+        path, state, and why newer checkpoints are left out.
 
     Raises:
-        PivotNetError: the output folder holds another run, or the checkpoint is of upstream, of another preset, seed
-            or number of samples a step, or complete.
+        PivotNetError: the output folder holds another run or no good checkpoint, or the checkpoint is of upstream, of
+            another preset, seed or number of samples a step, or complete.
     """
     found = checkpoints.list_checkpoints(run.output / "checkpoints")
     if options.resume is None and found:
         raise PivotNetError(f"{run.output} holds a run already ({found[-1].name}): give --resume, or another --output")
     if not options.resume and not found:
-        return None, None
-    path = Path(options.resume) if options.resume else found[-1]
-    state = checkpoints.read_checkpoint(path)
+        return None, None, []
+    path, state, bad = _newest_good([Path(options.resume)] if options.resume else found)
     if "pivotnet" not in state:
         raise PivotNetError(f"checkpoint {path} is of upstream, its run cannot be resumed here: use --pretrained")
     before = state["pivotnet"]
+    check(fields(checkpoints.PROGRESS), before, f"checkpoint {path}", "its run cannot be resumed; use --pretrained")
     saved = checkpoints.config_from_dict(before["config"])
     if saved.name != config.name:
         raise PivotNetError(
@@ -151,4 +156,15 @@ def find_resumed(
             raise PivotNetError(f"checkpoint {path} was trained with {what} = {old}, now it is {new}: keep it")
     if before["step"] > run.steps or (before["step"] == run.steps and not options.evaluate):
         raise PivotNetError(f"{path} has all of the {run.steps} steps asked for: give more --steps")
-    return path, state
+    return path, state, bad
+
+
+def _newest_good(paths: Sequence[Path]) -> tuple[Path, dict[str, Any], list[str]]:
+    """The last checkpoint that can be read, its state, and what is wrong with those behind it."""
+    bad: list[str] = []
+    for path in reversed(paths):
+        try:
+            return path, checkpoints.read_checkpoint(path), bad
+        except PivotNetError as error:
+            bad.append(str(error))
+    raise PivotNetError(bad[0])

@@ -33,10 +33,35 @@ from pivotnet import device as devices
 from pivotnet.distributed import Ranks, gather_objects
 from pivotnet.errors import PivotNetError
 from pivotnet.files import read_json, write_json
+from pivotnet.schema import fields, flag, mapping, nullable, number, text
 from pivotnet.training.records import StepRecords, counted_times, read_records, records_path
 
 SUMMARY = "summary.json"
-REQUIRED = ("preset", "ranks", "batch_size", "global_batch", "step_seconds", "wall_seconds", "finished")
+_COUNT = number(0, whole=True)
+_POSITIVE = number(1, 1e9, whole=True)
+_SECONDS = number(0, 1e12)
+_TIMES = {"median": number(1e-9, 1e9), "p90": number(1e-9, 1e9), "count": _COUNT, "warmup": nullable(_COUNT)}
+_PERCENT = fields({key: nullable(number(0, 100)) for key in ("mAP_hard", "mAP_easy")})
+_SUMMARY = fields(
+    {
+        "preset": text,
+        "device": text,
+        "device_name": text,
+        "ranks": _POSITIVE,
+        "batch_size": _POSITIVE,
+        "global_batch": _POSITIVE,
+        "steps": _COUNT,
+        "start_step": _COUNT,
+        "step_seconds": nullable(fields(_TIMES)),
+        "data_wait_share": nullable(number(0, 1)),
+        "fps": nullable(number(0)),
+        "train_seconds": _SECONDS,
+        "wall_seconds": _SECONDS,
+        "peak_memory_bytes": number(0, 2**63, whole=True),
+        "finished": flag,
+        "evaluation": mapping(fields({"average": fields({"percent": _PERCENT})})),
+    }
+)
 TITLE = "------------------ Final result ------------------"
 KINDS = {"performance": "performance", "full": "acc"}  # run script -> ending of its case name
 GIB = 1 << 30
@@ -126,16 +151,12 @@ def read_summary(folder: Path) -> dict[str, Any]:
     path = folder / SUMMARY
     if not path.exists():
         raise PivotNetError(f"{folder} has no {SUMMARY}: the run did not end; go on with --resume")
-    summary = read_json(path, "run the training again")
-    missing = [key for key in REQUIRED if key not in summary]
-    if missing:
-        raise PivotNetError(f"{path} lacks {missing[0]!r}: it was not written by pivotnet train of this version")
-    return summary
+    return read_json(path, "it was not written by pivotnet train of this version; run the training again", _SUMMARY)
 
 
 def earlier_seconds(summary: dict[str, Any], folder: Path) -> float:
     """Seconds that the processes which this run resumed have trained, up to the checkpoint that it went on from."""
-    if not summary.get("start_step"):
+    if not summary["start_step"]:
         return 0.0
     records = read_records(records_path(folder, 0))
     own = sum(record["seconds"] or 0.0 for record in records if record["step"] >= summary["start_step"])
@@ -193,7 +214,7 @@ def final_lines(summary: dict[str, Any], kind: str, earlier: float = 0.0) -> lis
 
 def _accuracy(summary: dict[str, Any]) -> list[str]:
     """mAP in percent with one decimal, as evaluation's table prints it."""
-    evaluation = summary.get("evaluation", {})
+    evaluation = summary["evaluation"]
     if "val" not in evaluation:
         raise PivotNetError("the run was not evaluated on the val split; run pivotnet evaluate on its checkpoint")
     lines = []

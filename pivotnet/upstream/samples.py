@@ -18,7 +18,7 @@ from pivotnet.data.images import read_image
 from pivotnet.data.projection import project_bev_grid
 from pivotnet.data.targets import build_targets
 from pivotnet.errors import PivotNetError
-from pivotnet.files import PathLike
+from pivotnet.files import PathLike, read_tokens
 from pivotnet.upstream.settings import BASE, map_config, require
 
 __all__ = ["NuScenesMapDataset", "load_sample", "read_image", "split_tokens"]
@@ -48,15 +48,15 @@ def split_tokens(split_file: PathLike, anno_root: PathLike) -> list[str]:
     synthetic data set) the list that ``pivotnet annotate`` has left in ANNO_ROOT/splits under the same name does.
 
     Raises:
-        PivotNetError: samples are not annotated and there is no such list, or it is empty.
+        PivotNetError: samples are not annotated and there is no such list, it is empty, or lists no tokens.
     """
-    wanted = Path(split_file).read_text().split()
+    wanted = read_tokens(split_file)
     annotated = set(os.listdir(anno_root)) if os.path.isdir(anno_root) else set()
     missing = [token for token in wanted if f"{token}.npz" not in annotated]
     if not missing:
         return wanted
     own = Path(anno_root) / "splits" / Path(split_file).name
-    tokens = own.read_text().split() if own.is_file() else []
+    tokens = read_tokens(own) if own.is_file() else []
     if not tokens:
         raise PivotNetError(
             f"{len(missing)} of the {len(wanted)} samples of {split_file} have no annotation in {anno_root}, and "
@@ -97,7 +97,7 @@ class NuScenesMapDataset(Dataset):
         points, valid = project_bev_grid(extrinsic, intrinsic, self.config.model.bev_size, self.config.map)
         masks = getattr(annotation, self.map_conf["mask_key"])
         item = {
-            "images": [read_image(self.nusc_root / path) for path in camera_paths(annotation, token)],
+            "images": [read_image(self.nusc_root / path) for path in camera_paths(annotation)],
             "targets": {"masks": masks, "points": annotation.pivot_points, "valid_len": annotation.pivot_lengths},
             "extra_infos": {
                 "token": token,

@@ -21,7 +21,7 @@ NEEDS = ("loguru", "tabulate", "tqdm")  # what upstream's requirement.txt adds t
     any(importlib.util.find_spec(name) is None for name in NEEDS), reason=f"upstream imports {', '.join(NEEDS)}"
 )
 def test_the_patched_tree_trains_on_two_npus(tmp_path: Path):
-    tree, data = tmp_path / "PivotNet", make_data(tmp_path / "nuscenes", samples=2, image_size=(900, 1600))
+    tree, data = tmp_path / "PivotNet", make_data(tmp_path / "nuscenes", samples=2)
     command([SCRIPT, "fetch", "--from", UPSTREAM], ROOT, PIVOTNET_DIR=tree)
     command(["git", "apply", "--whitespace=fix", ROOT / "pivotnet.patch"], tree)
     done = command(["bash", "run.sh", "train", "pivotnet_nuscenes_effb0", 1], tree, CARDS=2, DATA_ROOT=data)

@@ -1,4 +1,4 @@
-"""A small annotated data set of noise images and random lines, made in a second: for tests that need no real scene."""
+"""A small annotated data set of blurred noise images and random lines, for tests that need no real scene."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from pivotnet.annotation.format import FOLDER, Annotation, save_annotation
 from pivotnet.audit.sample import random_lines
-from pivotnet.config import CAMERAS, MapConfig
+from pivotnet.config import CAMERA_IMAGE_SIZE, CAMERAS, MapConfig
 from support.divider_data import one_divider
 
 
@@ -19,7 +19,7 @@ def token(index: int) -> str:
     return f"{index:032x}"
 
 
-def make_data(root: Path, samples: int = 4, seed: int = 0, image_size: tuple[int, int] = (90, 160)) -> Path:
+def make_data(root: Path, samples: int = 4, seed: int = 0) -> Path:
     """Write ``samples`` annotated samples, all of them in both splits; returns ``root``."""
     rng = np.random.default_rng(seed)
     folder = root / FOLDER
@@ -29,8 +29,8 @@ def make_data(root: Path, samples: int = 4, seed: int = 0, image_size: tuple[int
     for index in range(samples):
         paths = [f"samples/{camera}/{index}.jpg" for camera in CAMERAS]
         for path in paths:
-            noise = rng.integers(0, 256, (*image_size, 3), np.uint8)
-            cv2.imwrite(str(root / path), cv2.GaussianBlur(noise, (0, 0), 3))
+            noise = rng.integers(0, 256, (30, 50, 3), np.uint8)
+            cv2.imwrite(str(root / path), cv2.resize(noise, CAMERA_IMAGE_SIZE[::-1]))
         save_annotation(folder / f"{token(index)}.npz", _annotation(paths, rng))
     for split in ("train", "val"):
         (folder / "splits" / f"{split}.txt").write_text("".join(f"{token(index)}\n" for index in range(samples)))

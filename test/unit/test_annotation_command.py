@@ -107,7 +107,7 @@ def test_other_options_maps_and_origins_are_not_mixed(root, capsys):
     change(root / "maps" / "expansion" / "boston-seaport.json", lambda content: content["road_divider"].pop())
     assert "boston-seaport=" in refused(capsys, root)
     (folder_of(root) / "annotation.json").write_text("{}")
-    assert "annotation.json is no options file" in refused(capsys, root)
+    assert "annotation.json: lacks 'maps'" in refused(capsys, root)
 
 
 def test_mini_and_test_versions(root, capsys):
@@ -138,10 +138,10 @@ def test_bad_maps_and_tables(root, capsys):
         (city, lambda content: content.update(version="new"), old.format("new")),
         (city, lambda content: content.clear(), old.format("1.0")),
         (city, lambda content: content["node"].pop(), "is no consistent map expansion (KeyError"),
-        (city, lambda content: content["node"][0].update(x=float("nan")), "coordinate that is no number"),
+        (city, lambda content: content["node"][0].update(x=float("nan")), ".node[0].x is nan, not a number"),
         (table, None, "cannot read"),
         (table, lambda rows: rows[0].update(is_key_frame=False), "has no key frame of CAM_"),
-        (f"{VERSION}/log.json", lambda rows: rows.pop(), "do not fit together (KeyError"),
+        (f"{VERSION}/log.json", lambda rows: rows.pop(), "do not fit together: one refers to"),
         (f"{VERSION}/calibrated_sensor.json", lambda rows: rows.clear(), "do not fit together"),
         (f"{VERSION}/sample.json", lambda rows: rows[0].update(token="../x"), "'../x'"),
         (f"{VERSION}/scene.json", lambda rows: rows[0].update(name="town-7"), "'town-7'"),
@@ -156,7 +156,7 @@ def test_bad_maps_and_tables(root, capsys):
         assert f"{root / name} is truncated or no JSON" in refused(capsys, root)
         (root / name).write_text(whole)
     (root / city).write_text("[]")
-    assert "holds no JSON object" in refused(capsys, root)
+    assert "is [], not an object" in refused(capsys, root)
     assert not folder_of(root).exists()
 
 

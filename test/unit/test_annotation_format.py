@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from pivotnet.annotation.format import (
     Annotation,
@@ -29,8 +30,8 @@ def sample(seed=0, lines=True) -> Annotation:
     return Annotation(
         image_paths=[f"samples/{camera}/{seed}.jpg" for camera in CAMERAS],
         trans=rng.random((6, 3)),
-        rots=rng.random((6, 3, 3)),
-        intrins=rng.random((6, 3, 3)),
+        rots=Rotation.random(6, random_state=seed).as_matrix(),
+        intrins=np.array([[1200, 0, 800], [0, 1200, 450], [0, 0, 1]]) + rng.random((6, 3, 3)),
         semantic_mask=(instance > 0).astype(np.uint8),
         instance_mask=instance,
         instance_mask8=rng.integers(0, 5, (3, 400, 200)).astype(np.uint8),
@@ -78,13 +79,54 @@ def test_damaged_and_foreign_files(tmp_path):
     save_annotation(tmp_path / "a.npz", sample())
     with np.load(tmp_path / "a.npz") as arrays:
         content = dict(arrays)
-    for change in (
-        {"map_vectors.offsets": np.array([0, 4, 12])},
-        {"map_vectors.offsets": np.array([0, 12, 11])},
-        {"map_vectors.types": np.zeros(9, int)},
-        {"pivot_pts.points": np.zeros((44, 3))},
-        None,
+    points = content["map_vectors.points"]
+    for key, value, reason in (
+        ("map_vectors.offsets", np.array([0, 4, 12]), "offsets, which do not cut"),
+        ("map_vectors.offsets", np.array([0, 12, 11]), "offsets, which do not cut"),
+        ("map_vectors.types", np.zeros(9, int), "offsets, which do not cut"),
+        ("map_vectors.types", np.array([0, 3]), "map_vectors.types has the value 3, which is not from 0 to 2"),
+        ("pivot_pts.points", np.zeros((44, 3)), r"pivot_pts.points has shape \(44, 3\), not \(points of"),
+        ("pivot_pts.types", np.array([0, 1, 1, 2]), "10 pivot points in a line of ped_crossing, more than 2"),
+        ("map_vectors.points", np.full(points.shape, np.nan), "map_vectors.points has the value nan"),
+        ("map_vectors.points", np.full(points.shape, 1e308), "map_vectors.points has the value 1e.308"),
+        ("instance_mask", content["instance_mask"].astype(np.int64), "instance_mask is of type int64"),
+        ("semantic_mask", content["instance_mask"] + 2, "semantic_mask has the value"),
+        ("rots", np.ones((6, 3, 3)), "no rotation"),
+        ("intrins", np.zeros((6, 3, 3)), "singular"),
+        ("intrins", np.full((6, 3, 3), np.inf), "intrins has the value inf"),
+        ("trans", np.zeros((6, 3, 1)), r"trans has shape \(6, 3, 1\)"),
+        *(
+            (
+                "image_paths",
+                np.array([*content["image_paths"][:5], path]),
+                r"image_paths\[5\] is .* path below the data",
+            )
+            for path in ("/etc/x.jpg", "samples/CAM_BACK_RIGHT/../../../x.jpg", "a.jpg", "samples//a.jpg", "a/b\n.jpg")
+        ),
+        ("image_paths", content["image_paths"][[0, 1, 2, 3, 4, 4]], "no image of CAM_BACK_RIGHT"),
     ):
-        np.savez(tmp_path / "b.npz", **({"dt_mask": np.zeros(3)} if change is None else {**content, **change}))
-        with pytest.raises(PivotNetError, match=r"b\.npz is no annotated sample.*annotate again"):
+        np.savez(tmp_path / "b.npz", **{**content, key: value})
+        with pytest.raises(PivotNetError, match=rf"b\.npz is .*{reason}.* again$"):
             load_annotation(tmp_path / "b.npz")
+    np.savez(tmp_path / "b.npz", dt_mask=np.zeros(3))
+    with pytest.raises(PivotNetError, match=r"b\.npz .*lacks image_paths, trans"):
+        load_annotation(tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("pivot_length", {0: [2, 11], 1: [2], 2: [30]}, "pivot_length .* does not fit 2 lines of up to 10"),
+        ("pivot_length", {0: [2], 1: [2], 2: [30]}, "pivot_length .* does not fit 2 lines"),
+        ("pivot_pts", {0: [[1.0]], 1: [], 2: []}, "reshape"),
+        ("pivot_pts", {1: []}, "KeyError"),
+        ("pivot_pts", 5, "not subscriptable"),
+        ("ego_vectors", [{"pts": [[1.0, 2.0]], "type": 7}], "ego_vectors.types has the value 7"),
+        ("ego_vectors", [{"pts": [[1.0, float("inf")]], "type": 0}], "ego_vectors.points has the value inf"),
+        ("ego_vectors", [{"pts": [[1.0, 2.0]]}], "KeyError: 'type'"),
+    ],
+)
+def test_upstreams_damaged_files(tmp_path, key, value, reason):
+    np.savez(tmp_path / "b.npz", **{**to_upstream(sample()), key: np.array(value, object)})
+    with pytest.raises(PivotNetError, match=rf"b\.npz is no annotated sample.*{reason}.* again$"):
+        load_annotation(tmp_path / "b.npz")

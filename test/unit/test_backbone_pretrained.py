@@ -76,7 +76,7 @@ def test_files_that_are_missing_cut_or_of_another_backbone(tmp_path):
     fails("swint", path, "does not hold the weights of swint", "missing", "upernet_swin_tiny")
     fails("res50", path, "does not hold the weights of res50", "missing", "unexpected", "resnet50-0676ba61.pth")
     path.write_bytes(path.read_bytes()[:10000])
-    fails("effb0", path, "cannot read", "download it again")
+    fails("effb0", path, "cannot be read", "download it again")
     with pytest.raises(PivotNetError, match="'vgg'.*swint, res50, effb0"):
         load_pretrained(backbone_of("effb0"), "vgg", tmp_path)
 

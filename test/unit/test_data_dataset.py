@@ -109,14 +109,6 @@ def test_broken_files_give_one_line(root, workers, damage):
     assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
 
 
-def test_missing_camera_is_named(root):
-    path = root / FOLDER / f"{token(0)}.npz"
-    annotation = load_annotation(path)
-    save_annotation(path, dataclasses.replace(annotation, image_paths=annotation.image_paths[:4]))
-    with pytest.raises(PivotNetError, match="no image of CAM_BACK, CAM_BACK_RIGHT"):
-        list(evaluation_loader(root))
-
-
 def test_splits_that_are_not_there(root, tmp_path):
     with pytest.raises(PivotNetError, match="no nuScenes tree"):
         read_split(tmp_path / "elsewhere", "train")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
 from pathlib import Path
 
 import cv2
@@ -10,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pivotnet.config import CAMERA_IMAGE_SIZE as SIZE
+from pivotnet.data import images
 from pivotnet.data.images import read_image, read_view, resize
 from pivotnet.errors import PivotNetError
 
@@ -33,8 +37,14 @@ def pils(path: Path) -> np.ndarray:
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("size", [(225, 400), (123, 77), (64, 65)])
 def test_pixels_are_pils(
-    tmp_path: Path, quality: int, subsampling: str, progressive: bool, size: tuple[int, int]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    quality: int,
+    subsampling: str,
+    progressive: bool,
+    size: tuple[int, int],
 ) -> None:
+    monkeypatch.setattr(images, "CAMERA_IMAGE_SIZE", size)
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     options = {"quality": quality, "subsampling": subsampling, "progressive": progressive}
@@ -42,26 +52,53 @@ def test_pixels_are_pils(
     np.testing.assert_array_equal(read_image(tmp_path / "a.jpg"), pils(tmp_path / "a.jpg"))
 
 
-@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA"])
-def test_other_kinds_of_images_are_converted_as_pil_does(tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_other_colours_are_converted_as_pil_does(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "a.jpg"
-    Image.fromarray(drawing((40, 60))).convert(mode).save(path, "JPEG" if mode in ("L", "CMYK") else "PNG")
+    Image.fromarray(drawing(SIZE)).convert(mode).save(path)
     np.testing.assert_array_equal(read_image(path), pils(path))
+
+
+def reason(path: Path) -> str:
+    with pytest.raises(PivotNetError, match=rf"camera image .*{path.name} cannot be decoded .*copy it anew") as caught:
+        read_image(path)
+    assert "\n" not in str(caught.value) and "BytesIO" not in str(caught.value)
+    return str(caught.value)
 
 
 def test_every_truncation_is_reported(tmp_path: Path) -> None:
     whole = io.BytesIO()
-    Image.fromarray(drawing((80, 120))).save(whole, "JPEG")
+    Image.fromarray(drawing(SIZE)).save(whole, "JPEG", quality=10)
     content = whole.getvalue()
-    for length in range(0, len(content) - 2, len(content) // 40):
+    for length in range(0, len(content) - 2, len(content) // 20):
         (tmp_path / "a.jpg").write_bytes(content[:length])
-        with pytest.raises(PivotNetError, match=r"a\.jpg cannot be decoded .*copy it anew") as caught:
-            read_image(tmp_path / "a.jpg")
-        assert "\n" not in str(caught.value) and "BytesIO" not in str(caught.value)
+        reason(tmp_path / "a.jpg")
+
+
+def test_what_is_no_jpeg_of_a_camera_is_not_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    for kind in ("PNG", "BMP", "EPS", "TIFF", "GIF"):
+        Image.fromarray(drawing((9, 16))).save(path, kind)
+        assert "no JPEG" in reason(path)
+    for size in ((90, 160), (1600, 900), (10_000, 10_000), (65_000, 65_000)):
+        Image.new("L", (8, 8)).save(path)
+        content = path.read_bytes()
+        start = content.index(b"\xff\xc0") + 5
+        path.write_bytes(content[:start] + struct.pack(">HH", *size) + content[start + 4 :])
+        assert f"it has {size[1]} x {size[0]} pixels, not 1600 x 900" in reason(path) or max(size) >= 10_000
+    Image.new("RGB", SIZE[::-1]).save(path, progressive=True)
+    content = path.read_bytes()
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    path.write_bytes(content[:-2] + scan * 100 + content[-2:])
+    assert "more than 100 scans" in reason(path)
+    os.mkfifo(tmp_path / "fifo.jpg")
+    assert "no regular file" in reason(tmp_path / "fifo.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    assert "no regular file" in reason(tmp_path / "zero.jpg")
 
 
 def test_a_view_is_a_resized_image_in_its_place(tmp_path: Path) -> None:
-    Image.fromarray(drawing((90, 160))).save(tmp_path / "a.jpg")
+    Image.fromarray(drawing(SIZE)).save(tmp_path / "a.jpg")
     views = np.full((3, 48, 80, 3), 7, np.uint8)
     read_view(tmp_path / "a.jpg", views[1])
     np.testing.assert_array_equal(views[1], resize(pils(tmp_path / "a.jpg"), (48, 80))[..., ::-1])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pivotnet.annotation.npz import is_whole
 from pivotnet.config import MapConfig
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation import results
@@ -49,11 +50,11 @@ def test_a_truncated_file_counts_as_missing(tmp_path: Path, share: float) -> Non
     path = results.result_path(tmp_path, "token")
     save_result(path, *some_result())
     whole = path.read_bytes()
-    assert results.has_result(tmp_path, "token")
+    assert is_whole(path)
 
     path.write_bytes(whole[: int(len(whole) * share)])
 
-    assert not results.has_result(tmp_path, "token")
+    assert not is_whole(path)
     with pytest.raises(PivotNetError, match="token.npz"):
         load_result(path)
 
@@ -61,12 +62,28 @@ def test_a_truncated_file_counts_as_missing(tmp_path: Path, share: float) -> Non
 def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "token.npz"
     mask, instances = some_result(2)
-    mask[0, 0, 0] = 3
     save_result(path, mask, instances)
-    with pytest.raises(PivotNetError, match="id 3, and there are 2 instances"):
-        load_result(path)
-    np.savez(path, instance_mask=np.zeros((3, 4, 4)))
-    with pytest.raises(PivotNetError, match="no result file"):
+    with np.load(path) as arrays:
+        whole = dict(arrays)
+    offsets, points = whole["dt_res.offsets"], whole["dt_res.points"]
+    for change, reason in (
+        ({"dt_mask": np.where(mask == 2, 3, mask)}, "id 3, and there are 2 instances"),
+        ({"dt_mask": mask[:, :4]}, r"dt_mask has shape \(3, 4, 200\), not \(3, 400, 200\)"),
+        ({"dt_mask": np.full(mask.shape, 2**31, np.int64)}, "dt_mask has the value 2147483648, which is not from 0"),
+        ({"dt_mask": np.full(mask.shape, -1)}, "dt_mask has the value -1"),
+        ({"dt_mask": mask.astype(float)}, "dt_mask is of type float64"),
+        ({"dt_res.labels": np.array([0, 3])}, "dt_res.labels has the value 3"),
+        ({"dt_res.labels": np.array([0])}, "dt_res.labels has 1 instances, but dt_res.scores has 2"),
+        ({"dt_res.scores": np.array([np.nan, 1])}, "dt_res.scores has the value nan"),
+        ({"dt_res.offsets": offsets[::-1]}, "3 offsets, which do not cut"),
+        ({"dt_res.points": points * 1e30}, "dt_res.points has the value"),
+        ({"dt_res.points": points.T}, "dt_res.points has shape"),
+    ):
+        np.savez(path, **{**whole, **change})
+        with pytest.raises(PivotNetError, match=rf"token\.npz .*{reason}"):
+            load_result(path)
+    np.savez(path, instance_mask=mask)
+    with pytest.raises(PivotNetError, match="lacks dt_mask, dt_res.points"):
         load_result(path)
 
 

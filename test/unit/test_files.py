@@ -7,7 +7,7 @@ import os
 import pytest
 
 from pivotnet.errors import PivotNetError
-from pivotnet.files import atomic_write, make_folder, read_json, write_json
+from pivotnet.files import atomic_write, make_folder, open_file, read_file, read_json, read_tokens, write_json
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -70,7 +70,26 @@ def test_json_is_read_and_written(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(PivotNetError, match=r"a\.json is truncated or no JSON .*; make it$"):
             read_json(path, "make it")
-    for content, kind, name in (("[]", dict, "object"), ("{}", list, "list"), ("1", dict, "object")):
-        path.write_text(content)
-        with pytest.raises(PivotNetError, match=f"holds no JSON {name}; make it"):
-            read_json(path, "make it", kind)
+    path.write_text("[]")
+    with pytest.raises(PivotNetError, match=r"a\.json: is \[\], not an object; make it$"):
+        read_json(path, "make it")
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", "/dev/zero", tmp_path):
+        with pytest.raises(OSError, match="no regular file|Is a directory"):
+            open_file(path)
+    (tmp_path / "large").write_bytes(bytes(11))
+    with pytest.raises(OSError, match="it has 11 bytes, more than 10"):
+        read_file(tmp_path / "large", 10)
+
+
+def test_lists_hold_tokens_only(tmp_path):
+    path = tmp_path / "val.txt"
+    path.write_text("a\nb-1_C.npz\n\n")
+    assert read_tokens(path) == ["a", "b-1_C"]
+    for bad in (b"a\n../b", b"/etc/x", b"a/b", b"..", b"\xff", b"a\0", "é".encode(), b"a" * 129):
+        path.write_bytes(bad)
+        with pytest.raises(PivotNetError, match=r"val\.txt.*give a list of sample tokens, one a line"):
+            read_tokens(path)

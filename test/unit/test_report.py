@@ -111,7 +111,7 @@ def test_no_final_result_without_the_measurement(tmp_path, capsys, changes, kind
         ({}, ["--final", "full"], "has no summary.json: the run did not end"),
         *(({"summary.json": text}, ["--final", "full"], "no JSON") for text in ("", '{"preset"')),
         ({"summary.json": "{}"}, ["--final", "full"], "lacks 'preset'"),
-        ({"summary.json": "[]"}, ["--final", "full"], "holds no JSON object"),
+        ({"summary.json": "[]"}, ["--final", "full"], "is [], not an object"),
         ({}, [], "holds no training run"),
         ({"steps.rank0.jsonl": "{}\n"}, [], "holds no records"),
         ({}, ["elsewhere", "--final", "full"], "takes one OUTPUT"),

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from support.random_targets import CONFIG, sample
 
 from pivotnet.config import preset
 from pivotnet.data.targets import build_targets
-from pivotnet.errors import PivotNetError
 
 SWINT = preset("swint")
 
@@ -57,18 +54,3 @@ def test_saturated_ids_count_as_one() -> None:
     targets = build_targets([(mask, points, lengths)], SWINT)
     assert targets.counts[0, 0] == 3
     assert targets.masks[0, 0].flatten(1).any(1).all()
-
-
-def test_unfit_samples_are_reported() -> None:
-    mask, points, lengths = sample(8, (2, 1, 1))
-    with pytest.raises(PivotNetError, match="empty batch"):
-        build_targets([], SWINT)
-    with pytest.raises(PivotNetError, match=r"shape \(3, 400, 100\)"):
-        build_targets([(mask[:, :, :100], points, lengths)], SWINT)
-    with pytest.raises(PivotNetError, match="divider .* 3 lengths"):
-        build_targets([(mask, points, {**lengths, 0: np.array([2, 2, 2])})], SWINT)
-    with pytest.raises(PivotNetError, match="lengths up to 11"):
-        build_targets([(mask, points, {**lengths, 0: np.array([2, 11])})], SWINT)
-    with pytest.raises(PivotNetError, match="divider has points of shape"):
-        fewer = dataclasses.replace(SWINT, map=dataclasses.replace(SWINT.map, max_points=(8, 2, 30)))
-        build_targets([(mask, points, lengths)], fewer)

@@ -43,7 +43,7 @@ def test_warm_up_is_a_quarter_of_a_short_run(steps, warmup):
 def test_records_survive_a_kill_and_a_resume(tmp_path):
     records = StepRecords(tmp_path, 1, 0, 5)
     for step in range(5):
-        record = {"step": step, "seconds": float(step), "data_wait": 0.5, "counted": step > 2}
+        record = {"step": step, "seconds": float(step), "data_wait": 0.5, "counted": step > 2, "lr": 0.1}
         records.add(record, 1 / 3, {"a": 1.0})
     path = tmp_path / "steps.rank1.jsonl"
     assert len(list(read_records(path))) == 5  # without a close

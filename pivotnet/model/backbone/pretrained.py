@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from pivotnet.checkpoint import read_tensors
 from pivotnet.config import BACKBONES
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike
@@ -56,15 +56,14 @@ def load_pretrained(backbone: nn.Module, name: str, path: PathLike) -> None:
 def _read(source: Path, url: str) -> dict[str, Any]:
     """The state dict of a file, which may be wrapped in a dict of other information."""
     try:
-        content = torch.load(source, map_location="cpu", weights_only=True)
+        content = read_tensors(source)
     except FileNotFoundError:
         raise PivotNetError(
             f"{source} is missing: download it from {url}, "
             "or give no weight file to start with a random backbone (it then learns slower and less)"
         ) from None
-    except Exception as error:  # torch raises many types of errors for files that are cut, or are something else
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PivotNetError(f"cannot read {source} ({reason}): download it again from {url}") from error
+    except PivotNetError as error:
+        raise PivotNetError(f"{error}: download it again from {url}") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise PivotNetError(f"{source} holds no dict of tensors: download it again from {url}")

@@ -1,5 +1,7 @@
-"""The operators that this package and upstream's tree call, on a simulated NPU, forward and backward, against the same
-on the CPU: that torch_npu's kernels and the simulator's reference bodies understand each other."""
+"""Operators that upstream's tree may call and this package's step does not, on a simulated NPU, forward and backward,
+against the same on the CPU: that torch_npu's kernels and the simulator's reference bodies understand each other.
+
+Those of the step are compared within the network (test_npu_network.py, test_npu_training.py)."""
 
 from __future__ import annotations
 
@@ -34,24 +36,8 @@ def binary(*shape: int) -> Make:
     return lambda: torch.rand(shape).round()
 
 
-def assign(a: Tensor, b: Tensor) -> Tensor:
-    out = a * 1
-    out[2:4] = b
-    out[5] = 1.5
-    return out
-
-
 def scatter(a: Tensor, i: Tensor, b: Tensor) -> tuple[Tensor, ...]:
     return a.scatter(1, i, b), a.scatter_add(1, i, b), a.scatter(1, i[:, :2], 2.0)
-
-
-def cross_entropy(a: Tensor, i: Tensor) -> tuple[Tensor, Tensor]:
-    return F.cross_entropy(a, i, a.new_tensor((0.2, 1, 3))), F.cross_entropy(a, i, reduction="none")
-
-
-def bce_with_logits(a: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    loss = F.binary_cross_entropy_with_logits
-    return loss(a, t), loss(a, t, reduction="none")
 
 
 def ranges(device: torch.device) -> tuple[Tensor, ...]:
@@ -59,14 +45,14 @@ def ranges(device: torch.device) -> tuple[Tensor, ...]:
     return (*grids, torch.eye(3, device=device), torch.full((2,), 3, device=device), torch.zeros(2, device=device))
 
 
-UNARY = "abs neg exp log sqrt rsqrt sin cos sigmoid floor ceil round sign square reciprocal erf isfinite isnan"
-BINARY = "add sub mul div maximum minimum pow eq ne lt le gt ge"
+UNARY = "exp log sqrt rsqrt sin cos floor ceil round square reciprocal erf isfinite isnan"
+BINARY = "maximum minimum pow eq ne lt le gt ge"
 IMAGE = (2, 4, 7, 9)
 # name, function, inputs
 CASES: list[tuple[Any, ...]] = [
     *((name, getattr(torch, name), positive(3, 5)) for name in UNARY.split()),
     *((name, getattr(torch, name), positive(3, 5), positive(1, 5)) for name in BINARY.split()),
-    *((name, getattr(F, name), r(3, 5)) for name in ("relu", "gelu", "silu", "softplus")),
+    ("softplus", F.softplus, r(3, 5)),
     ("numbers", lambda a: ((a + 2) * 3 - 1) / 4 + (1 - a) + 2 / a + a**2 + 2**a, positive(3, 5)),
     ("compare with numbers", lambda a: (a > 0.3) & (a <= 0.7) | (a == 0.5) ^ ~(a < 0.1), positive(3, 5)),
     ("integers", lambda a: a // 3 + a % 4 - a * 2, index(50, 4, 5)),
@@ -74,17 +60,9 @@ CASES: list[tuple[Any, ...]] = [
     ("addcmul", lambda a, b, c: torch.addcmul(a, b, c, value=0.3) + torch.addcdiv(a, b, c + 3), r(3), r(3), r(3)),
     ("lerp", lambda a, b: torch.lerp(a, b, 0.3) + torch.lerp(a, b, torch.full_like(a, 0.2)), r(4), r(4)),
     ("clamp", lambda a: a.clamp(-0.3, 0.4) + a.clamp(min=0) + a.clamp(max=0.1), r(3, 5)),
-    ("where", lambda a, b, m: torch.where(m, a, b) + torch.where(m, a, 2.0), r(3, 5), r(3, 5), mask(3, 5)),
     ("masked_fill", lambda a, m: a.masked_fill(m, -1e9).masked_fill(~m, float("-inf")).exp(), r(3, 5), mask(3, 5)),
     ("logical", lambda a, b: (a & b, a | b, a ^ b, ~a, a.all(), a.any(), a.all(1)), mask(3, 4), mask(3, 4)),
-    (
-        "cast",
-        lambda a: (a.half().float(), a.int(), a.long(), a.bool(), a.to(torch.uint8), a.bfloat16().float()),
-        positive(9),
-    ),
     # reductions
-    ("sum", lambda a, m: (a.sum(), a.sum(1), a.sum((0, 2), keepdim=True), m.sum(1)), r(2, 3, 4), mask(3, 5)),
-    ("mean", lambda a: (a.mean(), a.mean(-1), a.mean((-2, -1), keepdim=True)), r(2, 3, 4)),
     ("var and std", lambda a: (a.var(1), a.std(0, unbiased=False), torch.var_mean(a, (0, 2))[0]), r(2, 3, 4)),
     ("norm", lambda a: (a.norm(), a.norm(dim=1), torch.linalg.vector_norm(a, 1, dim=(0, 1))), r(3, 4)),
     ("max and min", lambda a: (a.max(), a.min(), a.max(1)[0], a.min(0)[1], a.amax((0, 1)), a.amin(1)), r(3, 4, 2)),
@@ -96,47 +74,23 @@ CASES: list[tuple[Any, ...]] = [
     ("scatter", scatter, r(4, 5), lambda: torch.rand(4, 5).argsort(1), r(4, 5)),
     ("index", lambda a, i: (a[i], a[:, i], a[i, 1:], a[..., 0], a[None, ::2], a[i, i]), r(6, 6, 2), index(6, 3)),
     ("index_put", lambda a, i, b: (a * 1).index_put_((i,), b, accumulate=True), r(6, 2), index(6, 3), r(3, 2)),
-    ("index_add", lambda a, i, b: a.index_add(0, i, b), r(6, 2), index(6, 3), r(3, 2)),
-    ("assignment", assign, r(6, 2), r(2, 2)),
-    ("index_select", lambda a, i: a.index_select(1, i), r(3, 6), index(6, 4)),
     ("nonzero", lambda a, m: (m.nonzero(), m[m], a[m]), r(4, 4), mask(4, 4)),
     ("unique", torch.unique, index(5, 12)),
-    ("embedding", lambda w, i: F.embedding(i, w), r(7, 4), index(7, 3, 2)),
     # shapes
-    ("cat and stack", lambda a, b: (torch.cat((a, b), 1), torch.stack((a, b), 1)), r(3, 4), r(3, 4)),
-    ("split and chunk", lambda a: (*a.split((1, 3), 1), *a.chunk(2, 0), *a.unbind(1)), r(2, 4)),
-    ("permute", lambda a: (a.permute(2, 0, 1).contiguous(), a.transpose(0, 1).reshape(-1), a.flatten(1)), r(2, 3, 4)),
     ("expand and repeat", lambda a: (a[:, None].expand(3, 2, 4).contiguous(), a.repeat(2, 3)), r(3, 4)),
     ("roll and flip", lambda a: (a.roll((-1, 2), (1, 2)), a.flip(1), a.roll(1, 0)), r(2, 5, 6)),
-    ("pad", lambda a: (F.pad(a, (1, 2, 0, 3)), F.pad(a, (-1, 0, 2, 0), value=0.5)), r(2, 5, 6)),
     ("creation", lambda a: (torch.zeros_like(a), torch.ones_like(a), a.new_full((2, 3), 7.0), *ranges(a.device)), r(3)),
     # products
-    ("linear", lambda a, w, b: (F.linear(a, w, b), F.linear(a, w)), r(2, 3, 4), r(5, 4), r(5)),
-    ("matmul", lambda a, b, c: (a @ b, a[None] @ c), r(2, 3, 4), r(2, 4, 5), r(4, 5)),
-    ("bmm", torch.bmm, r(2, 3, 4), r(2, 4, 5)),
-    ("mm and mv", lambda a, b, c: (a @ b, a @ c), r(3, 4), r(4, 5), r(4)),
-    ("einsum", lambda a, b: torch.einsum("bqc,bchw->bqhw", a, b), r(2, 3, 4), r(2, 4, 5, 6)),
-    ("addmm", lambda a, b, c: torch.addmm(a, b, c, beta=0.5, alpha=2), r(3, 5), r(3, 4), r(4, 5)),
     ("inverse", torch.inverse, lambda: torch.eye(4) * 2 + torch.rand(4, 4) * 0.1),
     ("cdist", lambda a, b: (torch.cdist(a, b), torch.cdist(a, b, p=1)), r(2, 4, 3), r(2, 5, 3)),
     # layers
-    ("conv2d", lambda a, w, b: F.conv2d(a, w, b, stride=2, padding=1), r(*IMAGE), r(6, 4, 3, 3), r(6)),
-    ("depthwise conv2d", lambda a, w: F.conv2d(a, w, padding=1, groups=4), r(*IMAGE), r(4, 1, 3, 3)),
-    ("batch_norm", lambda a, w, b: F.batch_norm(a, None, None, w, b, True), r(*IMAGE), r(4), r(4)),
-    ("batch_norm eval", lambda a, w, b: F.batch_norm(a, w.detach(), b.detach() + 2, w, b), r(*IMAGE), r(4), r(4)),
-    ("layer_norm", lambda a, w, b: F.layer_norm(a, (6,), w, b), r(2, 5, 6), r(6), r(6)),
-    ("max_pool2d", lambda a: F.max_pool2d(a, 3, 2, 1), r(*IMAGE)),
     ("adaptive_avg_pool2d", lambda a: (F.adaptive_avg_pool2d(a, 1), F.adaptive_avg_pool2d(a, (3, 4))), r(*IMAGE)),
     ("bilinear aligned", lambda a: F.interpolate(a, (13, 20), mode="bilinear", align_corners=True), r(*IMAGE)),
     ("bilinear", lambda a: F.interpolate(a, (13, 20), mode="bilinear", align_corners=False), r(*IMAGE)),
     ("nearest", lambda a: F.interpolate(a, (14, 18), mode="nearest"), r(*IMAGE)),
     ("grid_sample", lambda a, g: F.grid_sample(a, g, align_corners=False), r(*IMAGE), r(2, 3, 4, 2)),
-    ("softmax", lambda a: (a.softmax(-1), a.log_softmax(0), a.softmax(1)), r(2, 3, 4)),
-    ("attention", F.scaled_dot_product_attention, r(2, 2, 5, 8), r(2, 2, 6, 8), r(2, 2, 6, 8)),
     # losses
-    ("cross_entropy", cross_entropy, r(5, 3), index(3, 5)),
     ("cross_entropy map", lambda a, i: F.cross_entropy(a, i), r(2, 3, 4, 5), index(3, 2, 4, 5)),
-    ("bce_with_logits", bce_with_logits, r(3, 5), binary(3, 5)),
     ("bce", lambda a, t: F.binary_cross_entropy(a.sigmoid(), t), r(3, 5), binary(3, 5)),
     ("l1_loss", lambda a, b: F.l1_loss(a, b) + F.l1_loss(a, b, reduction="sum"), r(3, 5), r(3, 5)),
 ]

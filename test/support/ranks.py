@@ -14,7 +14,6 @@ import torch.multiprocessing as multiprocessing
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pivotnet.criterion.criterion import Criterion
 from pivotnet.distributed import (
     CollectiveError,
     agreed,
@@ -26,7 +25,7 @@ from pivotnet.distributed import (
 from pivotnet.errors import LostRankError, PivotNetError
 from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
 from pivotnet.training.shutdown import Shutdown
-from support.random_targets import CONFIG, FIELDS, gradients, prediction_part, predictions, target_part, targets
+from support.random_targets import FIELDS
 from support.small_network import network_inputs, small_network
 
 RANKS = 2
@@ -44,20 +43,6 @@ def _run_rank(rank: int, work: Callable[[int], Any], folder: str) -> None:
     torch.save(work(rank), f"{folder}/{rank}.pt")
     time.sleep(0.5)  # torch 2.1 may hang when the group closes right after its last collective
     dist.destroy_process_group()
-
-
-# ---- criterion: one sample a rank ----
-
-CRITERION_COUNTS = ((6, 3, 4), (1, 0, 2), (0, 0, 0), (3, 5, 17))
-
-
-def criterion_share(rank: int) -> dict[str, Any]:
-    """Terms and gradients of one sample of a batch."""
-    own = slice(rank, rank + 1)
-    predicted = prediction_part(predictions(RANKS), own)
-    result = Criterion(CONFIG)(predicted, target_part(targets(*CRITERION_COUNTS[:RANKS]), own))
-    result.total.backward()
-    return {"terms": result.terms, "gradients": gradients(predicted)}
 
 
 # ---- network: one sample a rank ----

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from support.random_targets import CONFIG, FIELDS, gradients, prediction_part, predictions, target_part, targets
-from support.ranks import CRITERION_COUNTS, criterion_share, run_ranks
 
 from pivotnet.audit.operators import OperatorCounter, tensors_in, waits
 from pivotnet.criterion import criterion as criterion_module
@@ -20,6 +18,7 @@ from pivotnet.errors import PivotNetError
 from pivotnet.structures import Predictions
 
 COUNTS = (6, 3, 4)
+BATCH = (COUNTS, (1, 0, 2), (0, 0, 0), (3, 5, 17))
 
 
 def test_no_instances_give_zeros_of_the_whole_graph() -> None:
@@ -107,8 +106,8 @@ def test_predictions_that_do_not_fit_are_reported() -> None:
 
 
 def test_a_batch_is_the_mean_of_its_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = len(CRITERION_COUNTS)
-    predicted, drawn = predictions(batch), targets(*CRITERION_COUNTS)
+    batch = len(BATCH)
+    predicted, drawn = predictions(batch), targets(*BATCH)
     criterion = Criterion(CONFIG)
     result = criterion(predicted, drawn)
     result.total.backward()
@@ -132,17 +131,3 @@ def test_a_batch_is_the_mean_of_its_samples(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_normaliser_is_the_mean_number_of_instances_but_at_least_one() -> None:
     counts = torch.tensor([[6, 0, 3], [3, 1, 0]], dtype=torch.int32)
     assert class_normaliser(counts).tolist() == [4.5, 1.0, 1.5]
-
-
-def test_ranks_of_one_sample_equal_one_rank_of_all(tmp_path: Path) -> None:
-    found = run_ranks(criterion_share, tmp_path)
-    predicted, drawn = predictions(len(found)), targets(*CRITERION_COUNTS[: len(found)])
-    result = Criterion(CONFIG)(predicted, drawn)
-    result.total.backward()
-    for name in TERMS:
-        mean = sum(rank["terms"][name] for rank in found) / len(found)
-        torch.testing.assert_close(mean, result.terms[name], rtol=1e-5, atol=0)
-    for rank, saved in enumerate(found):  # ranks average their gradients
-        for name, gradient in saved["gradients"].items():
-            expected = getattr(predicted, name).grad[:, rank : rank + 1]
-            torch.testing.assert_close(gradient / len(found), expected, rtol=1e-5, atol=1e-9)

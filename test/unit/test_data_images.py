@@ -14,7 +14,7 @@ from PIL import Image
 
 from pivotnet.config import CAMERA_IMAGE_SIZE as SIZE
 from pivotnet.data import images
-from pivotnet.data.images import read_image, read_view, resize
+from pivotnet.data.images import read_image
 from pivotnet.errors import PivotNetError
 
 ORIENTATION = 0x0112  # EXIF
@@ -95,11 +95,3 @@ def test_what_is_no_jpeg_of_a_camera_is_not_decoded(tmp_path: Path) -> None:
     assert "no regular file" in reason(tmp_path / "fifo.jpg")
     (tmp_path / "zero.jpg").symlink_to("/dev/zero")
     assert "no regular file" in reason(tmp_path / "zero.jpg")
-
-
-def test_a_view_is_a_resized_image_in_its_place(tmp_path: Path) -> None:
-    Image.fromarray(drawing(SIZE)).save(tmp_path / "a.jpg")
-    views = np.full((3, 48, 80, 3), 7, np.uint8)
-    read_view(tmp_path / "a.jpg", views[1])
-    np.testing.assert_array_equal(views[1], resize(pils(tmp_path / "a.jpg"), (48, 80))[..., ::-1])
-    assert (views[[0, 2]] == 7).all()

@@ -50,15 +50,6 @@ def test_batch_equals_singles(network):
             torch.testing.assert_close(getattr(together, name)[:, b : b + 1], wanted, rtol=1e-4, atol=1e-4)
 
 
-@torch.no_grad()
-def test_uint8_images_equal_normalised_ones(network):
-    _, points, valid = network_inputs(1)
-    images = torch.randint(0, 256, (1, 6, *MODEL.image_size, 3), dtype=torch.uint8)
-    first = network(images, points, valid)
-    second = network(network.normalise(images), points, valid)
-    torch.testing.assert_close(first.masks, second.masks)
-
-
 def test_every_parameter_gets_a_gradient_under_bfloat16_too(network):
     """Distributed training waits for every parameter's gradient."""
     network.train()

@@ -27,7 +27,6 @@ class Counts:
     launches: int = 0  # operators on device tensors that are not views
     calls: int = 0  # to the device's library (CANN), where the device counts by itself
     strided: int = 0  # operands of these calls that the library has to copy, because their strides have gaps
-    memory_bytes: int = 0  # operands and results of the launches
     host_waits: int = 0  # the host stopped until the device had a value or a size
     cpu_fallbacks: int = 0  # operators that an NPU hands back to the CPU
     float64: int = 0  # operators with a float64 result on the device
@@ -39,7 +38,7 @@ class Counts:
 
 
 # What a report shows; also the keys of a budget.
-NUMBERS = tuple(number.name for number in fields(Counts) if number.name != "memory_bytes")
+NUMBERS = tuple(number.name for number in fields(Counts))
 
 
 @dataclass

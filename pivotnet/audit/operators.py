@@ -123,14 +123,13 @@ class OperatorCounter(TorchDispatchMode):
     def operator(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Take in one operator that has run."""
         if launches(operator):
-            self.launch(operator_name(operator), tensors_in((args, kwargs, result)))
+            self.launch(operator_name(operator))
 
-    def launch(self, name: str, tensors: Sequence[Tensor]) -> None:
-        """Count one launch with its operands and results."""
+    def launch(self, name: str) -> None:
+        """Count one launch."""
         if not self._paused:
             self.audit.operators[self.phase, name] += 1
             self.counts.launches += 1
-            self.counts.memory_bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def add(self, **numbers: int) -> None:
         """Add to fields of the running phase's Counts."""

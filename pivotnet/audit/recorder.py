@@ -177,7 +177,7 @@ class Recorder(OperatorCounter):
                 self.copied(inputs[0], to_device=False)
         if not launches(operator) or name == "_local_scalar_dense":
             return
-        self.launch(name, [*inputs, *outputs])
+        self.launch(name)
         self.add(float64=int(any(output.dtype in WIDE for output in outputs)))
         if name in KNOWN_FALLBACKS and self._counters is None:
             self.add(cpu_fallbacks=1)

@@ -180,28 +180,21 @@ def attention_as_one_launch(counter: OperatorCounter) -> Iterator[None]:
     operators = importlib.import_module("mapmaster.models.bev_decoder.deform_transformer.ops.functions")
     core = operators.MSDeformAttnFunction.apply
 
-    def counted(name: str, compute: Callable[[], tuple[Tensor, ...]], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        with counter.paused():
-            found = compute()
-        counter.launch(name, [*inputs, *found])
-        return found
-
     class Kernel(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, compute: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
             ctx.compute = compute
             ctx.save_for_backward(*inputs)
-            return counted("deformable_attention", lambda: (compute(*inputs),), inputs)[0]
+            counter.launch("deformable_attention")
+            with counter.paused():
+                return compute(*inputs)
 
         @staticmethod
         def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-            leaves = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
-
-            def differentiate() -> tuple[Tensor, ...]:
-                with torch.enable_grad():
-                    return torch.autograd.grad(ctx.compute(*leaves), leaves, gradient)
-
-            return None, *counted("deformable_attention_backward", differentiate, (gradient, *leaves))
+            counter.launch("deformable_attention_backward")
+            with counter.paused(), torch.enable_grad():
+                leaves = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+                return None, *torch.autograd.grad(ctx.compute(*leaves), leaves, gradient)
 
     def apply(value: Tensor, shapes: Any, starts: Any, locations: Tensor, weights: Tensor, step: int) -> Tensor:
         return Kernel.apply(lambda v, p, w: core(v, shapes, starts, p, w, step), value, locations, weights)

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pivotnet import __version__
-from pivotnet.errors import CollectiveError, LostRankError, PivotNetError
+from pivotnet.commands import OptionParser
+from pivotnet.errors import CollectiveError, LostRankError, PivotNetError, run_command
 from pivotnet.launch.torchrun import ERROR_FILE, hand_over
 
 COMMANDS = {
@@ -39,7 +40,7 @@ def build_parser(
         PivotNetError: a package that the subcommand needs is not installed.
     """
     chosen = arguments[0] if arguments and arguments[0] in COMMANDS else None
-    parser = argparse.ArgumentParser(prog="pivotnet", description=__doc__.splitlines()[0])
+    parser = OptionParser(prog="pivotnet", description=__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=f"pivotnet {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     run = None
@@ -62,21 +63,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     # when the device is wanted, and says what is wrong.
     os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     arguments = list(sys.argv[1:] if argv is None else argv)
+    return run_command(lambda: _run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    if "\0" in "".join(arguments):
+        raise PivotNetError("an option has a NUL character, which no name can have: leave it out")
+    parser, run = build_parser(arguments)
+    args = parser.parse_args(arguments)
+    assert run is not None  # the parser has raised when no command was chosen
     try:
-        parser, run = build_parser(arguments)
-        args = parser.parse_args(arguments)
-        assert run is not None  # argparse has left already when no command was chosen
         return run(args)
-    except PivotNetError as error:
-        if not isinstance(error, CollectiveError) or os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        elif ERROR_FILE in os.environ:  # this rank may end first, and torchrun then ends rank 0 before it prints
+    except CollectiveError as error:
+        if os.environ.get("RANK", "0") == "0":
+            raise
+        if ERROR_FILE in os.environ:  # this rank may end first, and torchrun then ends rank 0 before it prints
             hand_over(type(error), error, None)
-        if isinstance(error, LostRankError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(2)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except LostRankError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class RunData:
 
     @property
     def name(self) -> str:
-        return self.folder.resolve().name
+        return os.path.basename(os.path.realpath(self.folder))
 
 
 def read_run(folder: Path) -> RunData:

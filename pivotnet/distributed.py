@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from pivotnet import device as devices
 from pivotnet.errors import CollectiveError, LostRankError, PivotNetError
+from pivotnet.limits import whole_number
 
 TIMEOUT = timedelta(minutes=30)  # of a collective: a rank may decode, evaluate or write for long
 
@@ -45,9 +46,7 @@ def ranks_from_environment() -> Ranks:
     values = {}
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         text = os.environ.get(name, os.environ["WORLD_SIZE"] if name == "LOCAL_WORLD_SIZE" else "0")
-        if not text.isdigit():
-            raise PivotNetError(f"environment variable {name}={text!r} is no number: start through torchrun")
-        values[name] = int(text)
+        values[name] = whole_number(f"{name} in the environment", text, least=int(name.endswith("SIZE")))
     return Ranks(values["RANK"], values["LOCAL_RANK"], values["WORLD_SIZE"], values["LOCAL_WORLD_SIZE"])
 
 

@@ -27,9 +27,9 @@ from benchmarks.printed import GIB, print_counts, print_machine, print_table, pr
 from benchmarks.turns import TOTAL, take_turns  # noqa: E402
 from recordings import inputs, shim  # noqa: E402
 
-from pivotnet.commands import positive  # noqa: E402
+from pivotnet.commands import OptionParser, batch_size, positive, whole  # noqa: E402
 from pivotnet.config import PRESETS  # noqa: E402
-from pivotnet.errors import PivotNetError  # noqa: E402
+from pivotnet.errors import PivotNetError, run_command  # noqa: E402
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -70,7 +70,7 @@ def measure(args: argparse.Namespace) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Both benchmarks' options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
     step = benchmarks.add_parser("step", help="a training step")
     criterion = benchmarks.add_parser("criterion", help="matching and losses alone")
@@ -78,10 +78,10 @@ def build_parser() -> argparse.ArgumentParser:
     for add in (step.add_argument, criterion.add_argument):
         add("--against", type=Path, metavar="CHECKOUT", help="a checkout of upstream (default: ours alone)")
         add("--rounds", type=positive, default=3, help="measured turns of each side (3)")
-        add("--warmup", type=int, default=1, help="turns before them (1)")
+        add("--warmup", type=whole(0), default=1, help="turns before them (1)")
         cases = "drawn targets; typical has 6 dividers, 3 crossings, 4 boundaries, dense 20, 25, 15"
         add("--cases", nargs="+", choices=tuple(inputs.CASES), default=["typical"], help=cases)
-        add("--batch-sizes", nargs="+", type=positive, default=[1], help="ours; upstream knows 1")
+        add("--batch-sizes", nargs="+", type=batch_size, default=[1], help="ours; upstream knows 1")
         add("--threads", type=positive, default=2, help="torch's threads (2)")
         add("--device", default="cpu", help="of ours: npu, cuda, cpu (cpu)")
         add("--no-count", action="store_false", dest="count", help="count no launches and MACs")
@@ -94,14 +94,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Parse the command line and run a benchmark; returns the exit status."""
+    return run_command(_run)
+
+
+def _run() -> int:
     args = build_parser().parse_args()
-    try:
-        load_before = os.getloadavg()[0]
-        measure(args)
-        print_machine(load_before, args.device)
-    except PivotNetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    load_before = os.getloadavg()[0]
+    measure(args)
+    print_machine(load_before, args.device)
     return 0
 
 

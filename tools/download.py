@@ -25,8 +25,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from pivotnet.commands import OptionParser  # noqa: E402
 from pivotnet.config import BACKBONES, RELEASE, WEIGHT_MAGIC  # noqa: E402
-from pivotnet.errors import PivotNetError  # noqa: E402
+from pivotnet.errors import PivotNetError, run_command  # noqa: E402
 from pivotnet.files import make_folder  # noqa: E402
 
 PUBLISHED = {backbone.weight_file: backbone.sha256 for backbone in BACKBONES.values()}
@@ -77,20 +78,20 @@ def fetch(name: str, folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return run_command(lambda: _run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
+    parser = OptionParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(FILES))
     parser.add_argument("--to", type=Path, metavar="DIR", default=ROOT / "assets" / "weights", help="the folder")
     args = parser.parse_args(argv)
     socket.setdefaulttimeout(20)  # seconds without an answer
-    try:
-        for name in args.names:
-            if name not in FILES:
-                raise PivotNetError(f"unknown name {name}: choose from {', '.join(FILES)}")
-        for file in dict.fromkeys(file for name in args.names or ["backbones"] for file in FILES[name]):
-            fetch(file, make_folder(args.to, "--to"))
-    except PivotNetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for name in args.names:
+        if name not in FILES:
+            raise PivotNetError(f"unknown name {name}: choose from {', '.join(FILES)}")
+    for file in dict.fromkeys(file for name in args.names or ["backbones"] for file in FILES[name]):
+        fetch(file, make_folder(args.to, "--to"))
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pivotnet.annotation.runner import annotate_on_terminal
-from pivotnet.commands import positive
+from pivotnet.commands import processes
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     versions = "v1.0-trainval, v1.0-mini or v1.0-test (default: %(default)s)"
     add("-v", "--version", default="v1.0-trainval", help=versions)
     add("--bezier", action="store_true", help="fit bezier curves too (BeMapNet's targets)")
-    add("--workers", type=positive, metavar="N", help="processes (default: one a core)")
+    add("--workers", type=processes, metavar="N", help="processes (default: one a core)")
     add("--overwrite", action="store_true", help="annotate everything again, keep nothing")
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from pivotnet import device as devices
 from pivotnet.audit.counts import NUMBERS, Audit
 from pivotnet.audit.step import audit_step
+from pivotnet.commands import batch_size, whole
 from pivotnet.config import preset
 from pivotnet.distributed import process_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
@@ -44,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Options of ``pivotnet audit``."""
     add = parser.add_argument
     add("--preset", default="swint", help="swint (default), res50, effb0 or smoke")
-    add("--batch-size", type=int, default=1, help="samples a card (1)")
+    add("--batch-size", type=batch_size, default=1, help="samples a card (1)")
     add(
         "--image-size",
         type=_size,
@@ -56,17 +57,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--budget", type=Path, metavar="FILE", help='JSON as {"host_waits": 2, "launches": 6000}: exit 1 if exceeded')
 
 
+_side = whole(32, 8192)
+
+
 def _size(text: str) -> tuple[int, int]:
-    rows, _, columns = text.partition("x")
-    if not (rows.isdigit() and columns.isdigit()) or int(rows) % 32 or int(columns) % 32 or "0" in (rows, columns):
+    rows, columns = (_side(side) for side in text.partition("x")[::2])
+    if rows % 32 or columns % 32:
         raise argparse.ArgumentTypeError(f"{text} is no HxW in multiples of 32")
-    return int(rows), int(columns)
+    return rows, columns
 
 
 def run(args: argparse.Namespace) -> int:
     """Audit one step; returns 1 when a budget is exceeded."""
-    if args.batch_size < 1:
-        raise PivotNetError(f"--batch-size is {args.batch_size}: give 1 or more")
     budget = read_budget(args.budget) if args.budget else {}
     config = preset(args.preset)
     if args.image_size:

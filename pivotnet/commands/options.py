@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from pivotnet.commands import positive
+from pivotnet.commands import batch_size, workers
 from pivotnet.config import PRESETS
 from pivotnet.data.tokens import DEFAULT_DATA_ROOT, SPLITS
 from pivotnet.device import select_device, set_reduced_precision
@@ -38,8 +38,8 @@ def add_network_arguments(parser: argparse.ArgumentParser, required: bool = Fals
     add("--ckpt", metavar="CKPT", required=required, help="checkpoint, ours or upstream's")
     add("--preset", choices=list(PRESETS), help="of a checkpoint of upstream; ours know theirs")
     add("--device", help="npu, cuda or cpu, also npu:1 (default: the first that works)")
-    add("--batch-size", type=positive, default=1, metavar="N", help="samples at once (default: 1)")
-    add("--workers", type=int, metavar="N", help="processes that load and score (default: by cores)")
+    add("--batch-size", type=batch_size, default=1, metavar="N", help="samples at once (default: 1)")
+    add("--workers", type=workers, metavar="N", help="processes that load and score (default: by cores)")
 
 
 def load_predictor(args: argparse.Namespace) -> Predictor:

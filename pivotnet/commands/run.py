@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from typing import NoReturn
 
-from pivotnet.errors import PivotNetError
+from pivotnet.commands import OptionParser
 from pivotnet.launch.choices import OPTIONS, ROOT, SCRIPTS, read_choices
 from pivotnet.launch.supervise import Interrupted
 from pivotnet.launch.training_run import FailedRun, train
@@ -22,13 +21,6 @@ with NNODES, NODE_RANK (0, 1, ...) and MASTER_ADDR (of node 0) set; MASTER_PORT 
 Synthetic data is made from SYNTH_SEED (default 0). The run scripts use PYTHON, else the active environment; without
 one that has the packages they make .venv, from WHEELHOUSE (see tools/wheelhouse.py) where that is set.
 """
-
-
-class OptionParser(argparse.ArgumentParser):
-    """Its errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise PivotNetError(f"{message}; see --help")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import time
 from pathlib import Path
 
-from pivotnet.commands import positive
+from pivotnet.commands import positive, processes, seed
 from pivotnet.console import long_run
 from pivotnet.pool import available_cores
 from pivotnet.synthetic.generate import generate
@@ -17,16 +17,16 @@ from pivotnet.synthetic.plan import Options
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("out", type=Path, metavar="OUT", help="folder of the data set; new, or empty")
-    add("--scenes", type=int, metavar="N", help="drives (%(default)s)")
-    add("--samples-per-scene", type=int, metavar="M", help="samples of a drive (%(default)s)")
-    add("--seed", type=int, metavar="S", help="which data set (%(default)s)")
+    add("--scenes", type=positive, metavar="N", help="drives (%(default)s)")
+    add("--samples-per-scene", type=positive, metavar="M", help="samples of a drive (%(default)s)")
+    add("--seed", type=seed, metavar="S", help="which data set (%(default)s)")
     add(
         "--no-images",
         dest="images",
         action="store_false",
         help="tables and maps only; takes a second, but nothing to train on",
     )
-    add("--workers", type=positive, metavar="W", help="drawing processes (one a usable core)")
+    add("--workers", type=processes, metavar="W", help="drawing processes (one a usable core)")
     parser.set_defaults(**dataclasses.asdict(Options()))
 
 

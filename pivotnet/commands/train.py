@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import errno
 import os
 import time
 from pathlib import Path
 
 from pivotnet import device as devices
-from pivotnet.commands import positive
+from pivotnet.commands import batch_size, positive, rate, seed, workers
 from pivotnet.data.tokens import DEFAULT_DATA_ROOT
 from pivotnet.distributed import process_group, ranks_from_environment
-from pivotnet.errors import PivotNetError
 from pivotnet.launch.supervise import end_with_parent
 from pivotnet.training.job import train
 from pivotnet.training.setup import AMP, SAVE_AT_LEAST, Options
@@ -38,19 +36,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, help="output folder (outputs/PRESET)")
     add("--epochs", type=positive, help="length of the schedule (the preset's: 30)")
     add("--steps", type=positive, help="end after this step of the schedule")
-    add("--batch-size", type=positive, help="samples a card (the preset's: 1)")
-    add("--lr", type=float, help="learning rate, not scaled by the number of ranks")
-    add("--backbone-lr", type=float, help="the backbone's (--lr in the preset's ratio)")
+    add("--batch-size", type=batch_size, help="samples a card (the preset's: 1)")
+    add("--lr", type=rate, help="learning rate, not scaled by the number of ranks")
+    add("--backbone-lr", type=rate, help="the backbone's (--lr in the preset's ratio)")
     add("--amp", choices=sorted(AMP), help="mixed precision (none: float32)")
     add("--allow-tf32", action="store_true", help="let TF32 (GPU) and HF32 (NPU) into matrix products, convolutions")
-    add("--seed", type=int, help="of initialisation, dropout and the order of samples (0)")
+    add("--seed", type=seed, help="of initialisation, dropout and the order of samples (0)")
     add("--deterministic", action="store_true", help="the same bits in every run, where kernels allow it")
     add("--resume", nargs="?", const="", metavar="CKPT", help="go on from CKPT, or from the newest one in --output")
     add("--pretrained", "--ckpt", type=Path, metavar="CKPT", help="start from a checkpoint's weights (or upstream's)")
     add("--backbone-weights", type=Path, metavar="FILE", help="start from a pretrained backbone file")
     add("--checkpointing", action=argparse.BooleanOptionalAction, help="recompute activations: less memory, more time")
     add("--graph", action="store_true", help="replay the network as captured graphs (one card; docs/performance.md)")
-    add("--workers", type=int, help="data loading processes a card (chosen by cores and size of the split)")
+    add("--workers", type=workers, help="data loading processes a card (chosen by cores and size of the split)")
     add("--save-every", type=positive, help=f"steps between checkpoints (an epoch, at least {SAVE_AT_LEAST})")
     add("--keep", type=positive, help="checkpoints to keep (3)")
     add("--log-every", type=positive, help="steps between log lines (10)")
@@ -69,12 +67,6 @@ def run(args: argparse.Namespace) -> int:
     options = Options(**{option.name: getattr(args, option.name) for option in dataclasses.fields(Options)})
     ranks = ranks_from_environment()
     device = devices.select_device(args.device, ranks.local_rank)
-    try:
-        with process_group(ranks, device):
-            finished = train(options, ranks, device, started)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        # checkpoints say so themselves; this is a record, a log line or a curve
-        raise PivotNetError(f"the disk of --output is full ({error}): free some space, then --resume") from error
+    with process_group(ranks, device):
+        finished = train(options, ranks, device, started)
     return 0 if finished else EXIT_STATUS

@@ -15,13 +15,6 @@ def say(text: str) -> None:
     print(f"[pivotnet] {text}", flush=True)
 
 
-def whole_number(name: str, text: str, least: int = 1) -> int:
-    """A number that the user has given under this name."""
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
-        raise PivotNetError(f"{name} is {text}: give a whole number of at least {least}")
-    return int(text)
-
-
 def require_patched_modules(requirements: object) -> None:
     """Raise PivotNetError unless this Python has what the patched tree imports; ``requirements``: its file."""
     missing = [name for name in PATCHED_MODULES if importlib.util.find_spec(name) is None]

@@ -11,8 +11,8 @@ from typing import Any
 from pivotnet.config import preset
 from pivotnet.errors import PivotNetError
 from pivotnet.files import read_json, write_json
-from pivotnet.launch import whole_number
 from pivotnet.launch.torchrun import Nodes
+from pivotnet.limits import BATCH_SIZE, COUNT, WORKERS, whole_number
 from pivotnet.schema import fields, items, text
 
 _CHECKOUT = Path(__file__).absolute().parents[2]
@@ -35,6 +35,8 @@ OPTIONS = {
     "weights": ("DIR", "pretrained backbone files", "assets/weights, see tools/download.py"),
     "output": ("DIR", "folder of this run", "a new one under test/output"),
 }
+
+MOST = {"cards": WORKERS, "batch_size": BATCH_SIZE, "steps": COUNT, "epochs": COUNT}
 
 
 @dataclass
@@ -84,7 +86,7 @@ def read_choices(kind: str, given: Mapping[str, str | None], extra: list[str]) -
             extra = extra or saved.get("extra", [])
     for name, (metavar, *_) in OPTIONS.items():
         if metavar == "N" and values[name]:
-            values[name] = whole_number(f"--{name.replace('_', '-')} ({name.upper()})", values[name])
+            values[name] = whole_number(f"--{name.replace('_', '-')} ({name.upper()})", values[name], most=MOST[name])
     if values["preset"]:
         preset(values["preset"])
     if values["network"] not in (None, *NETWORKS):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pivotnet.launch import whole_number
+from pivotnet.limits import whole_number
 
 MARK = "PIVOTNET_RUN"  # environment variable that every process of a supervised command has
 GRACE = "PIVOTNET_GRACE"  # seconds that a command has to end after the first signal (60)

@@ -20,11 +20,12 @@ from types import TracebackType
 from typing import Any
 
 from pivotnet.errors import PivotNetError
-from pivotnet.launch import whole_number
 from pivotnet.launch.supervise import end_with_parent
+from pivotnet.limits import WORKERS, whole_number
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torchrun names it to each rank
 LAST_LINES = 15
+HIGHEST_PORT = 65535
 ENDED_BY_TORCHRUN = (-15, 143)  # exit statuses of ranks that lost another one
 LOST = "lost the connection to another rank"  # in the message of LostRankError
 # Advised where the host is the bottleneck; test/env_npu.sh gives reasons. Other devices do not read them.
@@ -48,13 +49,14 @@ class Nodes:
             PivotNetError: they do not fit together.
         """
         get = os.environ.get
-        count = whole_number("NNODES", get("NNODES") or "1")
+        count = whole_number("NNODES", get("NNODES") or "1", most=WORKERS)
         rank = whole_number("NODE_RANK", get("NODE_RANK") or "0", least=0)
         if rank >= count:
             raise PivotNetError(f"NODE_RANK is {rank}: give 0 to {count - 1} (NNODES - 1), another one on each machine")
         if count > 1 and not get("MASTER_ADDR"):
             raise PivotNetError(f"NNODES is {count}: set MASTER_ADDR to the address of node 0")
-        return cls(count, rank, get("MASTER_ADDR", ""), whole_number("MASTER_PORT", get("MASTER_PORT") or "29500"))
+        port = whole_number("MASTER_PORT", get("MASTER_PORT") or "29500", most=HIGHEST_PORT)
+        return cls(count, rank, get("MASTER_ADDR", ""), port)
 
 
 def command(cards: int, nodes: Nodes, words: list[str], logs: Path | None = None) -> list[str]:

@@ -16,9 +16,10 @@ from pathlib import Path
 from pivotnet.config import BACKBONES
 from pivotnet.errors import PivotNetError
 from pivotnet.files import make_folder
-from pivotnet.launch import require_patched_modules, say, torchrun, whole_number
+from pivotnet.launch import require_patched_modules, say, torchrun
 from pivotnet.launch.choices import OUTPUTS, ROOT, Choices, checkout_folder
 from pivotnet.launch.supervise import supervise
+from pivotnet.limits import SEED, whole_number
 
 CHECKPOINT = "checkpoint_epoch_{}.pth"  # of the patched checkout
 PATCHED_OPTIONS = ("--exp_options", "--pretrained_model", "--find_unused_parameters", "--sync_bn")
@@ -130,7 +131,7 @@ def _configuration(choices: Choices) -> str:
 def _prepare_data(choices: Choices) -> None:
     """Make synthetic data where there is no other, and annotate what is not annotated."""
     if not choices.data_root:
-        seed = whole_number("SYNTH_SEED", os.environ.get("SYNTH_SEED") or "0", least=0)
+        seed = whole_number("SYNTH_SEED", os.environ.get("SYNTH_SEED") or "0", 0, SEED)
         choices.data_root = ROOT / "data" / f"synthetic-{seed}"
         say(f"no data in data/nuscenes and no DATA_ROOT: synthetic data, seed {seed}, in {choices.data_root}")
         _run(make_folder(ROOT / "data", "DATA_ROOT"), "synth", choices.data_root, "--seed", seed)

@@ -33,7 +33,7 @@ def generate(folder: Path, options: Options, workers: int, progress: Callable[[i
     """
     plan = make_plan(options)
     wanted = {"format": FORMAT, **asdict(options)}
-    target = folder.resolve()
+    target = Path(os.path.realpath(folder))  # Path.resolve raises for a loop of links
     if _is_there(target, wanted):
         return False
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")

@@ -35,13 +35,9 @@ class Options:
     images: bool = True
 
     def check(self) -> None:
-        """Raise PivotNetError for a number outside its limits."""
+        """Raise PivotNetError for more scenes than there are names."""
         if not 1 <= self.scenes <= MOST_SCENES:
             raise PivotNetError(f"--scenes {self.scenes} is outside 1 to {MOST_SCENES}, which have names in the splits")
-        if self.samples_per_scene < 1:
-            raise PivotNetError(f"--samples-per-scene {self.samples_per_scene} is too few; choose at least 1")
-        if self.seed < 0:
-            raise PivotNetError(f"--seed {self.seed} is negative; choose 0 or more")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from pivotnet.distributed import init_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
 from pivotnet.launch.supervise import end_with_parent
 from pivotnet.launch.torchrun import hand_over
+from pivotnet.limits import BATCH_SIZE, WORKERS, whole_number
 from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
 from pivotnet.training.optim import LR_FACTORS
 from pivotnet.upstream import launch
@@ -52,7 +53,8 @@ class RlaunchReplicaEnv:
         # upstream uses torch's old interfaces, which no user of it can change
         warnings.filterwarnings("ignore", category=UserWarning, module="torch")
         end_with_parent()
-        self.sync_bn, self.find_unused_parameters = int(sync_bn), find_unused_parameters
+        self.sync_bn = whole_number("--sync_bn", str(sync_bn), 0, WORKERS)
+        self.find_unused_parameters = find_unused_parameters
         self.ranks = ranks_from_environment()
         RlaunchReplicaEnv.device = _select(launch.parse_cards(devices), self.ranks.local_rank)
 
@@ -96,6 +98,8 @@ class RlaunchReplicaEnv:
 
         DATA_ROOT in the environment replaces the data root of the config, before its data sets are made.
         """
+        whole_number("-b", str(executor.exp.batch_size_per_device), most=BATCH_SIZE)
+        whole_number("-e", str(executor.exp.max_epoch))
         root = os.environ.get("DATA_ROOT")
         if root:
             executor.exp.exp_config.map_conf.update(nusc_root=root, anno_root=os.path.join(root, FOLDER))

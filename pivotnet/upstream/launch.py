@@ -13,7 +13,8 @@ from pathlib import Path
 
 from pivotnet import device as devices
 from pivotnet.errors import PivotNetError
-from pivotnet.launch import torchrun, whole_number
+from pivotnet.launch import torchrun
+from pivotnet.limits import WORKERS, whole_number
 
 DEVICE = "PIVOTNET_DEVICE"  # npu, cuda or cpu; the first of them that works where it is not set
 LOGS = "PIVOTNET_LOGS"  # folder for what ranks write; where it is set, only rank 0's stdout goes to the console
@@ -26,14 +27,12 @@ def parse_cards(text: str | None) -> list[int]:
     Raises:
         PivotNetError: another form.
     """
-    try:
-        cards: list[int] = []
-        for part in text.split(",") if text else []:
-            first, _, last = part.partition("-")
-            cards.extend(range(int(first), int(last or first) + 1))
-        return cards
-    except ValueError as error:
-        raise PivotNetError(f"-d {text!r} lists no cards: write 0-7 or 0,2,3") from error
+    cards: list[int] = []
+    for part in text.split(",") if text else []:
+        first, _, last = part.partition("-")
+        low, high = (whole_number(f"a card of -d {text}", one, 0, WORKERS) for one in (first, last or first))
+        cards.extend(range(low, high + 1))
+    return cards
 
 
 def count_cards(listed: list[int]) -> int:
@@ -44,7 +43,7 @@ def count_cards(listed: list[int]) -> int:
     """
     chosen = os.environ.get("CARDS")
     if chosen:
-        return whole_number("CARDS", chosen)
+        return whole_number("CARDS", chosen, most=WORKERS)
     kind = devices.select_device(os.environ.get(DEVICE)).type
     existing = 1 if kind == "cpu" else devices.device_count(kind)
     count = len([card for card in listed if card < existing]) if listed else existing

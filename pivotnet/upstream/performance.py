@@ -21,7 +21,7 @@ from pivotnet import device as devices
 from pivotnet.distributed import average_over_ranks, ranks_from_environment
 from pivotnet.errors import PivotNetError
 from pivotnet.files import make_folder
-from pivotnet.launch import whole_number
+from pivotnet.limits import whole_number
 from pivotnet.structures import Targets
 from pivotnet.training.monitor import Monitor
 from pivotnet.training.records import StepRecords, check_loss

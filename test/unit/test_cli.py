@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.commands import ENVIRONMENT
 
 import pivotnet
 from pivotnet import cli
 from pivotnet.errors import PivotNetError
 
 ROOT = Path(cli.__file__).parents[1]
+MEMORY = "end other programs, raise the limit (ulimit -v), or give a smaller --batch-size and fewer --workers\n"
 
 
 def test_help_needs_no_torch():
@@ -29,12 +31,33 @@ def test_a_missing_package_is_one_line():
     assert done.stderr.strip() == "error: scipy is not installed: pip install -r requirements.txt"
 
 
-@pytest.mark.parametrize("arguments", [["fly"], [], ["train"], ["render", "--limit", "0"]])
-def test_bad_usage_leaves_with_two(arguments, capsys):
-    with pytest.raises(SystemExit) as left:
-        cli.main(arguments)
-    assert left.value.code == 2
-    assert "usage: pivotnet" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("fly", "invalid choice: 'fly'"),
+        ("", "the following arguments are required: COMMAND"),
+        ("train --split train", "the following arguments are required: --preset"),
+        ("render --limit 0", "--limit: the value is 0: give a whole number from 1 to 1000000000"),
+        ("train --preset smoke --lr nan", "--lr: the value is nan: give a number from 0 to 1e+06"),
+        ("train --preset smoke --backbone-lr -1", "--backbone-lr: the value is -1"),
+        ("train --preset smoke --lr fast", "--lr: the value is fast"),
+        (f"train --preset smoke --seed {2**70}", "give a whole number from 0 to 4294967295"),
+        ("train --preset smoke --batch-size 1000000000", "give a whole number from 1 to 4096"),
+        ("train --preset smoke --batch-size ²", "the value is ²"),
+        ("train --preset smoke --split a\0b", "an option has a NUL character"),
+        ("evaluate --workers -1", "give a whole number from 0 to 1024"),
+        ("predict --ckpt x --workers 1000000", "give a whole number from 0 to 1024"),
+        ("synth x --workers 0", "give a whole number from 1 to 1024"),
+        ("annotate -d x --workers ²", "the value is ²"),
+        ("audit --batch-size 0", "give a whole number from 1 to 4096"),
+        ("audit --image-size 64x9999999999", "give a whole number from 32 to 8192"),
+        ("audit --image-size 64x65", "64x65 is no HxW in multiples of 32"),
+    ],
+)
+def test_bad_options_are_one_line(arguments, message, capsys):
+    assert cli.main(arguments.split(" ") if arguments else []) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ") and printed.count("\n") == 1 and message in printed
 
 
 @pytest.mark.parametrize(
@@ -42,15 +65,60 @@ def test_bad_usage_leaves_with_two(arguments, capsys):
     [
         (PivotNetError("the disk is on fire: fetch water"), 2, "error: the disk is on fire: fetch water\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (BrokenPipeError(), 1, ""),
+        (MemoryError(), 2, f"error: out of memory (MemoryError): {MEMORY}"),
+        (
+            RuntimeError("NPU out of memory. Tried\n to"),
+            2,
+            f"error: out of memory (NPU out of memory. Tried): {MEMORY}",
+        ),
+        (
+            IsADirectoryError(21, "Is a directory", "a.txt"),
+            2,
+            "error: cannot use a.txt: Is a directory; correct the path or its permissions\n",
+        ),
     ],
 )
-def test_errors_are_one_line(monkeypatch, capsys, error, status, said):
+def test_an_end_is_one_line(monkeypatch, capsys, error, status, said):
     def run(args):
         raise error
 
     monkeypatch.setattr(importlib.import_module("pivotnet.commands.synth"), "run", run)
     assert cli.main(["synth", "somewhere"]) == status
     assert capsys.readouterr().err == said
+
+
+def test_a_fault_of_the_program_shows_its_traceback(monkeypatch):
+    def run(args):
+        raise RuntimeError("Caught RuntimeError in DataLoader worker process 0")
+
+    monkeypatch.setattr(importlib.import_module("pivotnet.commands.synth"), "run", run)
+    with pytest.raises(RuntimeError, match="Caught"):
+        cli.main(["synth", "somewhere"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full and limits of the address space")
+@pytest.mark.parametrize(
+    ("shell", "status", "said"),
+    [
+        (
+            "pivotnet doctor --json >/dev/full",
+            2,
+            "error: the disk that is written to, or to which stdout goes, is full",
+        ),
+        ("pivotnet doctor --json | read -r line", 1, ""),
+        ("pivotnet synth x\xff --scenes 1 --samples-per-scene 1 --no-images", 0, ""),
+        ("pivotnet synth y --scenes 1 --samples-per-scene 1 --no-images >&-", 0, ""),
+        ("ulimit -v 400000; pivotnet train --preset smoke", 2, "error: out of memory ("),
+        ("ln -s loop loop; pivotnet synth loop --no-images", 2, "error: cannot write"),
+        ("pivotnet synth /proc/x", 2, "error: cannot write /proc/x"),
+    ],
+)
+def test_the_shell_s_limits_are_one_line(tmp_path, shell, status, said):
+    own = f'set -o pipefail; pivotnet() {{ {sys.executable} -m pivotnet "$@"; }}; '
+    done = subprocess.run(["bash", "-c", own + shell], capture_output=True, env=ENVIRONMENT, cwd=tmp_path)
+    printed = done.stderr.decode()
+    assert done.returncode == status and printed.startswith(said) and printed.count("\n") == bool(said), printed
 
 
 def test_the_version_is_the_change_log_s():

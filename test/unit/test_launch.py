@@ -36,7 +36,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("options", "variables", "message"),
     [
         ("--stepz 3", {}, "unrecognized arguments: --stepz 3"),
-        ("--cards many", {}, "--cards (CARDS) is many: give a whole number of at least 1"),
+        ("--cards many", {}, "--cards (CARDS) is many: give a whole number from 1 to 1024"),
         ("--batch-size ²", {}, "--batch-size (BATCH_SIZE) is ²"),
         ("", {"STEPS": "0"}, "--steps (STEPS) is 0"),
         ("--data-root /no_where", {}, "data root /no_where does not exist"),

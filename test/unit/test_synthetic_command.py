@@ -62,7 +62,7 @@ def test_the_same_run_again_changes_nothing_and_another_one_is_refused(tmp_path,
 def test_numbers_out_of_range_are_reported_in_one_line(tmp_path, capsys, option, value):
     assert synth(tmp_path / "set", option, value) == 2
     error = capsys.readouterr().err
-    assert f"{option} {value}" in error and error.count("\n") == 1
+    assert option in error and value in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 

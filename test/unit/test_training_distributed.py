@@ -84,9 +84,11 @@ def test_ranks_come_from_torchrun(monkeypatch):
     for name, value in (("RANK", "5"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4")):
         monkeypatch.setenv(name, value)
     assert ranks_from_environment() == Ranks(5, 1, 8, 4)
-    monkeypatch.setenv("RANK", "five")
-    with pytest.raises(PivotNetError, match="RANK='five'"):
-        ranks_from_environment()
+    for name, value in (("RANK", "five"), ("LOCAL_RANK", "-1"), ("WORLD_SIZE", "²"), ("WORLD_SIZE", "0")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            with pytest.raises(PivotNetError, match=f"{name} in the environment is {value}: give a whole number"):
+                ranks_from_environment()
 
 
 def test_a_group_that_cannot_form_is_one_line(monkeypatch):

@@ -50,7 +50,8 @@ def test_cards_that_do_not_exist_are_left_out_and_cards_overrules(monkeypatch, k
 @pytest.mark.parametrize(
     ("variables", "listed", "message"),
     [
-        ({}, "all", "write 0-7 or 0,2,3"),
+        ({}, "all", "-d all is all"),
+        ({}, "0-99999999999", "a card of -d .* give a whole number from 0 to 1024"),
         ({launch.DEVICE: "cpu"}, "4,5", r"none of the cards \[4, 5\] exists"),
         ({launch.DEVICE: "abacus"}, "", "unknown device 'abacus'"),
         ({"CARDS": "none"}, "", "CARDS is none"),

@@ -1,0 +1,21 @@
+"""Whole numbers that users give, in options and in environment variables, and their limits."""
+
+from __future__ import annotations
+
+from pivotnet.errors import PivotNetError
+
+COUNT = 10**9  # steps, epochs, samples
+BATCH_SIZE = 4096
+WORKERS = 1024  # processes
+SEED = 2**32 - 1  # numpy's own limit
+
+
+def whole_number(name: str, text: str, least: int = 1, most: int = COUNT) -> int:
+    """The number that the user has given under this name.
+
+    Raises:
+        PivotNetError: ``text`` has other characters than 0 to 9, or the number is outside ``least`` to ``most``.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
+        raise PivotNetError(f"{name} is {text}: give a whole number from {least} to {most}")
+    return int(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import secrets
@@ -17,6 +18,16 @@ from pivotnet.schema import Misfit, Rule, an_object, check, file_token, items
 
 PathLike = Union[str, "os.PathLike[str]"]
 LARGEST = 64 * 2**20  # bytes of a file that is read as a whole, where its reader knows no other limit
+_locks: set[int] = set()  # file descriptors
+
+
+def _drop_locks() -> None:
+    for descriptor in _locks:
+        os.close(descriptor)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_drop_locks)  # a loader worker may outlive its rank, whose run is then resumed
 
 
 @contextlib.contextmanager
@@ -92,6 +103,35 @@ def read_file(path: PathLike, largest: int = LARGEST) -> bytes:
         if size > largest:
             raise OSError(errno.EFBIG, f"it has {size} bytes, more than {largest}", str(path))
         return stream.read()
+
+
+def lock_output(folder: PathLike) -> contextlib.AbstractContextManager[None]:
+    """``locked`` for the output folder of a run.
+
+    Raises:
+        PivotNetError: another run has locked it.
+    """
+    return locked(folder, busy=f"another run is writing into {folder}: wait for it, or choose another --output")
+
+
+@contextlib.contextmanager
+def locked(folder: PathLike, busy: str | None = None) -> Iterator[None]:
+    """Lock a folder, where the file system supports locks. Wait for other processes, or raise ``busy``."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    _locks.add(descriptor)
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if busy:
+                    raise PivotNetError(busy) from None
+                print(f"[pivotnet] waiting for another run that works in {folder}", flush=True)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        _locks.discard(descriptor)
+        os.close(descriptor)
 
 
 def read_json(

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from pivotnet.config import BACKBONES
 from pivotnet.errors import PivotNetError
-from pivotnet.files import make_folder
+from pivotnet.files import lock_output, locked, make_folder
 from pivotnet.launch import require_patched_modules, say, torchrun
 from pivotnet.launch.choices import OUTPUTS, ROOT, Choices, checkout_folder
 from pivotnet.launch.supervise import supervise
@@ -46,8 +43,9 @@ def train(choices: Choices) -> None:
     _prepare_data(choices)
     output, node = make_output(choices), choices.nodes.rank
     own = make_folder(output / "ranks" / f"node{node}", "--output")
-    with locked(own, busy=f"another run is writing into {output}: wait for it, or choose another --output"):
+    with lock_output(own):
         if node == 0:
+            (output / "summary.json").unlink(missing_ok=True)  # an earlier end of a resumed run is not its result
             choices.save()
         say(f"output: {output}")
         logs = make_folder(own / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")  # a resumed run has several
@@ -148,33 +146,12 @@ def _run(folder: Path, *words: object) -> None:
         raise PivotNetError(f"pivotnet {words[0]} failed (exit status {status}): see above")
 
 
-@contextlib.contextmanager
-def locked(folder: Path, busy: str | None = None) -> Iterator[None]:
-    """Lock a folder, where the file system supports locks. Wait for other runs, or raise ``busy``."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if busy:
-                    raise PivotNetError(busy) from None
-                say(f"waiting for another run that works in {folder}")
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def make_output(choices: Choices) -> Path:
     """The folder of the run, a new one unless one was named."""
     if not choices.output:
         name = f"{choices.kind}_{choices.preset}_{choices.cards}p_{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         choices.output = OUTPUTS / name
-    main = choices.nodes.rank == 0
-    if main and choices.resume:
-        (choices.output / "summary.json").unlink(missing_ok=True)  # an earlier end of this run is not its result
-    elif main and any(choices.output.glob("*.json*")):
+    if choices.nodes.rank == 0 and not choices.resume and any(choices.output.glob("*.json*")):
         remedy = f"choose another --output, or --resume {choices.output}"
         raise PivotNetError(f"{choices.output} holds a run already: {remedy}")
     return make_folder(choices.output, "--output")

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import time
 
 import pytest
 
 from pivotnet.errors import PivotNetError
-from pivotnet.files import atomic_write, make_folder, open_file, read_file, read_json, read_tokens, write_json
+from pivotnet.files import (
+    atomic_write,
+    lock_output,
+    locked,
+    make_folder,
+    open_file,
+    read_file,
+    read_json,
+    read_tokens,
+    write_json,
+)
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -93,3 +105,15 @@ def test_lists_hold_tokens_only(tmp_path):
         path.write_bytes(bad)
         with pytest.raises(PivotNetError, match=r"val\.txt.*give a list of sample tokens, one a line"):
             read_tokens(path)
+
+
+def test_a_folder_has_one_user_at_a_time(tmp_path, capsys):
+    with lock_output(tmp_path):
+        with pytest.raises(PivotNetError, match="another run is writing into .*: wait for it"), lock_output(tmp_path):
+            pass
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        worker.start()
+    with locked(tmp_path):
+        assert capsys.readouterr().out == "", "nothing to wait for, though a worker outlives the run"
+    worker.kill()
+    worker.join()

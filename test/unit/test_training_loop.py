@@ -22,6 +22,7 @@ from pivotnet.annotation.format import FOLDER, load_annotation, pad_pivots, save
 from pivotnet.checkpoint import NAME, list_checkpoints, read_checkpoint
 from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
+from pivotnet.files import lock_output
 from pivotnet.training import job, loop, setup
 from pivotnet.training.records import read_records
 
@@ -119,7 +120,7 @@ def test_seed_decides_the_run(train, whole, tmp_path):
 
 
 def test_nan_loss_stops_before_a_checkpoint(train, tmp_path, capsys):
-    assert train(tmp_path, "--steps 9 --lr 1e30 --save-every 3") == 2
+    assert train(tmp_path, "--steps 9 --lr 1e6 --save-every 3") == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "error: the loss of step 1 is nan" in line and "no checkpoint was written" in line
     assert not (tmp_path / "checkpoints").exists() and len(losses(tmp_path)) == 1
@@ -218,6 +219,16 @@ def test_bad_options_are_one_line_before_anything_is_written(train, tmp_path, ca
 def test_a_run_is_not_overwritten_or_mixed(train, whole, capsys, options, message):
     assert train(whole, options) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_second_run_leaves_the_files_of_the_first(train, tmp_path, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".step_00000002.pth.x.tmp").touch()
+    before = sorted(tmp_path.rglob("*"))
+    with lock_output(tmp_path):
+        assert train(tmp_path, "--steps 1") == 2
+    assert f"another run is writing into {tmp_path}: wait for it" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

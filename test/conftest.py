@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from typing import Any
 
 import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What processes of the tests leave in the temporary folder, since they are killed, goes at the end."""
+    if not hasattr(config, "workerinput"):  # a worker of xdist has the folder of its parent
+        folder = tempfile.mkdtemp(prefix="pn-")  # short: names of sockets below it have at most 108 characters
+        os.environ["TMPDIR"] = folder  # pytest's own files stay where they were
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.hookimpl(optionalhook=True)

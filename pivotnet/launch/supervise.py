@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from pivotnet.limits import whole_number
 MARK = "PIVOTNET_RUN"  # environment variable that every process of a supervised command has
 GRACE = "PIVOTNET_GRACE"  # seconds that a command has to end after the first signal (60)
 LEFT_BEHIND = 2.0  # seconds that processes have to end when the command that started them has ended
+LONGEST_FOLDER = 50  # characters; loader workers hang where the names of their sockets are too long
 PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 
 
@@ -39,6 +42,12 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def private_folder() -> str:
+    """A new folder for temporary files, whose name is short enough for the names of sockets in it (108 characters)."""
+    shared = tempfile.gettempdir()
+    return tempfile.mkdtemp(prefix="pivotnet-", dir=shared if len(shared) < LONGEST_FOLDER else "/tmp")
+
+
 def supervise(command: Sequence[object], **options: Any) -> int:
     """Run a command with subprocess.Popen's options; returns its exit status, below 0 for a signal.
 
@@ -54,10 +63,11 @@ def supervise(command: Sequence[object], **options: Any) -> int:
     # what nohup has switched off stays off
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
     previous = {number: signal.signal(number, lambda number, frame: received.append(number)) for number in numbers}
+    folder = private_folder()  # whatever is killed, nothing is left in the shared one
     try:
         child = subprocess.Popen(
             [str(word) for word in command],
-            env={**options.pop("env", os.environ), MARK: mark},
+            env={**options.pop("env", os.environ), MARK: mark, "TMPDIR": folder},
             start_new_session=True,
             preexec_fn=_end_with_parent,
             **options,
@@ -76,6 +86,7 @@ def supervise(command: Sequence[object], **options: Any) -> int:
             number = signal.SIGKILL if time.monotonic() > limit else 0
             time.sleep(0.05)
     finally:
+        shutil.rmtree(folder, ignore_errors=True)
         for number, handler in previous.items():
             signal.signal(number, handler)
     if received:

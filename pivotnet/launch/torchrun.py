@@ -6,12 +6,13 @@ sys.excepthook is ``hand_over`` gives its exception to this process, which print
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from pivotnet.errors import PivotNetError
-from pivotnet.launch.supervise import end_with_parent
+from pivotnet.launch.supervise import MARK, end_with_parent, private_folder
 from pivotnet.limits import WORKERS, whole_number
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torchrun names it to each rank
@@ -143,8 +144,11 @@ def main() -> int:
 
     logging.disable()  # torchrun's own report of a failure is long
     arguments = parse_args(sys.argv[1:])
-    with tempfile.TemporaryDirectory(prefix="pivotnet-") as temporary:
-        arguments.log_dir = arguments.log_dir or temporary
+    with contextlib.ExitStack() as stack:
+        if MARK not in os.environ:  # else supervise has made a folder, and removes it whatever happens to this process
+            os.environ["TMPDIR"] = private_folder()  # what ranks leave there that are killed goes with it
+            stack.callback(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
+        arguments.log_dir = arguments.log_dir or os.environ["TMPDIR"]
         try:
             run(arguments)
             return 0

@@ -17,7 +17,7 @@ from pivotnet.data.sampler import TrainingSampler
 from pivotnet.data.tokens import read_split
 from pivotnet.distributed import Ranks, agreed
 from pivotnet.evaluation.inference import Predictor, evaluate_splits
-from pivotnet.files import lock_output, make_folder, write_json
+from pivotnet.files import lock_output, make_folder, remove_unfinished, write_json
 from pivotnet.structures import Batch
 from pivotnet.training.loop import Trainer
 from pivotnet.training.monitor import Monitor
@@ -53,6 +53,7 @@ def train(options: Options, ranks: Ranks, device: torch.device, started: float) 
             make_folder(run.output, "--output")
             if ranks.main:
                 stack.enter_context(lock_output(run.output))
+                remove_unfinished(run.output)
             loader = _build_loader(options, trainer, tokens, start_step)
         monitor = Monitor(
             run.output,

@@ -22,6 +22,7 @@ from pivotnet.model.pivotnet import PivotNet
 from pivotnet.schema import check, fields
 from pivotnet.training.loop import Run, Trainer
 from pivotnet.training.optim import MultiStepSchedule, build_optimizer, learning_rates
+from pivotnet.training.summary import is_finished
 
 AMP = {"none": None, "bf16": torch.bfloat16}
 SAVE_AT_LEAST = 200  # steps between checkpoints, where an epoch is shorter
@@ -154,7 +155,8 @@ def find_resumed(
     ):
         if old != new:
             raise PivotNetError(f"checkpoint {path} was trained with {what} = {old}, now it is {new}: keep it")
-    if before["step"] > run.steps or (before["step"] == run.steps and not options.evaluate):
+    complete = before["step"] == run.steps and not options.evaluate and is_finished(run.output)
+    if before["step"] > run.steps or complete:
         raise PivotNetError(f"{path} has all of the {run.steps} steps asked for: give more --steps")
     return path, state, bad
 

@@ -20,14 +20,16 @@ from support.script_copy import (
     TITLE,
     ScriptCopy,
     final_result,
+    final_state,
     interrupt,
     losses,
     make_script_copy,
     processes,
+    rank_in,
     wait_for,
 )
 
-from pivotnet.checkpoint import list_checkpoints, read_checkpoint
+from pivotnet.checkpoint import list_checkpoints
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
 SHORT = ("--steps", 7, "--", "--workers", 1, "--save-every", 2)
@@ -41,15 +43,6 @@ def checkout(tmp_path) -> ScriptCopy:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return make_data(tmp_path_factory.mktemp("data") / "nu scenes", samples=4)
-
-
-def rank_in(output: Path, rank: int) -> int:
-    """Process number of a rank of the training that writes into ``output``."""
-    return min(processes("environ", f" RANK={rank} ") & processes("cmdline", str(output)))
-
-
-def final_weights(output: Path) -> dict:
-    return read_checkpoint(list_checkpoints(output / "checkpoints")[-1])["model_state"]
 
 
 def test_a_killed_rank_fails_the_script_and_a_resumed_run_equals_a_whole_one(checkout, data, tmp_path):
@@ -78,8 +71,8 @@ def test_a_killed_rank_fails_the_script_and_a_resumed_run_equals_a_whole_one(che
     assert not list(parts.rglob("*.tmp"))
     for rank in range(2):
         assert losses(parts, rank) == losses(whole, rank) and len(losses(parts, rank)) == 7
-    resumed = final_weights(parts)
-    for name, tensor in final_weights(whole).items():
+    resumed = final_state(parts)["model_state"]
+    for name, tensor in final_state(whole)["model_state"].items():
         assert tensor.equal(resumed[name]), name
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pivotnet.checkpoint import list_checkpoints, read_checkpoint
 from pivotnet.launch.choices import OPTIONS
 from pivotnet.training.records import read_records, records_path
 from support.commands import ROOT
@@ -89,6 +90,16 @@ def processes(file: str, content: str) -> set[int]:
         if content in text and int(path.parent.name) != os.getpid():
             found.add(int(path.parent.name))
     return found
+
+
+def rank_in(output: Path, rank: int) -> int:
+    """Process number of a rank of the training that writes into ``output``."""
+    return min(processes("environ", f" RANK={rank} ") & processes("cmdline", str(output)))
+
+
+def final_state(output: Path) -> dict[str, Any]:
+    """The newest checkpoint of a run."""
+    return read_checkpoint(list_checkpoints(output / "checkpoints")[-1])
 
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], timeout: float = 180) -> None:

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from pivotnet import device as devices
+from pivotnet import heartbeat
 from pivotnet.errors import CollectiveError, LostRankError, PivotNetError
 from pivotnet.limits import whole_number
 
@@ -73,6 +74,7 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
             f"rank {ranks.rank} cannot join the {backend} group of {ranks.world_size} ranks at {address} "
             f"({_first_line(error)}): start all ranks through torchrun"
         ) from error
+    stop_heartbeat = heartbeat.start(ranks.rank)
     try:
         yield
     except CollectiveError:
@@ -85,6 +87,8 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
             f"rank {ranks.rank} lost the connection to another rank ({_first_line(error)}): "
             "what that rank said last is the cause"
         ) from error
+    finally:
+        stop_heartbeat()
     _close(backend)
 
 
@@ -119,6 +123,7 @@ def _is_lost_connection(error: RuntimeError) -> bool:
 
 def gather_objects(value: Any, ranks: Ranks) -> list[Any]:
     """``value`` of every rank, in their order, on every rank (small host objects; waits for all ranks)."""
+    heartbeat.arrive()
     if ranks.world_size == 1:
         return [value]
     gathered: list[Any] = [None] * ranks.world_size

@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from pivotnet import heartbeat
 from pivotnet.errors import PivotNetError
 
 
@@ -30,11 +31,14 @@ def run_in_pool(job: Callable[[Any], Any], items: Sequence[Any], workers: int, m
     """
     workers = min(workers, len(items))
     if workers <= 1:
-        yield from map(job, items)
+        for item in items:
+            heartbeat.alive()
+            yield job(item)
         return
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (job,))
     try:
         for future in as_completed([pool.submit(_work, item) for item in items]):
+            heartbeat.alive()
             yield future.result()
     except BrokenProcessPool as error:
         raise PivotNetError(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pivotnet import heartbeat
 from pivotnet.annotation.npz import is_whole
 from pivotnet.config import Config
 from pivotnet.console import progress
@@ -56,6 +57,7 @@ class Predictor:
         self.model.eval()
         try:
             for batch in progress(loader, "predict", len(loader), not ranks.main):
+                heartbeat.alive()
                 # no_grad around the call, not around the yield: the caller's code runs in between
                 with torch.no_grad():
                     moved = batch.to(self.device, non_blocking=True)

@@ -12,7 +12,10 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pivotnet.errors import PivotNetError
+from pivotnet import heartbeat
+from pivotnet.errors import PivotNetError, run_command
 from pivotnet.launch.supervise import MARK, end_with_parent, private_folder
 from pivotnet.limits import WORKERS, whole_number
 
@@ -132,7 +136,46 @@ def explain(failures: Mapping[int, Any], logs: Path) -> tuple[list[str], int]:
             shown = [f"--- last lines of rank {rank}", *written] if written else []
             lines.update(dict.fromkeys([*shown, f"error: rank {rank} {how}{memory}"]))
             status = 1
+    first = min(rank - failure.local_rank for rank, failure in failures.items())  # of this machine
+    for stderr in [] if lines else sorted(logs.glob("*/attempt_*/*/stderr.log")):
+        # torchrun ends the others at the first failure it sees; the rank that caused it may not have ended by then
+        written = last_lines(stderr)
+        if written and written[0].startswith("error: ") and LOST not in written[0]:
+            lines[f"error: rank {first + int(stderr.parent.name)}: {written[0][len('error: ') :]}"] = None
     return list(lines) or ["error: all ranks were ended"], status
+
+
+def watch(folder: Path) -> None:
+    """Report ranks of this machine that are silent, from now on; then the first signal ends all ranks at once.
+
+    torchrun would wait for a rank that does not answer, and nothing can be saved without it.
+    """
+    limit = whole_number(heartbeat.SILENCE, os.environ.get(heartbeat.SILENCE) or "600")
+    receiver, sender = socket.socketpair()
+    receiver.settimeout(heartbeat.INTERVAL)
+    sender.setblocking(False)
+    signal.set_wakeup_fd(sender.detach(), warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(folder, limit, receiver), daemon=True).start()
+
+
+def _watch(folder: Path, limit: int, receiver: socket.socket) -> None:
+    reported: dict[int, float] = {}
+    while True:
+        signals = b""
+        with contextlib.suppress(socket.timeout):
+            signals = receiver.recv(64)
+        beats = heartbeat.read(folder)
+        silent = heartbeat.silent(beats, limit, time.time())
+        for rank, since in silent.items():
+            if rank not in reported:
+                clock = time.strftime("%H:%M:%S", time.localtime(since))
+                remedy = "look at its process and its storage; Ctrl-C ends the run"
+                print(f"[pivotnet] rank {rank} is silent since {clock}: {remedy}", file=sys.stderr, flush=True)
+        reported = silent
+        if silent and {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} & {*signals}:
+            for beat in beats:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(beat.process, signal.SIGKILL)
 
 
 def main() -> int:
@@ -149,6 +192,8 @@ def main() -> int:
             os.environ["TMPDIR"] = private_folder()  # what ranks leave there that are killed goes with it
             stack.callback(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
         arguments.log_dir = arguments.log_dir or os.environ["TMPDIR"]
+        os.environ[heartbeat.FOLDER] = tempfile.mkdtemp(dir=os.environ["TMPDIR"])
+        watch(Path(os.environ[heartbeat.FOLDER]))
         try:
             run(arguments)
             return 0
@@ -161,4 +206,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pivotnet import checkpoint as checkpoints
 from pivotnet import device as devices
+from pivotnet import heartbeat
 from pivotnet.config import Config
 from pivotnet.criterion.criterion import Criterion, CriterionResult
 from pivotnet.distributed import Ranks, agreed, average_over_ranks, gather_objects
@@ -119,6 +120,7 @@ class Trainer:
         records.request()
         for batch in batches:
             records.loaded()
+            heartbeat.arrive()
             values = self.train_step(batch, shutdown.requested)
             if record is not None and values is not None:
                 stop = self._complete(record, values, records, monitor)

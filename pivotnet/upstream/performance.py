@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pivotnet import device as devices
+from pivotnet import heartbeat
 from pivotnet.distributed import average_over_ranks, ranks_from_environment
 from pivotnet.errors import PivotNetError
 from pivotnet.files import make_folder
@@ -89,11 +90,13 @@ class Performance:
         )
         atexit.register(self.monitor.close)
         devices.reset_peak_memory(self.device)
+        self.stop_heartbeat = heartbeat.start(self.ranks.rank)
         self.began = time.perf_counter()
         self.records.request()
 
     def before_step(self, executor: Any, step: int, data_dict: Any) -> None:
         self.records.loaded()
+        heartbeat.arrive()
         targets = data_dict["targets"]
         counts = (
             targets.counts if isinstance(targets, Targets) else targets["labels"][..., 0] >= 0
@@ -141,6 +144,7 @@ class Performance:
 
     def after_train(self, executor: Any) -> dict[str, Any]:
         """Write the summary; a resumed run may have made all its steps before."""
+        self.stop_heartbeat()
         self._write()
         self.records.close()
         self.monitor.close()

@@ -111,8 +111,11 @@ def test_a_folder_has_one_user_at_a_time(tmp_path, capsys):
     with lock_output(tmp_path):
         with pytest.raises(PivotNetError, match="another run is writing into .*: wait for it"), lock_output(tmp_path):
             pass
-        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        forking = multiprocessing.get_context("fork")
+        started = forking.Event()
+        worker = forking.Process(target=lambda: (started.set(), time.sleep(60)))
         worker.start()
+        assert started.wait(30)
     with locked(tmp_path):
         assert capsys.readouterr().out == "", "nothing to wait for, though a worker outlives the run"
     worker.kill()

@@ -7,14 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support.commands import ENVIRONMENT, ROOT
+from support.script_copy import processes
 
-from pivotnet import cli
+from pivotnet import cli, heartbeat
 from pivotnet.errors import PivotNetError
 from pivotnet.launch import choices, supervise, torchrun, training_run
 
@@ -148,6 +150,48 @@ def test_errors_of_ranks_are_the_last_line(tmp_path, how, status, end):
     assert [path.name for path in tmp_path.iterdir()] == ["rank.py"], "no folder is left behind"
 
 
+def test_a_rank_is_silent_when_it_stops_or_others_wait_for_it():
+    def found(*ranks: tuple[int, float, float]) -> dict[int, float]:
+        beats = [heartbeat.Heartbeat(rank, 1, *progress) for rank, progress in enumerate(ranks)]
+        return heartbeat.silent(beats, 10, now=100)
+
+    assert found() == {}
+    assert found((7, 95, 99), (7, 80, 99)) == {1: 80}
+    assert found((7, 95, 99), (7, 95, 99)) == {}
+    assert found((8, 80, 99), (7, 80, 99)) == {1: 80}, "the other one waits for it"
+    assert found((8, 80, 99), (7, 95, 99)) == {}, "it works on its own"
+    assert found((7, 80, 99), (7, 80, 85)) == {1: 85}, "its process has stopped"
+    assert found((7, 80, 99), (7, 81, 99)) == {0: 80, 1: 81}
+
+
+STOPPED_RANK = """
+import os, signal, time
+from pivotnet import heartbeat
+
+heartbeat.start(int(os.environ["RANK"]))
+time.sleep(0.5)
+if os.environ["RANK"] == "1":
+    os.kill(os.getpid(), signal.SIGSTOP)
+while True:
+    heartbeat.arrive()
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
+def test_a_stopped_rank_is_named_and_the_first_signal_ends_the_run(tmp_path):
+    (tmp_path / "rank.py").write_text(STOPPED_RANK)
+    command = torchrun.command(2, torchrun.Nodes(), [str(tmp_path / "rank.py")])
+    environment = {**ENVIRONMENT, heartbeat.SILENCE: "2"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert "rank 1 is silent since" in process.stderr.readline()
+    process.terminate()
+    asked = time.monotonic()
+    process.communicate(timeout=60)
+    assert time.monotonic() - asked < 15 and process.returncode == 128 + signal.SIGTERM
+    assert not processes("cmdline", str(tmp_path / "rank.py"))
+
+
 def failure(rank: int, code: int, **handed: Any) -> SimpleNamespace:
     """As torchrun's ProcessFailure."""
     own = {"local_rank": rank, "exitcode": code, "signal_name": lambda: "SIGSEGV"}
@@ -175,6 +219,8 @@ def test_failures_are_explained_by_those_who_caused_them(tmp_path):
     assert explained(failure(0, 2), shared) == (["error: unknown preset 'big'"], 2)
     assert explained(failure(0, -15), shared) == (["error: unknown preset 'big'"], 2)
     writes(0, "error: rank 0 lost the connection to another rank (broken pipe): ...\n")
+    writes(1, "error: a data loading worker was killed\n")
+    assert explained(failure(0, 2)) == (["error: rank 1: a data loading worker was killed"], 2), "not ended yet"
     writes(1, "".join(f"line {number}\n" for number in range(40)))
     lines, status = explained(failure(0, 2), failure(1, -11), failure(2, -15))
     assert status == 1 and lines[:2] == ["--- last lines of rank 1", "line 25"]

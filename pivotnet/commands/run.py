@@ -18,6 +18,8 @@ EPILOG = """\
 What stands in brackets: the environment variable, then the default. Several machines: run the same command on each
 with NNODES, NODE_RANK (0, 1, ...) and MASTER_ADDR (of node 0) set; MASTER_PORT is 29500 unless set. Evaluation and
 --resume then need an --output on a disk that all machines share.
+A rank that makes no progress for PIVOTNET_SILENCE seconds (600) is named; Ctrl-C then ends the run at once. Else ranks
+have PIVOTNET_GRACE seconds (60) to save and end.
 Synthetic data is made from SYNTH_SEED (default 0). The run scripts use PYTHON, else the active environment; without
 one that has the packages they make .venv, from WHEELHOUSE (see tools/wheelhouse.py) where that is set.
 """

@@ -218,6 +218,8 @@ def _train_patched(choices: Choices, checkout: Path, device: str, logs: Path) ->
         say(f"going on from {saved[-1]}")
         run("train-continue", config, saved[-1], "-e", epochs, *choices.extra)
     else:
+        if choices.resume:
+            say(f"no checkpoint in {choices.output}: starting again")
         run("train", config, epochs, *choices.extra)
     if choices.nodes.rank == 0 and not (choices.output / "summary.json").is_file():
         raise FailedRun(f"run.sh ended without a summary of its steps; logs: {logs}")

@@ -115,7 +115,7 @@ class Performance:
             self._write()
         if self.records.done == self.steps:
             summary = self.after_train(executor)
-            if self.ranks.main:
+            if self.ranks.main and not os.environ.get(OUTPUT):  # a run script prints it itself
                 print("\n".join([TITLE, *final_lines(summary, "performance")]), flush=True)
             sys.exit(0)
         self.records.request()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, Callable
 
 import numpy as np
@@ -36,7 +37,7 @@ def load_sample(path: PathLike, split: str) -> Item:
     if split == "train" and annotation.map_vectors and not annotation.ctr_points:
         raise PivotNetError(
             f"samples in {folder} have no bezier curves, which BeMapNet is trained on: make them with "
-            f"python3 {converter} -d {folder.parents[1]} --bezier --overwrite"
+            f"python3 {quote(str(converter))} -d {quote(str(folder.parents[1]))} --bezier --overwrite"
         )
     return to_upstream(annotation)
 

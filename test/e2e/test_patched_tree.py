@@ -1,4 +1,4 @@
-"""The real upstream, patched: same losses and gradients as unpatched, and its own commands from data to the AP table.
+"""The real upstream, patched: same annotations, checkpoints, losses and gradients as unpatched.
 
 Needs a clean checkout at the pinned commit (PivotNet/ or PIVOTNET_UPSTREAM) and, for the unpatched side, what
 tools/recordings/shim.py names. Networks have their full size, so this takes long on a CPU.
@@ -7,7 +7,6 @@ tools/recordings/shim.py names. Networks have their full size, so this takes lon
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import shutil
 import sys
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from recordings.comparison import Comparison
 from recordings.golden_data import compare_annotations, compare_curves
 from recordings.shim import NEEDED
@@ -154,29 +152,3 @@ def test_losses_and_gradients_are_upstreams(
             assert difference <= GRADIENT_OWN * own + GRADIENT_ALL * norm, name
             strayed.append(difference / max(own, GRADIENT_ALL * norm))
         assert np.median(strayed) <= GRADIENT_MEDIAN
-
-
-@pytest.mark.full
-def test_train_test_and_continue_through_run_sh(patched: Path, data: Path) -> None:
-    """Two gloo processes, four samples: two steps an epoch, of which the second can be timed."""
-    config = "pivotnet_nuscenes_effb0"
-    options = {"CARDS": 2, "DATA_ROOT": data}
-    command(["bash", "run.sh", "train", config, 1], patched, **options)
-    folder = patched / "outputs" / config / "latest"
-    saved = folder / "dump_model" / "checkpoint_epoch_0.pth"
-    state = torch.load(saved, weights_only=True)
-    assert (state["epoch"], state["global_step"]) == (0, 2)
-    plain = torch.optim.AdamW([torch.zeros(1)])  # the optimiser's state is in its form, a group without parameters last
-    assert set(next(iter(state["optimizer_state"]["state"].values()))) == {"step", "exp_avg", "exp_avg_sq"}
-    assert state["optimizer_state"]["param_groups"][-1]["params"] == [] and plain.defaults["weight_decay"] == 0.01
-    summary = json.loads((folder / "summary.json").read_text())
-    assert (summary["ranks"], summary["steps"], summary["finished"]) == (2, 2, True)
-
-    table = command(["bash", "run.sh", "test", config, saved], patched, **options)
-    assert re.search(r"\| Average +\|", table.stdout + table.stderr)
-    assert len(list((folder / "evaluation" / "results").glob("*.npz"))) == 2
-
-    performance = {"PIVOTNET_PERFORMANCE_FLAG": 1, "PIVOTNET_PERFORMANCE_STEPS": 2}
-    done = command(["bash", "run.sh", "train-continue", config, saved], patched, **options, **performance)
-    assert "step 4/4  loss" in done.stdout and "Final Performance sec/iter" in done.stdout
-    assert json.loads((folder / "summary.json").read_text())["start_step"] == 2

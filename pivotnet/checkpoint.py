@@ -49,7 +49,8 @@ def _tensor(value: Any) -> None:
         least = stride * size
 
 
-def _weight(value: Any) -> None:
+def weight(value: Any) -> None:
+    """Rule: a dense tensor of finite numbers."""
     _tensor(value)
     if not bool(torch.isfinite(value).all()):
         raise Misfit("is not finite: its training diverged; take an earlier checkpoint")
@@ -116,11 +117,11 @@ def _parameter_states(value: Any) -> None:
     if not isinstance(value, dict):
         refuse(value, "an object")
     items(_COUNT)(list(value))
-    items(fields({"step": _step, "exp_avg": _weight, "exp_avg_sq": _weight}))(list(value.values()))
+    items(fields({"step": _step, "exp_avg": weight, "exp_avg_sq": weight}))(list(value.values()))
 
 
 _CHECKPOINT = fields(
-    {"model_state": mapping(_weight)},
+    {"model_state": mapping(weight)},
     {
         "epoch": number(-1, 1e9, whole=True),
         "global_step": _COUNT,

@@ -148,7 +148,7 @@ def draw_curves(runs: list[RunData], path: Path) -> None:
             points = np.array([point for point in values if point[1] is not None], float).reshape(-1, 2)
             if len(points):
                 parts = np.array_split(points, min(POINTS, len(points)))
-                axis.plot(*np.transpose([part.mean(axis=0) for part in parts]), label=run.name)
+                axis.plot(*np.transpose([part.mean(axis=0) for part in parts]), label=run.name.replace("$", r"\$"))
         if name == "s/step":
             axis.set_ylim(bottom=0)  # runs are compared by ratios; none is cut off
     axes[0].legend(fontsize=8)

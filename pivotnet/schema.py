@@ -69,9 +69,9 @@ def camera_file(value: Any) -> None:
 
 
 def text(value: Any) -> None:
-    """Rule of any short text."""
-    if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
-        refuse(value, f"a text of up to {_LONGEST_TEXT} characters")
+    """Rule of a short text that can be printed."""
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT or not value.isprintable():
+        refuse(value, f"a text of up to {_LONGEST_TEXT} printable characters")
 
 
 def flag(value: Any) -> None:
@@ -111,14 +111,14 @@ def items(rule: Rule, least: int = 0, most: float = math.inf) -> Rule:
     return checked
 
 
-def mapping(rule: Rule) -> Rule:
-    """Dicts from any text to what ``rule`` allows."""
+def mapping(rule: Rule, key_rule: Rule = text) -> Rule:
+    """Dicts from what ``key_rule`` allows to what ``rule`` allows."""
 
     def checked(value: Any) -> None:
         if not isinstance(value, dict):
             refuse(value, "an object")
         for key, item in value.items():
-            _within(".<key>", text, key)
+            _within(".<key>", key_rule, key)
             _within(f".{key}", rule, item)
 
     return checked
@@ -152,9 +152,10 @@ class Array(NamedTuple):
     """Rule of an array, and how large it can be."""
 
     kinds: str  # of its type, numpy's letters: i, u, f, U; O where objects are pickled
-    shape: tuple[int | str, ...]  # a name stands for any size up to MOST, the same wherever the name occurs
+    shape: tuple[int | str, ...]  # a name stands for any size up to ``most``, the same wherever the name occurs
     low: float = -LARGEST
     high: float = LARGEST
+    most: int = MOST  # of a size that has a name
 
     @property
     def largest(self) -> int:
@@ -162,7 +163,9 @@ class Array(NamedTuple):
         if self.kinds == "O":
             return _LARGEST_PICKLE
         itemsize = _LARGEST_TEXT_ITEM if self.kinds == "U" else 8
-        return itemsize * math.prod(MOST if isinstance(size, str) else size for size in self.shape) + LARGEST_HEADER
+        return (
+            itemsize * math.prod(self.most if isinstance(size, str) else size for size in self.shape) + LARGEST_HEADER
+        )
 
 
 def check_arrays(arrays: Mapping[str, np.ndarray], rules: Mapping[str, Array]) -> None:
@@ -181,8 +184,8 @@ def check_arrays(arrays: Mapping[str, np.ndarray], rules: Mapping[str, Array]) -
         for size, wanted in zip(array.shape, rule.shape):
             if isinstance(wanted, str):
                 first = sizes.setdefault(wanted, (size, key))
-                if size > MOST:
-                    raise Misfit(f"has {size} {wanted}, more than {MOST}", key)
+                if size > rule.most:
+                    raise Misfit(f"has {size} {wanted}, more than {rule.most}", key)
                 if size != first[0]:
                     raise Misfit(f"has {size} {wanted}, but {first[1]} has {first[0]}", key)
             elif size != wanted:

@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test"), str(ROOT / "test" / "fuzz")]
 
 from driver import BAD, run_cases, table  # noqa: E402
 
-from pivotnet.console import progress  # noqa: E402
+from pivotnet.console import long_run  # noqa: E402
 
 
 def main() -> int:
@@ -35,11 +35,13 @@ def main() -> int:
     cases = range(args.cases) if args.only is None else range(args.only, args.only + 1)
     found: Counter[tuple[str, str]] = Counter()
     harmful = 0
-    for case in progress(run_cases(args.seed, cases), "fuzz", len(cases)):
-        found[case.kind, case.outcome] += 1
-        if case.outcome in BAD or args.only is not None:
-            harmful += case.outcome in BAD
-            print(f"case {case.index}, {case.kind}, {case.how}: {case.outcome}\n{case.message}", flush=True)
+    with long_run("fuzz") as show:
+        for number, case in enumerate(run_cases(args.seed, cases), 1):
+            show(number, len(cases))
+            found[case.kind, case.outcome] += 1
+            if case.outcome in BAD or args.only is not None:
+                harmful += case.outcome in BAD
+                print(f"case {case.index}, {case.kind}, {case.how}: {case.outcome}\n{case.message}", flush=True)
     if args.only is None:
         print(f"seed {args.seed}, {len(cases)} cases\n\n{table(found)}")
     return 1 if harmful else 0

@@ -25,6 +25,8 @@ from pivotnet.schema import Array, Misfit, camera_file, check_arrays, fields, it
 
 FOLDER = Path("customer") / "pivot-bezier"  # below the nuScenes root, where upstream's configs look
 MAX_POINTS = MapConfig().max_points  # pivot points of an instance, by class
+MOST_LINES = 1000  # of a sample; some have 200
+_MOST_PIXELS = 120_000  # of lines one pixel thick, half of all; samples have some thousands
 MASK_SHAPE = (len(CLASSES), *MapConfig().map_size)
 INSTANCE_MASK = Array("u", MASK_SHAPE, 0, 255)
 _PLAIN = {
@@ -46,8 +48,8 @@ def line_arrays(key: str, reach: float) -> dict[str, Array]:
     """Rules of the three arrays under which lines are stored; ``reach`` is the largest coordinate."""
     return {
         f"{key}.points": Array("f", (f"points of {key}", 2), -reach, reach),
-        f"{key}.offsets": Array("i", (f"ends of {key}",), 0),
-        f"{key}.types": Array("i", (f"lines of {key}",), 0, len(CLASSES) - 1),
+        f"{key}.offsets": Array("i", (f"ends of {key}",), 0, most=MOST_LINES + 1),
+        f"{key}.types": Array("i", (f"lines of {key}",), 0, len(CLASSES) - 1, MOST_LINES),
     }
 
 
@@ -55,7 +57,7 @@ _LINES = {key: line_arrays(key, reach) for key, reach in _REACH.items()}
 _OURS = {**_PLAIN, **{name: rule for rules in _LINES.values() for name, rule in rules.items()}}
 _UPSTREAMS = {
     **_PLAIN,
-    **{key: Array("Of", (f"lines of {key}",)) for key in LINE_KEYS[:3]},
+    **{key: Array("Of", (f"lines of {key}",), most=MOST_LINES) for key in LINE_KEYS[:3]},
     **{key: Array("O", ()) for key in ("pivot_pts", "pivot_length")},
 }
 
@@ -110,6 +112,13 @@ def check_offsets(offsets: np.ndarray, points: np.ndarray, lines: int) -> None:
     """Raise Misfit unless the offsets cut all of the points into so many lines."""
     if len(offsets) != lines + 1 or offsets[0] != 0 or offsets[-1] != len(points) or (np.diff(offsets) < 0).any():
         raise Misfit(f"has {len(offsets)} offsets, which do not cut {len(points)} points into {lines} lines")
+
+
+def check_thin_mask(key: str, mask: np.ndarray) -> None:
+    """Raise Misfit if lines one pixel thick cannot cover so many pixels, which would take minutes to compare."""
+    covered = np.count_nonzero(mask)
+    if covered > _MOST_PIXELS:
+        raise Misfit(f"covers {covered} pixels, more than {_MOST_PIXELS}", key)
 
 
 def _lines_from_arrays(data: Mapping[str, Any], key: str) -> list[Line]:

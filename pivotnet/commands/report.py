@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> int:
         _print_final(args)
         return 0
     runs = [read_run(folder) for folder in args.runs]
-    console = Console()
+    console = Console(markup=False)
     if not console.is_terminal:
-        console = Console(width=FILE_WIDTH)
+        console = Console(width=FILE_WIDTH, markup=False)
     console.print(comparison_table(runs))
     console.print(published_table())
     path = args.curves or args.runs[0] / "curves.png"

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import KDTree
 from scipy.spatial.distance import cdist
+
+_MOST_DISTANCES = 2**22  # in memory at once; a hundred times as many as usual lines have between them
 
 
 @dataclass
@@ -56,14 +59,21 @@ def chamfer_matrix(first: PixelSets, second: PixelSets, limit: float) -> np.ndar
     if not len(pairs):
         return distances
     lines, others = first.lines(), second.lines()
-    nearest = []  # squared distances of each point of a line to the other line: two arrays a pair
+    nearest: list[np.ndarray] = []  # squared distances of each point of a line to the other line: two arrays a pair
     for i, j in pairs.tolist():
-        squared = cdist(lines[i], others[j], "sqeuclidean")
-        nearest += [np.minimum.reduce(squared, 1), np.minimum.reduce(squared)]
+        nearest += _nearest(lines[i], others[j])
     counts = np.array([len(part) for part in nearest])
     means = np.add.reduceat(np.sqrt(np.concatenate(nearest)), np.cumsum(counts) - counts) / counts
     distances[tuple(pairs.T)] = means.reshape(-1, 2).mean(1)
     return distances
+
+
+def _nearest(line: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Squared distance of each point to the other line, float64 [n] and [m]."""
+    if len(line) * len(other) > _MOST_DISTANCES:
+        return KDTree(other).query(line)[0] ** 2, KDTree(line).query(other)[0] ** 2
+    squared = cdist(line, other, "sqeuclidean")
+    return np.minimum.reduce(squared, 1), np.minimum.reduce(squared)
 
 
 def _bounds(first: PixelSets, second: PixelSets) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pivotnet.annotation.format import MASK_SHAPE, check_offsets
+from pivotnet.annotation.format import MASK_SHAPE, MOST_LINES, check_offsets, check_thin_mask
 from pivotnet.annotation.npz import read_npz, write_npz
 from pivotnet.config import CLASSES
 from pivotnet.errors import PivotNetError
@@ -31,9 +31,9 @@ _RUN = fields({"checkpoint": text, "fingerprint": text, "preset": text}, {"forma
 _MASK = {"dt_mask": Array("iu", MASK_SHAPE, 0, 65_535)}
 _LINES = {
     "dt_res.points": Array("f", ("points", 2), -100_000, 100_000),
-    "dt_res.offsets": Array("i", ("ends",), 0),
-    "dt_res.scores": Array("f", ("instances",), 0, 1),
-    "dt_res.labels": Array("i", ("instances",), 0, len(CLASSES) - 1),
+    "dt_res.offsets": Array("i", ("ends",), 0, most=MOST_LINES + 1),
+    "dt_res.scores": Array("f", ("instances",), 0, 1, MOST_LINES),
+    "dt_res.labels": Array("i", ("instances",), 0, len(CLASSES) - 1, MOST_LINES),
 }
 _OURS, _UPSTREAMS = {**_MASK, **_LINES}, {**_MASK, "dt_res": Array("O", ())}
 
@@ -96,6 +96,7 @@ def load_result(path: PathLike) -> tuple[np.ndarray, MapInstances]:
             check_arrays(data, _LINES)
         points, offsets, scores, labels = (data[key] for key in _LINES)
         check_offsets(offsets, points, len(labels))
+        check_thin_mask("dt_mask", mask)
         if mask.max() > len(labels):
             raise Misfit(f"has id {mask.max()}, and there are {len(labels)} instances", "dt_mask")
     except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:

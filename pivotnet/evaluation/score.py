@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from pivotnet.annotation.format import FOLDER, INSTANCE_MASK
+from pivotnet.annotation.format import FOLDER, INSTANCE_MASK, check_thin_mask
 from pivotnet.annotation.npz import read_npz
 from pivotnet.config import CLASSES
 from pivotnet.console import progress
@@ -17,6 +17,7 @@ from pivotnet.evaluation.ap import THRESHOLDS, ApResult, accumulate, sample_ap
 from pivotnet.evaluation.results import load_result, require_files, result_path
 from pivotnet.files import PathLike
 from pivotnet.pool import available_cores, run_in_pool
+from pivotnet.schema import check
 
 SAMPLES_PER_WORKER = 200  # a process costs about as much time to start as these samples take
 _TRUTH = {"instance_mask": INSTANCE_MASK}
@@ -73,7 +74,7 @@ def score_files(
     if workers is None:
         workers = min(available_cores(), len(pairs) // SAMPLES_PER_WORKER)
     chunks = [(start, pairs[start : start + CHUNK]) for start in range(0, len(pairs), CHUNK)]
-    job = functools.partial(_score, resolution=resolution)
+    job = partial(_score, resolution=resolution)
     per_sample = np.empty((len(pairs), len(CLASSES), len(THRESHOLDS)), np.float32)
     scored = run_in_pool(job, chunks, workers, start_method)
     for start, rows in progress(scored, "evaluate", len(chunks), quiet):
@@ -88,5 +89,6 @@ def _score(chunk: tuple[int, Sequence[tuple[Path, Path]]], resolution: float) ->
     for result_file, annotation_file in pairs:
         drawn, instances = load_result(result_file)
         truth = read_npz(annotation_file, _TRUTH)["instance_mask"]
+        check(partial(check_thin_mask, "instance_mask"), truth, annotation_file, "delete it and annotate again")
         rows.append(sample_ap(drawn, instances.scores, truth, resolution))
     return start, rows

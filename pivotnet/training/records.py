@@ -27,7 +27,7 @@ from typing import IO, Any
 from pivotnet.distributed import CollectiveError
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike, atomic_write, read_file
-from pivotnet.schema import check, fields, flag, mapping, nullable, number
+from pivotnet.schema import check, fields, file_token, flag, mapping, nullable, number
 
 WARMUP_STEPS = 20  # at most; a quarter of a short run
 _LARGEST = 2**30  # bytes of a file; a step takes 500
@@ -40,7 +40,7 @@ _RECORD = fields(
         "counted": flag,
         "lr": number(0, 1e300),
         "loss": number(-1e300, 1e300),
-        "terms": mapping(number(-1e300, 1e300)),
+        "terms": mapping(number(-1e300, 1e300), file_token),
     }
 )
 
@@ -72,6 +72,8 @@ def read_records(path: PathLike) -> Iterator[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             raise PivotNetError(f"line {index} of {path} is no JSON ({error}); {remedy}") from error
         check(_RECORD, record, f"line {index} of {path}", remedy)
+        if record["counted"] and not record["seconds"]:
+            raise PivotNetError(f"line {index} of {path} counts a step that has no time; {remedy}")
         yield record
 
 

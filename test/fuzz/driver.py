@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -139,14 +140,12 @@ class Driver:
 
 def run_cases(seed: int, cases: range) -> Iterator[Case]:
     """The cases of a seed, one after the other."""
-    base = Path(tempfile.mkdtemp(prefix="pivotnet-fuzz-"))
-    driver = Driver(seed, base)
-    try:
+    with (
+        tempfile.TemporaryDirectory(prefix="pivotnet-fuzz-") as base,
+        contextlib.closing(Driver(seed, Path(base))) as own,
+    ):
         for index in cases:
-            yield driver.run(index)
-    finally:
-        driver.close()
-        shutil.rmtree(base, ignore_errors=True)
+            yield own.run(index)
 
 
 def table(found: Counter[tuple[str, str]]) -> str:

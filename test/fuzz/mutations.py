@@ -51,7 +51,6 @@ NAMES = (
     ),
 )
 DTYPES = ("f2", "f4", "f8", ">f8", "i1", "i8", ">i4", "u1", "u2", "u4", "u8", "b1", "c16", "S3", "U3", "M8[s]", "O")
-SHAPES = 9  # ways to change a shape
 
 
 def pick(rng: random.Random, values: Any) -> Any:
@@ -212,6 +211,9 @@ def change_array(array: np.ndarray, rng: random.Random) -> np.ndarray:
         changed = array.astype(object)
         changed.flat[rng.randrange(array.size)] = pick(rng, NAMES[:-1]).replace("\0", "_") or "x"
         return changed.astype(str)
+    if rng.random() < 0.2:
+        noise = np.random.default_rng(rng.randrange(2**32))
+        return noise.integers(0, pick(rng, (2, 5, 60, 120)), array.shape).astype(array.dtype)
     with np.errstate(all="ignore"):
         value = pick(rng, NUMBERS)
         if array.dtype.kind in "iu":

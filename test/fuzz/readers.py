@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import random
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from rich.console import Console
 from support.divider_data import one_divider, write_dividers, write_images, write_results
 from support.fake_run import make_run
 from support.recorded import COMMITTED, unpack_hard_samples
@@ -21,7 +23,7 @@ from support.recorded import COMMITTED, unpack_hard_samples
 from pivotnet import checkpoint as checkpoints
 from pivotnet import cli, comparison
 from pivotnet.annotation.folder import open_folder
-from pivotnet.annotation.format import FOLDER, load_annotation, save_annotation, to_arrays, to_upstream
+from pivotnet.annotation.format import FOLDER, check_thin_mask, load_annotation, save_annotation, to_arrays, to_upstream
 from pivotnet.config import MapConfig, preset
 from pivotnet.data.dataset import camera_matrices
 from pivotnet.data.images import read_image
@@ -38,6 +40,7 @@ from pivotnet.evaluation.drawing import project_ground_line
 from pivotnet.evaluation.postprocess import draw_mask
 from pivotnet.evaluation.vector_map import annotated_lines, annotated_pivots, predicted_lines, save_vector_map
 from pivotnet.launch.choices import read_choices
+from pivotnet.schema import check
 from pivotnet.training.flat_adamw import FlatAdamW
 from pivotnet.training.records import StepRecords, records_path
 from pivotnet.training.summary import earlier_seconds, final_lines, read_summary
@@ -114,6 +117,7 @@ def read_annotation(folder: Path) -> str:
         project_ground_line(line.points, annotation.rots[0], annotation.trans[0], annotation.intrins[0])
     to_upstream(annotation)
     scores = np.zeros(255, np.float32)
+    check(lambda mask: check_thin_mask("instance_mask", mask), annotation.instance_mask, "a.npz", "make it again")
     sample_ap(annotation.instance_mask, scores, annotation.instance_mask, MAP.resolution)
     return digest(to_arrays(annotation), annotation.pivot_points, annotation.pivot_lengths)
 
@@ -238,7 +242,8 @@ def read_run(folder: Path) -> str:
     """As the report, the Final result and a resumed run read it."""
     run = folder / "run"
     data = comparison.read_run(run)
-    comparison.comparison_table([data])
+    Console(file=io.StringIO(), markup=False).print(comparison.comparison_table([data]))
+    comparison.run_column(dataclasses.replace(data, summary=None))
     summary = read_summary(run)
     lines = final_lines(summary, "full", earlier_seconds(summary, run))
     read_choices("full", {"resume": str(run)}, [])

@@ -116,3 +116,13 @@ def test_ap_is_zero_if_predictions_or_truth_are_empty_and_nan_if_both_are() -> N
     # whatever another class has
     both = sample_ap(np.stack([none[0], some[0]]), np.full(3, 0.5), np.stack([some[0], some[0]]), RESOLUTION)
     assert both.tolist() == [[0, 0, 0, 0], [1, 1, 1, 1]]
+
+
+def test_large_lines_are_compared_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask that a file fills with one line would else take the square of its pixels."""
+    rng = np.random.default_rng(0)
+    masks = [np.where(rng.random((3, 40, 20)) < 0.3, rng.integers(1, 4, (3, 40, 20)), 0) for _ in range(2)]
+    first, second = (pixel_sets(mask, 0.15) for mask in masks)
+    whole = chamfer_matrix(first, second, 9.0)
+    monkeypatch.setattr("pivotnet.evaluation.chamfer._MOST_DISTANCES", 10)
+    np.testing.assert_array_equal(chamfer_matrix(first, second, 9.0), whole)

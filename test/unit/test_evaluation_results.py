@@ -71,6 +71,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
         ({"dt_mask": mask[:, :4]}, r"dt_mask has shape \(3, 4, 200\), not \(3, 400, 200\)"),
         ({"dt_mask": np.full(mask.shape, 2**31, np.int64)}, "dt_mask has the value 2147483648, which is not from 0"),
         ({"dt_mask": np.full(mask.shape, -1)}, "dt_mask has the value -1"),
+        ({"dt_mask": np.ones_like(mask)}, "dt_mask covers 240000 pixels, more than 120000"),
         ({"dt_mask": mask.astype(float)}, "dt_mask is of type float64"),
         ({"dt_res.labels": np.array([0, 3])}, "dt_res.labels has the value 3"),
         ({"dt_res.labels": np.array([0])}, "dt_res.labels has 1 instances, but dt_res.scores has 2"),

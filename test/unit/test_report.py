@@ -18,6 +18,7 @@ from pivotnet.training.records import StepRecords, counted_times, read_records
 from pivotnet.training.summary import TITLE, Description, earlier_seconds, final_lines, read_summary, write_summary
 
 STEPS, RANKS = 12, 2
+RECORD = '{"step": 0, "seconds": null, "data_wait": 0, "counted": true, "lr": 1, "loss": 1.5, "terms": {}}\n'
 
 
 def lines_of(text: str) -> dict[str, str]:
@@ -114,6 +115,9 @@ def test_no_final_result_without_the_measurement(tmp_path, capsys, changes, kind
         ({"summary.json": "[]"}, ["--final", "full"], "is [], not an object"),
         ({}, [], "holds no training run"),
         ({"steps.rank0.jsonl": "{}\n"}, [], "holds no records"),
+        ({"steps.rank0.jsonl": RECORD.replace("{}", '{"$": 1}')}, [], ".terms.<key> is '$', not a token"),
+        ({"steps.rank0.jsonl": RECORD.replace("null", "0")}, [], "counts a step that has no time"),
+        ({"steps.rank0.jsonl": RECORD.replace("1.5", "NaN")}, [], ".loss is nan, not a number"),
         ({}, ["elsewhere", "--final", "full"], "takes one OUTPUT"),
     ],
 )

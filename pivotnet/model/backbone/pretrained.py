@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pivotnet.checkpoint import read_tensors
+from pivotnet.checkpoint import read_tensors, weight
 from pivotnet.config import BACKBONES
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike
+from pivotnet.schema import check, mapping
 
 
 def load_pretrained(backbone: nn.Module, name: str, path: PathLike) -> None:
@@ -50,6 +51,7 @@ def load_pretrained(backbone: nn.Module, name: str, path: PathLike) -> None:
             f"{source} does not hold the weights of {name}: of {len(own)} tensors {', '.join(wrong)}; "
             f"expected {info.weight_file} from {info.url}"
         )
+    check(mapping(weight), weights, source, f"download it again from {info.url}")
     backbone.get_submodule("bkb").load_state_dict(weights)
 
 

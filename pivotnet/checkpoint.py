@@ -15,6 +15,7 @@ import os
 import re
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -295,6 +296,21 @@ def read_checkpoint(path: PathLike) -> dict[str, Any]:
             f"checkpoint {path} has changed since it was written (its checksum differs); take another one"
         )
     return state
+
+
+def newest_good(paths: Sequence[Path]) -> tuple[Path, dict[str, Any], list[str]]:
+    """The last checkpoint that can be read, its state, and what is wrong with those behind it.
+
+    Raises:
+        PivotNetError: none can be read; it says what is wrong with the newest.
+    """
+    bad: list[str] = []
+    for path in reversed(paths):
+        try:
+            return path, read_checkpoint(path), bad
+        except PivotNetError as error:
+            bad.append(str(error))
+    raise PivotNetError(bad[0])
 
 
 def config_from_dict(values: dict[str, Any]) -> Config:

@@ -215,8 +215,12 @@ def _train_patched(choices: Choices, checkout: Path, device: str, logs: Path) ->
 
     saved = list_patched_checkpoints(choices.output)
     if saved:
-        say(f"going on from {saved[-1]}")
-        run("train-continue", config, saved[-1], "-e", epochs, *choices.extra)
+        from pivotnet.checkpoint import newest_good  # torch, which the launcher needs for nothing else
+
+        path, _, bad = newest_good(saved)
+        for line in [*bad, f"going on from {path}"]:
+            say(line)
+        run("train-continue", config, path, "-e", epochs, *choices.extra)
     else:
         if choices.resume:
             say(f"no checkpoint in {choices.output}: starting again")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pivotnet.errors import PivotNetError
+from pivotnet.files import read_json
 from pivotnet.pool import run_in_pool
 from pivotnet.synthetic import map_expansion, nuscenes_tables
 from pivotnet.synthetic.camera_images import Ground, draw_image, encode_jpeg
@@ -68,8 +69,8 @@ def _is_there(folder: Path, wanted: dict[str, Any]) -> bool:
     if not folder.is_dir():
         raise PivotNetError(f"{folder} is a file; choose a folder that is empty or new")
     try:
-        found = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(folder / MARKER, "")
+    except PivotNetError:
         if any(folder.iterdir()):
             raise PivotNetError(
                 f"{folder} is not empty and no finished synthetic data set; choose another folder"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +137,7 @@ def find_resumed(
         raise PivotNetError(f"{run.output} holds a run already ({found[-1].name}): give --resume, or another --output")
     if not options.resume and not found:
         return None, None, []
-    path, state, bad = _newest_good([Path(options.resume)] if options.resume else found)
+    path, state, bad = checkpoints.newest_good([Path(options.resume)] if options.resume else found)
     if "pivotnet" not in state:
         raise PivotNetError(f"checkpoint {path} is of upstream, its run cannot be resumed here: use --pretrained")
     before = state["pivotnet"]
@@ -159,14 +158,3 @@ def find_resumed(
     if before["step"] > run.steps or complete:
         raise PivotNetError(f"{path} has all of the {run.steps} steps asked for: give more --steps")
     return path, state, bad
-
-
-def _newest_good(paths: Sequence[Path]) -> tuple[Path, dict[str, Any], list[str]]:
-    """The last checkpoint that can be read, its state, and what is wrong with those behind it."""
-    bad: list[str] = []
-    for path in reversed(paths):
-        try:
-            return path, checkpoints.read_checkpoint(path), bad
-        except PivotNetError as error:
-            bad.append(str(error))
-    raise PivotNetError(bad[0])

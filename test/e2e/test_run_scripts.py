@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from support.fake_data import make_data
 from support.fake_run import EVALUATION, make_run
 from support.script_copy import (
@@ -207,7 +208,10 @@ def test_patched_runs_go_through_its_run_sh_each_with_a_folder_of_its_own(patche
     assert call.read_text().splitlines() == [f"{upstream}|{one}|8|||{root}|cpu|1" for one in words]
     assert final_result(out)["mAP_easy"] == "61.5"
     call.unlink()
+    torch.save({"model_state": {}}, saved)
+    saved.with_name("checkpoint_epoch_2.pth").touch()  # as a power failure leaves it
     status, out, err = patched.run(FULL, "--resume", output)
+    assert "checkpoint_epoch_2.pth cannot be read" in out and f"going on from {saved}" in out
     words[0] = f"train-continue {CONFIG} {saved} -e 2 --exp_options seed=1"
     assert status == 0, out + err
     assert call.read_text().splitlines() == [f"{upstream}|{one}|8|||{root}|cpu|1" for one in words]

@@ -69,9 +69,16 @@ def camera_file(value: Any) -> None:
 
 
 def text(value: Any) -> None:
-    """Rule of a short text that can be printed."""
-    if not isinstance(value, str) or len(value) > _LONGEST_TEXT or not value.isprintable():
-        refuse(value, f"a text of up to {_LONGEST_TEXT} printable characters")
+    """Rule of any short text."""
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
+        refuse(value, f"a text of up to {_LONGEST_TEXT} characters")
+
+
+def printable(value: Any) -> None:
+    """Rule of a short text that reports print: a terminal might obey other characters."""
+    text(value)
+    if not value.isprintable():
+        refuse(value, "a text of printable characters")
 
 
 def flag(value: Any) -> None:

@@ -33,7 +33,7 @@ from pivotnet import device as devices
 from pivotnet.distributed import Ranks, gather_objects
 from pivotnet.errors import PivotNetError
 from pivotnet.files import read_json, write_json
-from pivotnet.schema import fields, flag, mapping, nullable, number, text
+from pivotnet.schema import fields, flag, mapping, nullable, number, printable
 from pivotnet.training.records import StepRecords, counted_times, read_records, records_path
 
 SUMMARY = "summary.json"
@@ -44,9 +44,9 @@ _TIMES = {"median": number(1e-9, 1e9), "p90": number(1e-9, 1e9), "count": _COUNT
 _PERCENT = fields({key: nullable(number(0, 100)) for key in ("mAP_hard", "mAP_easy")})
 _SUMMARY = fields(
     {
-        "preset": text,
-        "device": text,
-        "device_name": text,
+        "preset": printable,
+        "device": printable,
+        "device_name": printable,
         "ranks": _POSITIVE,
         "batch_size": _POSITIVE,
         "global_batch": _POSITIVE,

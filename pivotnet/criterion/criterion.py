@@ -138,7 +138,7 @@ class Criterion(nn.Module):
                 f"instance masks are {tuple(masks.shape[-2:])} cells large, semantic masks "
                 f"{tuple(semantic_logits.shape[-2:])}: predict both on the same grid"
             )
-        return masks, semantic_logits[:, :, :, 1]
+        return masks, semantic_logits.select(3, 1)
 
 
 def class_normaliser(counts: Tensor) -> Tensor:

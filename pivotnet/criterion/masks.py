@@ -79,15 +79,30 @@ def all_mask_losses(masks: Tensor, targets: Tensor, num_queries: tuple[int, ...]
     """
     grid, size = masks.shape[-2:], targets.shape[-2:]
     targets_on_grid = on_grid(targets.flatten(0, 2), grid).view(*targets.shape[:3], -1)  # [B, C, G, hw]
-    losses = []
-    for label, queries in enumerate(masks.transpose(0, 1).split(num_queries, dim=2)):
-        queries = queries.flatten(1, 2)  # [B, D Qc, h, w]
-        products = queries.flatten(2) @ targets_on_grid[:, label].transpose(1, 2)  # [B, D Qc, G]
-        logits = upsample(queries.flatten(0, 1), size).view(*queries.shape[:2], -1)  # [B, D Qc, HW]
-        target = targets[:, label].flatten(2).transpose(1, 2)  # [B, HW, G]
-        cross_entropy = F.softplus(logits).mean(-1, keepdim=True) - products / size.numel()
-        probabilities = logits.sigmoid_()
-        areas = probabilities.sum(-1, keepdim=True) + target.sum(1, keepdim=True)
-        dice = 1 - (2 * (probabilities @ target) + 1) / (areas + 1)
-        losses.append((cross_entropy + dice).unflatten(1, (len(masks), -1)))
-    return torch.cat(losses, 2).transpose(0, 1)
+    order, back = _class_by_class(len(masks), num_queries, masks.device)
+    rows = masks.transpose(0, 1).flatten(1, 2).index_select(1, order)  # [B, R, h, w]
+    counts = [len(masks) * queries for queries in num_queries]
+    logits = upsample(rows.flatten(0, 1), size).view(*rows.shape[:2], -1)  # [B, R, HW]
+    softplus = F.softplus(logits).mean(-1, keepdim=True)
+    probabilities = logits.sigmoid_()
+
+    def products(rows: Tensor, targets: Tensor) -> Tensor:
+        """[B, R, pixels] and [B, C, G, pixels] -> [B, R, G], with the targets of the row's class."""
+        pairs = zip(rows.split(counts, 1), targets.unbind(1))
+        return torch.cat([row @ target.transpose(1, 2) for row, target in pairs], 1)
+
+    cross_entropy = softplus - products(rows.flatten(2), targets_on_grid) / size.numel()
+    overlap = products(probabilities, targets.flatten(3))
+    target_areas = targets.flatten(3).sum(-1).unbind(1)  # of each class [B, G]
+    areas = [area[:, None].expand(-1, count, -1) for area, count in zip(target_areas, counts)]
+    dice = 1 - (2 * overlap + 1) / (probabilities.sum(-1, keepdim=True) + torch.cat(areas, 1) + 1)
+    losses = (cross_entropy + dice).index_select(1, back)
+    return losses.unflatten(1, (len(masks), -1)).transpose(0, 1)
+
+
+@lru_cache(maxsize=16)
+def _class_by_class(decoders: int, num_queries: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The R = D Q rows of queries of all decoders, sorted by class, and the way back: int64 [R] each."""
+    labels = torch.arange(len(num_queries)).repeat_interleave(torch.tensor(num_queries)).repeat(decoders)
+    order = labels.argsort(stable=True)
+    return order.to(device), order.argsort().to(device)

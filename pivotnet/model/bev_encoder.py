@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pivotnet.config import CAMERAS, ModelConfig
+from pivotnet.model.layers import add_branch, copies
+from pivotnet.model.ops.add_layer_norm import add_layer_norm
 from pivotnet.model.ops.deformable_attention import multi_scale_deformable_attention
 from pivotnet.model.ops.sync_batch_norm import SyncBatchNorm
 
@@ -57,7 +59,7 @@ class BevEncoder(nn.Module):
                 module.reset_parameters()
         nn.init.zeros_(self.t2s_reference_points.bias)
 
-    def forward(self, features: list[Tensor], reference_points: Tensor, reference_valid: Tensor) -> Tensor:
+    def forward(self, features: list[Tensor], reference_points: Tensor, reference_valid: Tensor) -> list[Tensor]:
         """Encode the cameras, then decode the BEV grid.
 
         Args:
@@ -66,7 +68,7 @@ class BevEncoder(nn.Module):
             reference_valid: bool [B, N]; where False the cell samples around a learned position.
 
         Returns:
-            [E, B, N, C] BEV features of every decoder layer.
+            BEV features of every decoder layer, [B, N, C] each.
         """
         tokens: list[Tensor] = []
         positions: list[Tensor] = []
@@ -77,23 +79,25 @@ class BevEncoder(nn.Module):
             side_by_side = projected.view(-1, self.cameras, channels, height, width).permute(0, 3, 1, 4, 2)
             tokens.append(side_by_side.reshape(-1, height * self.cameras * width, channels))
             positions.append(embedding.get_parameter("pos_embed.weight"))
-        position = torch.cat(positions)  # [S, C]
+        position = torch.cat(positions)[None]  # [1, S, C]
         # The position goes into the source itself and, in every layer, into the queries once more.
+        position, *own_positions = copies(position, 1 + len(self.encoder.layers))
         source = torch.cat(tokens, dim=1) + position  # [B, S, C]
-        for layer in self.encoder.layers:
-            source = layer(source, position, self.source_centres)
+        for layer, own_position in zip(self.encoder.layers, own_positions):
+            source = layer(source, own_position, self.source_centres)
 
-        bev_position = self.tgt_pos_embed.pos_embed.weight  # [N, C]
+        bev_position = self.tgt_pos_embed.pos_embed.weight[None]  # [1, N, C]
         with torch.autocast(device_type=source.device.type, enabled=False):
-            learned = self.t2s_reference_points(bev_position).sigmoid()  # [N, 2]
+            learned = self.t2s_reference_points(bev_position).sigmoid()  # [1, N, 2]
             reference = torch.where(reference_valid[..., None], reference_points, learned)  # [B, N, 2]
             reference = reference.view(len(source), -1, 1, 1, 1, 2)
         bev = self.tgt_embed.pos_embed.weight.expand(len(source), -1, -1)  # [B, N, C]
         outputs = []
-        for layer in self.decoder.layers:
-            bev = layer(bev, bev_position, self.bev_centres, source, reference)
+        count = len(self.decoder.layers)
+        for layer, *own in zip(self.decoder.layers, copies(bev_position, count), copies(reference, count)):
+            bev = layer(bev, own[0], self.bev_centres, source, own[1])
             outputs.append(bev)
-        return torch.stack(outputs)
+        return outputs
 
 
 class GridEmbedding(nn.Module):
@@ -118,12 +122,12 @@ class EncoderLayer(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, source: Tensor, position: Tensor, centres: Tensor) -> Tensor:
-        """[B, S, C] -> [B, S, C]; position [S, C], centres [1, S, 1, 1, 1, 2]."""
+        """[B, S, C] -> [B, S, C]; position [1, S, C], centres [1, S, 1, 1, 1, 2]."""
         attended = self.self_attn(source + position, centres, source)
-        source = self.norm1(source + self.dropout(attended))
+        source, _ = add_layer_norm(self.norm1, source, self.dropout(attended))
         # ReLU after dropout is the same, and the backward pass keeps one large tensor less.
         widened = F.relu(self.dropout(self.linear1(source)))
-        return self.norm2(source + self.dropout(self.linear2(widened)))
+        return add_layer_norm(self.norm2, source, self.dropout(self.linear2(widened)))[0]
 
 
 class DecoderLayer(nn.Module):
@@ -142,11 +146,11 @@ class DecoderLayer(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, bev: Tensor, position: Tensor, centres: Tensor, source: Tensor, reference: Tensor) -> Tensor:
-        """[B, N, C] -> [B, N, C]; position [N, C], source [B, S, C], centres and reference [., N, 1, 1, 1, 2]."""
-        bev = self.norm2(bev + self.dropout(self.self_attn(bev + position, centres, bev)))
-        bev = self.norm1(bev + self.dropout(self.cross_attn(bev + position, reference, source)))
+        """[B, N, C] -> [B, N, C]; position [1, N, C], source [B, S, C], centres and reference [., N, 1, 1, 1, 2]."""
+        bev, _ = add_layer_norm(self.norm2, bev, self.dropout(self.self_attn(bev + position, centres, bev)))
+        bev, _ = add_layer_norm(self.norm1, bev, self.dropout(self.cross_attn(bev + position, reference, source)))
         widened = F.relu(self.dropout(self.linear1(bev)))
-        return self.norm3(bev + self.dropout(self.linear2(widened)))
+        return add_layer_norm(self.norm3, bev, self.dropout(self.linear2(widened)))[0]
 
 
 class Dropout(nn.Dropout):
@@ -198,7 +202,7 @@ class DeformableAttention(nn.Module):
             # Locations and weights in float32: bfloat16 has 3 digits, a row of cameras 336 cells.
             query = query.float()
             offsets = self.sampling_offsets(query).view(*samples, 2)
-            locations = torch.addcmul(reference, offsets, self.cell_size)
+            locations = add_branch(reference, offsets, self.cell_size)
             weights = self.attention_weights(query).view(batch, length, self.heads, -1).softmax(-1).view(samples)
         attended = multi_scale_deformable_attention(value, self.sizes, locations, weights)
         return self.output_proj(attended)

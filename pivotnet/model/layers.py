@@ -68,5 +68,25 @@ class StochasticDepth(nn.Module):
 
 
 def add_branch(shortcut: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
-    """shortcut + scale * branch, [B, ., ., .], in one launch."""
-    return shortcut + branch if scale is None else torch.addcmul(shortcut, branch, scale)
+    """shortcut + scale * branch, in one launch each way; ``scale`` is a constant that broadcasts to the branch."""
+    return shortcut + branch if scale is None else _AddScaled.apply(shortcut, branch, scale)
+
+
+class _AddScaled(torch.autograd.Function):
+    """torch.addcmul without what its backward pass does for factors that learn."""
+
+    @staticmethod
+    def forward(ctx: Any, shortcut: Tensor, branch: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(scale)
+        ctx.shape = shortcut.shape
+        return torch.addcmul(shortcut, branch, scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:  # type: ignore[override]
+        shortcut = gradient.sum_to_size(ctx.shape) if ctx.needs_input_grad[0] else None
+        return shortcut, gradient * ctx.saved_tensors[0], None
+
+
+def copies(x: Tensor, count: int) -> list[Tensor]:
+    """``x`` as often as it is used: its gradients are stacked and summed at once, not added one by one."""
+    return list(x.expand(count, *x.shape).unbind())

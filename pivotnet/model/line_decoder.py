@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pivotnet.config import MapConfig, ModelConfig
-from pivotnet.model.layers import Mlp
+from pivotnet.model.layers import Mlp, copies
+from pivotnet.model.ops.add_layer_norm import add_layer_norm
+from pivotnet.model.ops.attention import attention
 
 Projection = tuple[Tensor, Tensor]  # weight and bias of a linear map
 
@@ -77,21 +79,20 @@ class LineDecoder(nn.Module):
             final_only: predict from the last layer alone, and no masks.
         """
         memory = bev + self.level_embed.weight  # [B, N, C]; masks are read off the features without it
-        projections = [
-            cast(CrossAttentionLayer, layer).multihead_attn.projections()
-            for layer in self.transformer_cross_attention_layers
-        ]
-        keys = _joined_linear(memory + self.position, [key for _, key, _ in projections])
-        values = _joined_linear(memory, [value for _, _, value in projections])
+        cross = [cast(CrossAttentionLayer, layer) for layer in self.transformer_cross_attention_layers]
+        queries, key, value = _projections([layer.multihead_attn for layer in cross], (1, 1, 1))
+        keys = _of_layers(memory + self.position, key)
+        values = _of_layers(memory, value)
+        own = [cast(SelfAttentionLayer, layer) for layer in self.transformer_self_attention_layers]
+        own_projections = zip(*(_by_layer(*kind) for kind in _projections([layer.self_attn for layer in own], (2, 1))))
         mask_layers = self._joined_mask_layers()
         points = self.query_feat.expand(len(bev), -1, -1)  # [B, T, C]
         outputs = []
-        for index, (query, _, _) in enumerate(projections):
-            allowed = self._attention_mask(points, bev, mask_layers)
-            points = self.transformer_cross_attention_layers[index](
-                points, self.query_embed, query, keys[index], values[index], allowed
-            )
-            points = self.transformer_self_attention_layers[index](points, self.query_embed)
+        query_embed = iter(copies(self.query_embed[None], len(cross) + len(own)))  # [1, T, C] each
+        for index, (query, (query_key, of_value)) in enumerate(zip(_by_layer(*queries), own_projections)):
+            masked = self._attention_mask(points, bev, mask_layers)
+            points = cross[index](points, next(query_embed), query, keys[index], values[index], masked)
+            points = own[index](points, next(query_embed), query_key, of_value)
             points = self.transformer_ffn_layers[index](points)
             outputs.append(points)
         # Predictions do not feed back other than through the masks, so all layers are predicted from at once.
@@ -119,7 +120,7 @@ class LineDecoder(nn.Module):
 
     @torch.no_grad()
     def _attention_mask(self, points: Tensor, bev: Tensor, mask_layers: list[Projection]) -> Tensor:
-        """Which BEV cells each point query [B, T, C] may look at: bool [B, 1, T, N].
+        """Which BEV cells each point query [B, T, C] may not look at: bool [B, 1, T, N].
 
         No gradient passes through it, so it costs no backward pass; the masks that are trained are made once for all
         layers.
@@ -135,9 +136,8 @@ class LineDecoder(nn.Module):
                 hidden = of_all_classes.index_select(1, self.own_class)
             logits = hidden @ bev.float().transpose(1, 2)  # [B, Q, N]
         masked = self.masked(logits)
-        # an instance whose cells are all masked may look everywhere
-        allowed = ~masked | masked.all(dim=-1, keepdim=True)
-        return allowed.index_select(1, self.instance_of_point)[:, None]
+        masked = masked != masked.all(dim=-1, keepdim=True)  # an instance whose cells are all masked looks everywhere
+        return masked.index_select(1, self.instance_of_point)[:, None]
 
     @staticmethod
     def masked(logits: Tensor) -> Tensor:
@@ -151,11 +151,25 @@ class LineDecoder(nn.Module):
         return [(torch.cat([one.weight for one in same]), torch.cat([one.bias for one in same])) for same in layers]
 
 
-def _joined_linear(source: Tensor, projections: list[Projection]) -> list[Tensor]:
-    """Several linear maps of the same [B, N, C] from one product."""
-    weight = torch.cat([weight for weight, _ in projections])
-    bias = torch.cat([bias for _, bias in projections])
-    return list(F.linear(source, weight, bias).chunk(len(projections), dim=-1))
+def _projections(layers: list[Attention], kinds: tuple[int, ...]) -> list[Projection]:
+    """Weights [layers, k C, C] and biases [layers, k C] of all layers, for each of ``kinds``: k of query, key, value.
+
+    Joined first and split then, their gradients are joined once, not layer by layer.
+    """
+    weight = torch.stack([layer.in_proj_weight for layer in layers])
+    bias = torch.stack([layer.in_proj_bias for layer in layers])
+    sizes = [kind * weight.shape[2] for kind in kinds]
+    return list(zip(weight.split(sizes, dim=1), bias.split(sizes, dim=1)))
+
+
+def _by_layer(weight: Tensor, bias: Tensor) -> list[Projection]:
+    return list(zip(weight.unbind(), bias.unbind()))
+
+
+def _of_layers(source: Tensor, projection: Projection) -> list[Tensor]:
+    """The projections of the same [B, N, C] by all layers, from one product."""
+    weight, bias = projection
+    return list(F.linear(source, weight.flatten(0, 1), bias.flatten()).chunk(len(weight), dim=-1))
 
 
 class Attention(nn.Module):
@@ -171,15 +185,9 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def projections(self) -> list[Projection]:
-        """Of query, key and value."""
-        return list(zip(self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)))
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """Attend with projected [B, T, C], [B, N, C], [B, N, C]; allowed: bool [B, 1, T, N]. Returns [B, T, C]."""
-        query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)  # [B, heads, T, c]
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, masked: Tensor | None = None) -> Tensor:
+        """Attend with projected [B, T, C], [B, N, C], [B, N, C]; masked: bool [B, 1, T, N]. Returns [B, T, C]."""
+        return self.out_proj(attention(query, key, value, self.heads, masked))
 
 
 class CrossAttentionLayer(nn.Module):
@@ -191,11 +199,11 @@ class CrossAttentionLayer(nn.Module):
         self.norm = nn.LayerNorm(channels)
 
     def forward(
-        self, points: Tensor, query_embed: Tensor, projection: Projection, keys: Tensor, values: Tensor, allowed: Tensor
+        self, points: Tensor, query_embed: Tensor, projection: Projection, keys: Tensor, values: Tensor, masked: Tensor
     ) -> Tensor:
         """Points [B, T, C], projected to queries here, look at keys and values that are so already, [B, N, C]."""
         query = F.linear(points + query_embed, *projection)
-        return self.norm(points + self.multihead_attn(query, keys, values, allowed))
+        return add_layer_norm(self.norm, points, self.multihead_attn(query, keys, values, masked))[0]
 
 
 class SelfAttentionLayer(nn.Module):
@@ -206,14 +214,11 @@ class SelfAttentionLayer(nn.Module):
         self.self_attn = Attention(channels, heads)
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, points: Tensor, query_embed: Tensor) -> Tensor:
-        """[B, T, C] -> [B, T, C]; query_embed goes into queries and keys, not into values."""
-        channels = points.shape[-1]
-        parameters = self.self_attn.in_proj_weight, self.self_attn.in_proj_bias
-        query_key, of_value = zip(*(parameter.split([2 * channels, channels]) for parameter in parameters))
+    def forward(self, points: Tensor, query_embed: Tensor, query_key: Projection, of_value: Projection) -> Tensor:
+        """[B, T, C] -> [B, T, C]; query_embed [1, T, C] goes into queries and keys, not into values."""
         query, key = F.linear(points + query_embed, *query_key).chunk(2, dim=-1)
         value = F.linear(points, *of_value)
-        return self.norm(points + self.self_attn(query, key, value))
+        return add_layer_norm(self.norm, points, self.self_attn(query, key, value))[0]
 
 
 class FeedForwardLayer(nn.Module):
@@ -229,7 +234,7 @@ class FeedForwardLayer(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """[B, T, C] -> [B, T, C]."""
-        return self.norm(points + self.linear2(F.relu(self.linear1(points))))
+        return add_layer_norm(self.norm, points, self.linear2(F.relu(self.linear1(points))))[0]
 
 
 def sine_position(size: tuple[int, int], channels: int) -> Tensor:

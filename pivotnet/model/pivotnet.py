@@ -69,13 +69,13 @@ class PivotNet(nn.Module):
         # First, so that its part of the backward pass comes last, when no other activations are left.
         mean_features = self.output_head.mean_coordinate_features()
         features = self.im_backbone(images.flatten(0, 1))
-        bev = self.bev_encoder(features, reference_points, reference_valid)  # [E, B, N, hidden]
+        bev = self.bev_encoder(features, reference_points, reference_valid)  # [B, N, hidden] each
         lines = self.line_decoder(bev[-1], final_only)
         points, point_logits = self.output_head(lines.points, mean_features)
         predictions = Predictions(lines.object_logits.float(), points, point_logits.float())
         if lines.mask_logits is not None:
             predictions.masks = lines.mask_logits.unflatten(-1, self.bev_size)
-            predictions.semantic_logits = self.output_head.semantic(bev).unflatten(-1, self.bev_size)
+            predictions.semantic_logits = self.output_head.semantic(torch.stack(bev)).unflatten(-1, self.bev_size)
         return predictions
 
     def normalise(self, images: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class Trainer:
         with devices.autocast(self.device, self.run.amp):
             predictions = self.network(*inputs)
         result = self.criterion(predictions, moved.targets, piggyback)
-        result.total.backward()
+        result.total.backward(self._flags[1][0])  # that constant too
         return result
 
     def train_step(self, batch: Batch, stop: bool = False) -> np.ndarray | None:
@@ -96,7 +96,7 @@ class Trainer:
         self.optimizer.step()
         self._terms = sorted(result.terms)
         values = [result.total, *(result.terms[name] for name in self._terms)]
-        vector = torch.cat([self._flags[stop], torch.stack([value.detach().float() for value in values])])
+        vector = torch.cat([self._flags[stop], *(value.detach().float()[None] for value in values)])
         self._pending = average_over_ranks(vector, self.ranks)
         self.step += 1
         return result.piggybacked

@@ -142,9 +142,9 @@ class DeformTransformerBEVEncoder(nn.Module):
         if "reference_points" not in infos:
             raise PivotNetError("the samples have no reference_points: use the data set of pivotnet.upstream.samples")
         device = features[0].device
-        bev = self.bev_encoder(features, infos["reference_points"].to(device), infos["reference_valid"].to(device))
-        maps = bev.transpose(2, 3).unflatten(3, self.model.bev_size)
-        return {"bev_features": bev, "bev_enc_features": list(maps.unbind())}
+        outputs = self.bev_encoder(features, infos["reference_points"].to(device), infos["reference_valid"].to(device))
+        maps = [output.transpose(1, 2).unflatten(2, self.model.bev_size) for output in outputs]
+        return {"bev_features": torch.stack(outputs), "bev_enc_features": maps}
 
 
 class TransformerBEVDecoder(nn.Module):

@@ -10,12 +10,14 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pivotnet.model.layers import StochasticDepth, add_branch, run
+from pivotnet.model.ops.add_layer_norm import add_layer_norm
 
 WINDOW = 7  # tokens along a side of a window
 SHIFT = WINDOW // 2  # tokens by which every other block moves its windows
@@ -28,35 +30,64 @@ MASKED = -100.0  # added to the scores of tokens that only the cyclic shift made
 FEATURE_STAGES = (2, 3)  # whose outputs have strides 16 and 32
 
 
-@functools.lru_cache(maxsize=64)
-def zero_strip(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Padding, made once for each shape; nobody writes into it."""
+Rows = tuple[Tensor, bool]  # a row to take for each row of the result, int32, and whether some of them are padding
+
+
+@functools.lru_cache(maxsize=32)
+def window_rows(images: int, height: int, width: int, heads: int, shift: int, device: torch.device) -> list[Rows]:
+    """How tokens get into shifted windows and back.
+
+    The maps are padded with zeros at the bottom and at the right up to whole windows, shifted cyclically by ``shift``
+    towards the top left, and cut into windows.
+
+    Returns:
+        For the rows of [B L N, C], those of the tokens [B H W, C]; and the way back; then both for parts of d channels:
+        for [B L h N, d] those of [B H W h, d], and the way back.
+    """
     with torch.inference_mode(False):  # made maybe in evaluation, and then used in training too
-        return torch.zeros(shape, dtype=dtype, device=device)
+        rows = torch.arange(images * height * width).view(images, height, width)
+        padded = F.pad(rows, (0, -width % WINDOW, 0, -height % WINDOW), value=-1).roll((-shift, -shift), (1, 2))
+        padded = padded.unflatten(2, (-1, WINDOW)).unflatten(1, (-1, WINDOW)).transpose(2, 3).flatten(1, 2)
+        to_windows = padded.reshape(-1, WINDOW**2)  # [B L, N]
+        of_heads = to_windows[:, None] * heads + torch.arange(heads)[:, None]  # [B L, h, N]
+        of_heads = of_heads.where(to_windows[:, None] >= 0, -1)
+        found: list[Rows] = []
+        for forth in (to_windows.flatten(), of_heads.flatten()):
+            places = (forth >= 0).nonzero().squeeze(1)
+            back = torch.empty_like(places)
+            back[forth[places]] = places
+            padding = len(back) < len(forth)
+            found += [(forth.where(forth >= 0, len(back)).int().to(device), padding), (back.int().to(device), False)]
+        return found
 
 
-def pad_and_shift(x: Tensor, dim: int, shift: int) -> Tensor:
-    """Zeros after the end up to whole windows, then a cyclic shift by ``shift`` towards the front, in one copy."""
-    pad = -x.shape[dim] % WINDOW
-    pieces = [x]
-    if pad:
-        strip = zero_strip((*x.shape[:dim], pad, *x.shape[dim + 1 :]), x.dtype, x.device)
-        pieces = [x, strip]
-    if x.shape[dim] < shift:  # the shift moves some of the padding too: make it part of the map
-        pieces = [torch.cat(pieces, dim)]
-    if shift:
-        front, rest = pieces[0].split([shift, pieces[0].shape[dim] - shift], dim)
-        pieces = [rest, *pieces[1:], front]
-    return torch.cat(pieces, dim) if len(pieces) > 1 else x
+def take(x: Tensor, rows: Rows, back: Rows) -> Tensor:
+    """The ``rows`` of a matrix, zeros for padding; ``back`` takes the matrix from the result again."""
+    return _Take.apply(x, rows, back)
 
 
-def unshift_and_crop(x: Tensor, dim: int, shift: int, length: int) -> Tensor:
-    """Undo ``pad_and_shift`` of a dimension that had ``length`` elements."""
-    if shift:
-        rest = max(length - shift, 0)
-        pieces = x.split([rest, x.shape[dim] - rest - shift, shift], dim)
-        x = torch.cat([pieces[2], pieces[0]], dim)
-    return x.narrow(dim, 0, length) if x.shape[dim] > length else x
+class _Take(torch.autograd.Function):
+    """Each row is taken once, so that the gradient is taken by the way back, and nothing is added up."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Rows, back: Rows) -> Tensor:
+        ctx.ways = back, rows
+        return _take(x, rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return _take(gradient, ctx.ways[0]), None, None
+
+
+def _take(x: Tensor, rows: Rows) -> Tensor:
+    indices, padding = rows
+    return (torch.cat([x, _zero_row(x.shape[1], x.dtype, x.device)]) if padding else x).index_select(0, indices)
+
+
+@functools.lru_cache(maxsize=32)
+def _zero_row(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # as above
+        return torch.zeros(1, channels, dtype=dtype, device=device)
 
 
 def relative_position_index() -> Tensor:
@@ -103,21 +134,15 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor, shift: int) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]; ``bias``: added to the scores, [1 or L, h, N, N]; ``shift``: of the windows."""
         batch, height, width, channels = x.shape
-        x = pad_and_shift(pad_and_shift(x, 1, shift), 2, shift)
-        rows, columns = x.shape[1] // WINDOW, x.shape[2] // WINDOW
-        tokens = rows * columns, WINDOW**2
-
-        x = x.view(batch, rows, WINDOW, columns, WINDOW, channels).transpose(2, 3)
-        qkv = self.qkv(x.reshape(batch, *tokens, channels)).view(batch, *tokens, 3, self.heads, -1)
+        forth, back, forth_heads, back_heads = window_rows(batch, height, width, self.heads, shift, x.device)
+        x = take(x.reshape(-1, channels), forth, back)
+        qkv = self.qkv(x).view(batch, -1, WINDOW**2, 3, self.heads, channels // self.heads)
         query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).contiguous().unbind()  # [B, L, h, N, d]
         scores = torch.add(bias, query @ key.transpose(-2, -1), alpha=self.scale)
-        x = scores.softmax(-1) @ value
-
-        x = x.view(batch, rows, columns, self.heads, WINDOW, WINDOW, -1).permute(0, 1, 4, 2, 5, 3, 6)
-        x = x.reshape(batch, rows * WINDOW, columns * WINDOW, channels)
+        x = (scores.softmax(-1) @ value).view(-1, channels // self.heads)
         # tokens are projected one by one, so that the padding can go before
-        x = unshift_and_crop(unshift_and_crop(x, 2, shift, width), 1, shift, height)
-        return self.proj(x)
+        x = take(x, back_heads, forth_heads).view(-1, channels)
+        return self.proj(x).view(batch, height, width, channels)
 
 
 class SwinBlock(nn.Module):
@@ -133,14 +158,25 @@ class SwinBlock(nn.Module):
         layers = {"fc1": nn.Linear(channels, wide), "gelu": nn.GELU(), "fc2": nn.Linear(wide, channels)}
         self.mlp = nn.Sequential(OrderedDict(layers))
 
-    def forward(self, x: Tensor, bias: Tensor, attention_scale: Tensor | None, mlp_scale: Tensor | None) -> Tensor:
-        """[B, H, W, C] -> [B, H, W, C]; ``bias``: of relative positions [h, N, N]; scales: of stochastic depth."""
+    def forward(
+        self, x: Tensor, branch: Tensor | None, scale: Tensor | None, bias: Tensor, attention_scale: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """x + scale * branch -> x and the branch of the MLP, which is not yet added.
+
+        Args:
+            x: [B, H, W, C].
+            branch: of the block before, if there is one.
+            scale: of stochastic depth, for ``branch``.
+            bias: of relative positions, [h, N, N].
+            attention_scale: of stochastic depth.
+        """
         bias = bias.unsqueeze(0)
         if self.shift:
             height, width = (length + -length % WINDOW for length in x.shape[1:3])
             bias = bias + shift_mask(height, width, x.device)
-        x = add_branch(x, self.attn(self.norm1(x), bias, self.shift), attention_scale)
-        return add_branch(x, self.mlp(self.norm2(x)), mlp_scale)
+        normed, x = (self.norm1(x), x) if branch is None else add_layer_norm(self.norm1, x, branch, scale)
+        normed, x = add_layer_norm(self.norm2, x, self.attn(normed, bias, self.shift), attention_scale)
+        return x, self.mlp(normed)
 
 
 class PatchMerging(nn.Module):
@@ -157,7 +193,8 @@ class PatchMerging(nn.Module):
         if height % 2 or width % 2:
             x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
         x = x.view(batch, (height + 1) // 2, 2, (width + 1) // 2, 2, channels)
-        return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))  # column by column of the 2 x 2
+        x = self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3))  # column by column of the 2 x 2
+        return (x.flatten(0, 2) @ self.reduction.weight.t()).unflatten(0, x.shape[:3])
 
 
 class SwinStage(nn.Module):
@@ -169,12 +206,29 @@ class SwinStage(nn.Module):
         self.downsample = PatchMerging(channels) if merge else None
 
     def forward(
-        self, x: Tensor, biases: Iterator[Tensor], scales: Iterator[Tensor | None], checkpointing: bool
+        self,
+        x: Tensor,
+        biases: Iterator[Tensor],
+        scales: Iterator[Tensor | None],
+        checkpointing: bool,
+        norm: nn.LayerNorm | None,
     ) -> tuple[Tensor, Tensor]:
-        """[B, H, W, C] -> the same shape, and its merging; takes a bias and two scales a block from the iterators."""
+        """[B, H, W, C] -> the same shape after ``norm``, if there is one, and the merging of what was before it.
+
+        Takes a bias and two scales a block from the iterators.
+        """
+        branch, scale = None, None
         for block in self.blocks:
-            x = run(block, checkpointing, x, next(biases), next(scales), next(scales))
-        return x, x if self.downsample is None else run(self.downsample, checkpointing, x)
+            if checkpointing and branch is not None:  # one tensor is kept, not two
+                x, branch = add_branch(x, branch, scale), None
+            x, branch = run(block, checkpointing, x, branch, scale, next(biases), next(scales))
+            scale = next(scales)
+        assert branch is not None
+        if norm is None:
+            output = x = add_branch(x, branch, scale)
+        else:
+            output, x = add_layer_norm(norm, x, branch, scale)
+        return output, x if self.downsample is None else run(self.downsample, checkpointing, x)
 
 
 class PatchEmbed(nn.Module):
@@ -231,7 +285,8 @@ class SwinTransformer(nn.Module):
         scales = iter(self.stochastic_depth(images.shape[0]))
         features = []
         for number, stage in enumerate(self.layers):
-            output, x = stage(x, biases, scales, self.checkpointing)
-            if number in self.feature_stages:
-                features.append(self.get_submodule(f"norm{number}")(output).permute(0, 3, 1, 2).contiguous())
+            norm = getattr(self, f"norm{number}") if number in self.feature_stages else None
+            output, x = stage(x, biases, scales, self.checkpointing, norm)
+            if norm is not None:
+                features.append(output.permute(0, 3, 1, 2).contiguous())
         return tuple(features)

@@ -49,6 +49,18 @@ ACLNN(LayerNormBackward,
                                                       {wanted[0], wanted[1], wanted[2]});
       if (wanted[0]) input_gradient = std::get<0>(gradients); if (wanted[1]) weight_gradient = std::get<1>(gradients);
       if (wanted[2]) bias_gradient = std::get<2>(gradients))
+ACLNN(AddLayerNorm,
+      (In a, In b, In weight, In bias, In addend, double epsilon, bool, Out out, Out mean, Out inverse_deviation, Out total),
+      Tensor sum = *a + *b; if (addend) sum = sum + *addend;
+      auto result = at::native_layer_norm(sum, (*weight).sizes(), weight, bias, epsilon);
+      out = std::get<0>(result); mean = std::get<1>(result); inverse_deviation = std::get<2>(result); total = sum)
+ACLNN(AddLayerNormGrad,
+      (In gradient, In a, In b, In inverse_deviation, In mean, In weight, In total_gradient, Out input_gradient,
+       Out weight_gradient, Out bias_gradient),
+      auto gradients = at::native_layer_norm_backward(*gradient, *a + *b, (*weight).sizes(), *mean, *inverse_deviation, weight,
+                                                      weight, {true, true, true});
+      input_gradient = total_gradient ? std::get<0>(gradients) + *total_gradient : std::get<0>(gradients);
+      weight_gradient = std::get<1>(gradients); bias_gradient = std::get<2>(gradients))
 ACLNN(GroupNorm,
       (In input, In weight, In bias, int64_t samples, int64_t channels, int64_t pixels, int64_t groups, double epsilon,
        Out out, Out mean, Out inverse_deviation),

@@ -83,15 +83,15 @@ def all_mask_losses(masks: Tensor, targets: Tensor, num_queries: tuple[int, ...]
     rows = masks.transpose(0, 1).flatten(1, 2).index_select(1, order)  # [B, R, h, w]
     counts = [len(masks) * queries for queries in num_queries]
     logits = upsample(rows.flatten(0, 1), size).view(*rows.shape[:2], -1)  # [B, R, HW]
-    softplus = F.softplus(logits).mean(-1, keepdim=True)
-    probabilities = logits.sigmoid_()
 
     def products(rows: Tensor, targets: Tensor) -> Tensor:
         """[B, R, pixels] and [B, C, G, pixels] -> [B, R, G], with the targets of the row's class."""
         pairs = zip(rows.split(counts, 1), targets.unbind(1))
         return torch.cat([row @ target.transpose(1, 2) for row, target in pairs], 1)
 
-    cross_entropy = softplus - products(rows.flatten(2), targets_on_grid) / size.numel()
+    products_of_logits = products(rows.flatten(2), targets_on_grid)
+    cross_entropy = F.softplus(logits).mean(-1, keepdim=True) - products_of_logits / size.numel()
+    probabilities = logits.sigmoid_()
     overlap = products(probabilities, targets.flatten(3))
     target_areas = targets.flatten(3).sum(-1).unbind(1)  # of each class [B, G]
     areas = [area[:, None].expand(-1, count, -1) for area, count in zip(target_areas, counts)]

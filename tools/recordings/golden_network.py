@@ -263,7 +263,9 @@ def _keep_features(network: PivotNet, bev_size: tuple[int, int]) -> dict[str, Te
 
     network.im_backbone.register_forward_hook(lambda module, arguments, output: keep("bkb_features", output))
     network.bev_encoder.register_forward_hook(
-        # [E, B, N, hidden] -> E times [B, hidden, rows, columns]
-        lambda module, arguments, output: keep("bev_enc_features", output.transpose(2, 3).unflatten(3, bev_size))
+        # E times [B, N, hidden] -> [B, hidden, rows, columns]
+        lambda module, arguments, outputs: keep(
+            "bev_enc_features", [output.transpose(1, 2).unflatten(2, bev_size) for output in outputs]
+        )
     )
     return found

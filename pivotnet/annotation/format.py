@@ -39,7 +39,7 @@ _PLAIN = {
     "instance_mask8": INSTANCE_MASK,
 }
 # The largest coordinate of each; bezier control points may lie far beside their curve.
-_REACH = {"ego_vectors": 1000, "map_vectors": 10_000, "ctr_points": 100_000, "pivot_pts": 1.001}
+_REACH = {"ego_vectors": 100, "map_vectors": 10_000, "ctr_points": 100_000, "pivot_pts": 1.001}
 _PATHS = fields({"image_paths": items(camera_file, len(CAMERAS), len(CAMERAS))})
 PLAIN_KEYS, LINE_KEYS = tuple(_PLAIN), tuple(_REACH)
 

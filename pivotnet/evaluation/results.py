@@ -118,8 +118,9 @@ def _instance_arrays(instances: MapInstances) -> dict[str, np.ndarray]:
 
 def _from_upstream(content: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The reverse of ``to_upstream``, as the arrays of _LINES."""
-    lines = [np.asarray(line, np.float32).reshape(-1, 2) for line in content["map"][1:]]
-    scores = np.asarray(content["confidence_level"][1:], np.float32)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused
+        lines = [np.asarray(line, np.float32).reshape(-1, 2) for line in content["map"][1:]]
+        scores = np.asarray(content["confidence_level"][1:], np.float32)
     labels = np.asarray(content["pred_label"][1:], np.int64) - 1
     return _instance_arrays(MapInstances(lines, scores, labels))
 

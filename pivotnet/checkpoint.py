@@ -109,16 +109,22 @@ _GROUP = fields(
 def _step(value: Any) -> None:
     """Rule: a number, or a tensor of one; torch has stored both."""
     if isinstance(value, Tensor):
-        _tensor(value)
+        _average(value)
         value = value.item() if value.numel() == 1 else None
     _AMOUNT(value)
+
+
+def _average(value: Any) -> None:
+    weight(value)
+    if value.requires_grad:
+        raise Misfit("wants a gradient")
 
 
 def _parameter_states(value: Any) -> None:
     if not isinstance(value, dict):
         refuse(value, "an object")
     items(_COUNT)(list(value))
-    items(fields({"step": _step, "exp_avg": weight, "exp_avg_sq": weight}))(list(value.values()))
+    items(fields({"step": _step, "exp_avg": _average, "exp_avg_sq": _average}))(list(value.values()))
 
 
 _CHECKPOINT = fields(
@@ -163,8 +169,8 @@ def checksum(state: dict[str, Any]) -> str:
 
     def add(value: Any) -> None:
         if isinstance(value, Tensor):
-            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-            digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            digest.update(f"{value.dtype}{tuple(value.shape)}{value.requires_grad}".encode())
+            digest.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         elif isinstance(value, dict):
             digest.update(f"{{{len(value)}".encode())
             for key, item in value.items():

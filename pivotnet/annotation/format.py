@@ -189,7 +189,7 @@ def load_annotation(path: PathLike) -> Annotation:
         points, lengths = pad_pivots(lines.pop("pivot_pts"))
         annotation = Annotation(
             image_paths=[str(name) for name in data["image_paths"]],
-            **{key: data[key].copy() for key in PLAIN_KEYS[1:]},  # writable: it belongs to the caller
+            **{key: data[key].astype(np.uint8 if "mask" in key else np.float64) for key in PLAIN_KEYS[1:]},  # a copy
             **lines,
             pivot_points=points,
             pivot_lengths=lengths,

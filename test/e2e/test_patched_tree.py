@@ -31,6 +31,9 @@ LOSS_RELATIVE = 3e-6
 # upstream with two threads strays from itself by 8e-3 of single gradients' own norm (the port from it by 6e-3), 1.6e-4
 # in their median. Gradients that are nothing but rounding (a bias before a batch norm) stray by up to 1.5e-6 of all.
 GRADIENT_OWN, GRADIENT_ALL, GRADIENT_MEDIAN = 2e-2, 1e-5, 1e-3
+# A sample near a cell's edge tips by rounding, and the gradient of the layer that places it jumps: over five samples of
+# effb0, upstream with two threads strays there from itself by up to 1.1e-2, the port from it by up to 2.1e-2.
+JUMPY, JUMPY_OWN = "t2s_reference_points", 4e-2
 
 pytestmark = [pytest.mark.upstream, needs_checkout]
 lacks_shim = pytest.mark.skipif(
@@ -149,6 +152,6 @@ def test_losses_and_gradients_are_upstreams(
         strayed = []
         for name, gradient in gradients.items():
             own, difference = np.linalg.norm(gradient), np.linalg.norm(found[name] - gradient)
-            assert difference <= GRADIENT_OWN * own + GRADIENT_ALL * norm, name
+            assert difference <= (JUMPY_OWN if JUMPY in name else GRADIENT_OWN) * own + GRADIENT_ALL * norm, name
             strayed.append(difference / max(own, GRADIENT_ALL * norm))
         assert np.median(strayed) <= GRADIENT_MEDIAN

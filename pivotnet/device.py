@@ -13,7 +13,6 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import re
 import resource
 import sys
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from pivotnet.errors import PivotNetError
+from pivotnet.limits import OLD_CANN
 
 REPORTED_PACKAGES = "torch_npu mx_driving numpy scipy opencv-python-headless opencv-python pillow shapely".split()
 
@@ -124,8 +124,18 @@ def check_graphs(device: torch.device) -> None:
         found = versions().get("torch_npu")
         raise PivotNetError(f"--graph needs a newer torch_npu than {found}: its graphs cannot draw random numbers")
     release = _module("npu").utils.get_cann_version() if device.type == "npu" else ""  # "" where it is unknown
-    if re.match(r"[5-7]\.|8\.[01]\.", release):
+    if OLD_CANN.match(release):
         raise PivotNetError(f"--graph needs a newer CANN than {release}: it has no random numbers in graphs; try 8.5.0")
+
+
+def doubts(device: torch.device, dtype: torch.dtype | None) -> list[str]:
+    """What the release of CANN leaves open of mixed precision in ``dtype``, for the log."""
+    release = _module("npu").utils.get_cann_version() if device.type == "npu" and dtype is not None else ""
+    if not OLD_CANN.match(release):
+        return []
+    return [
+        f"CANN {release} does not document bfloat16 for all operators: compare some losses with float32, or try 8.5.0"
+    ]
 
 
 def capture(module: Any, inputs: tuple[Tensor, ...]) -> Any:

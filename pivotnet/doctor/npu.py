@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pivotnet.doctor.machine import ERROR, NOTE, WARNING, Finding, Machine, error, note, ok, warning
 from pivotnet.doctor.versions import normal_release
+from pivotnet.limits import OLD_CANN
 
 MANAGERS = ("/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc")
 CANN_FOLDERS = tuple(f"/usr/local/Ascend/{name}" for name in ("ascend-toolkit/latest", "cann", "latest", "nnae/latest"))
@@ -202,6 +203,8 @@ def check_cann(machine: Machine) -> Iterator[Finding]:
         yield warning("CANN", f"{release} in {folder}, not in this environment", _SOURCE)
     else:
         yield ok("CANN", f"{release} in {folder}")
+    if OLD_CANN.match(release):
+        yield note("CANN", f"{release} refuses --graph and does not document all of --amp bf16", "8.5.0 has both")
     if not machine.path(f"{folder}/opp").exists():
         yield error("CANN", f"{folder}/opp is missing: no operators", "install the CANN kernels of this chip")
 

@@ -174,6 +174,7 @@ def _describe(options: Options, trainer: Trainer, loader: Loader, resumed: Path 
         f"{len(loader.dataset.tokens)} samples ({where}, {loader.num_workers} workers a rank), "
         f"{run.steps_per_epoch} steps an epoch, until step {run.steps}",
     ]
+    lines += devices.doubts(device, run.amp)
     if resumed:
         lines.append(f"resumed from {resumed} at step {start_step}")
     elif options.resume is not None:

@@ -69,6 +69,8 @@ def test_a_function_of_a_later_release_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.npu.utils, "get_cann_version", lambda: "8.1.RC1")
     with pytest.raises(PivotNetError, match="--graph needs a newer CANN than 8.1.RC1"):
         devices.check_graphs(NPU)
+    assert "CANN 8.1.RC1 does not document bfloat16" in devices.doubts(NPU, torch.bfloat16)[0]
+    assert devices.doubts(NPU, None) == devices.doubts(torch.device("cpu"), torch.bfloat16) == []
 
 
 @pytest.mark.parametrize("amp", [None, torch.bfloat16], ids=["float32", "bfloat16"])

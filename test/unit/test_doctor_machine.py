@@ -90,6 +90,12 @@ def several_machines(machine: FakeMachine) -> None:
     machine.write("/etc/hccn.conf", "address_0=192.168.100.101\n")
 
 
+def test_what_an_old_cann_lacks_is_a_note(tmp_path):
+    machine = FakeMachine(tmp_path)
+    machine.write(CANN_INFO, "version=8.1.RC1")
+    assert "CANN: 8.1.RC1 refuses --graph and does not document all of --amp bf16" in statuses(machine, NOTE)
+
+
 @pytest.mark.parametrize("what", BROKEN)
 def test_one_broken_thing_is_one_finding_with_a_remedy(tmp_path, what):
     machine = FakeMachine(tmp_path, npus=2)

@@ -38,6 +38,7 @@ TITLES = (
     "KiB",
     "collectives",
 )
+UNKNOWN = ("calls", "strided")  # but to simulated NPUs
 WIDTH = 120  # characters a line, where the output is no terminal
 
 
@@ -79,6 +80,11 @@ def run(args: argparse.Namespace) -> int:
         audit = audit_step(config, device, ranks, args.batch_size)
     if not ranks.main:
         return 0
+    uncounted = [] if audit.total("calls") else [name for name in UNKNOWN if name in budget]
+    if uncounted:
+        raise PivotNetError(
+            f"--budget limits {uncounted[0]}, which only simulated NPUs count: tools/cannsim/run COMMAND"
+        )
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
@@ -117,12 +123,15 @@ def table(audit: Audit, title: str) -> Table:
     grid.add_column("phase")
     for heading in TITLES:
         grid.add_column(heading, justify="right")
+    unknown = () if audit.total("calls") else UNKNOWN
+
+    def cell(name: str, number: int) -> str:
+        if name in unknown:
+            return "-"
+        return f"{round(number / 1024):,}" if name.endswith("bytes") else f"{number:,}"
+
     for phase, counts in audit.phases.items():
-        grid.add_row(phase, *(_cell(name, getattr(counts, name)) for name in NUMBERS))
+        grid.add_row(phase, *(cell(name, getattr(counts, name)) for name in NUMBERS))
     grid.add_section()
-    grid.add_row("sum", *(_cell(name, audit.total(name)) for name in NUMBERS))
+    grid.add_row("sum", *(cell(name, audit.total(name)) for name in NUMBERS))
     return grid
-
-
-def _cell(name: str, number: int) -> str:
-    return f"{round(number / 1024):,}" if name.endswith("bytes") else f"{number:,}"

@@ -1,12 +1,16 @@
 """Multi-scale deformable attention (Zhu et al., Deformable DETR, arXiv:2010.04159, equation 3).
 
 Every query samples each level of a feature map bilinearly at a few points and adds the samples up with its own
-weights. On an NPU mx_driving's kernel does it, on a CPU deformable_attention_cpu.py, elsewhere grid_sample.
+weights. On an NPU mx_driving's kernel does it, on a CPU deformable_attention_cpu.py, on a GPU
+deformable_attention_triton.py, or grid_sample where Triton does not work.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+import warnings
+from functools import cache, lru_cache
+from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,18 +37,71 @@ def multi_scale_deformable_attention(
         [B, L, heads * c] float32.
     """
     with torch.autocast(device_type=value.device.type, enabled=False):
-        value, sampling_locations = value.float(), sampling_locations.float()
-        attention_weights = attention_weights.float()
+        sampling_locations, attention_weights = sampling_locations.float(), attention_weights.float()
+        if value.device.type == "cuda" and _triton_works():  # its kernels read bfloat16, too
+            return _Attention.apply(value, spatial_shapes, sampling_locations, attention_weights)
+        value = value.float()
         if value.device.type == "npu":
             import mx_driving  # imported late: importing it re-routes torch.cuda
 
             shapes, starts = _level_tensors(spatial_shapes, value.device)
             return mx_driving.multi_scale_deformable_attn(value, shapes, starts, sampling_locations, attention_weights)
         if value.device.type == "cpu":
-            return deformable_attention_cpu.deformable_attention(
-                value, spatial_shapes, sampling_locations, attention_weights
-            )
+            return _Attention.apply(value, spatial_shapes, sampling_locations, attention_weights)
         return sample_levels(value, spatial_shapes, sampling_locations, attention_weights)
+
+
+class _Attention(torch.autograd.Function):
+    """Keeps its inputs only."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(value, locations, weights)
+        ctx.sizes = [length for shape in shapes for length in shape]
+        return torch.ops.pivotnet.deformable_attention(value, ctx.sizes, locations, weights)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple:  # type: ignore[override]
+        grads = torch.ops.pivotnet.deformable_attention_backward(gradient, *ctx.saved_tensors, ctx.sizes)
+        return grads[0], None, grads[1], grads[2]
+
+
+# Registered as operators, they are one launch each to whoever counts, as the kernels of other devices are.
+_library = torch.library.Library("pivotnet", "DEF")
+_library.define("deformable_attention(Tensor value, int[] sizes, Tensor locations, Tensor weights) -> Tensor")
+_library.define(
+    "deformable_attention_backward(Tensor gradient, Tensor value, Tensor locations, Tensor weights, int[] sizes)"
+    " -> (Tensor, Tensor, Tensor)"
+)
+
+
+def _register(kernels: ModuleType, key: str) -> None:
+    _library.impl("deformable_attention", kernels.forward, key)
+    _library.impl("deformable_attention_backward", kernels.backward, key)
+
+
+_register(deformable_attention_cpu, "CPU")
+
+
+@cache
+def _triton_works() -> bool:
+    """Whether Triton is installed and compiles for the current GPU, by trying it.
+
+    Its kernels are compiled when they are first called, which needs a C compiler and Python's headers.
+    """
+    try:
+        from pivotnet.model.ops import deformable_attention_triton
+
+        zeros = torch.zeros(1, 1, 1, 1, 1, 2, device="cuda")
+        deformable_attention_triton.forward(zeros[0, 0], [1, 1], zeros, zeros[..., 0])
+    except Exception as error:  # of import, compiler, driver
+        reason = " ".join(str(error).split())
+        warnings.warn(
+            f"deformable attention runs by grid_sample, slower: Triton does not work ({reason})", stacklevel=2
+        )
+        return False
+    _register(deformable_attention_triton, "CUDA")
+    return True
 
 
 @lru_cache(maxsize=32)

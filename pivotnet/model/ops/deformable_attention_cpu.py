@@ -11,35 +11,15 @@ head.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Shapes = tuple[tuple[int, int], ...]
 
-
-def deformable_attention(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """The operator of deformable_attention.py: same shapes, float32 tensors of the CPU."""
-    return _DeformableAttention.apply(value, [length for shape in shapes for length in shape], locations, weights)
-
-
-class _DeformableAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, sizes: list[int], locations: Tensor, weights: Tensor) -> Tensor:
-        ctx.save_for_backward(value, locations, weights)
-        ctx.sizes = sizes
-        return torch.ops.pivotnet.deformable_attention(value, sizes, locations, weights)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple:  # type: ignore[override]
-        grads = torch.ops.pivotnet.deformable_attention_backward(gradient, *ctx.saved_tensors, ctx.sizes)
-        return grads[0], None, grads[1], grads[2]
-
-
-def _forward(value: Tensor, sizes: list[int], locations: Tensor, weights: Tensor) -> Tensor:
+def forward(value: Tensor, sizes: list[int], locations: Tensor, weights: Tensor) -> Tensor:
+    """The operator of deformable_attention.py, all in float32."""
     output = value.new_empty(*weights.shape[:3], value.shape[-1])
     for b, head in np.ndindex(output.shape[0], output.shape[2]):
         corners = _Corners(locations[b, :, head], tuple(sizes))
@@ -49,9 +29,10 @@ def _forward(value: Tensor, sizes: list[int], locations: Tensor, weights: Tensor
     return output.flatten(2)
 
 
-def _backward(
+def backward(
     gradient: Tensor, value: Tensor, locations: Tensor, weights: Tensor, sizes: list[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, locations and weights."""
     batch, queries, heads, levels, points = weights.shape
     gradient = gradient.reshape(batch, queries, heads, -1)
     grad_value, grad_locations, grad_weights = (torch.empty_like(x) for x in (value, locations, weights))
@@ -117,14 +98,3 @@ def _levels(sizes: tuple[int, ...], points: int) -> list[Tensor]:
     height, width = torch.tensor(sizes).view(-1, 2).t()
     first = (height * width).cumsum(0) - height * width
     return [x.float().repeat_interleave(points) for x in (width, height, first)]
-
-
-# Registered as operators, they are one launch each to whoever counts, as the kernels of other devices are.
-_library = torch.library.Library("pivotnet", "DEF")
-_library.define("deformable_attention(Tensor value, int[] sizes, Tensor locations, Tensor weights) -> Tensor")
-_library.define(
-    "deformable_attention_backward(Tensor gradient, Tensor value, Tensor locations, Tensor weights, int[] sizes)"
-    " -> (Tensor, Tensor, Tensor)"
-)
-_library.impl("deformable_attention", _forward, "CPU")
-_library.impl("deformable_attention_backward", _backward, "CPU")

@@ -1,0 +1,111 @@
+"""The Triton kernels of deformable attention against grid_sample: computed by Triton's interpreter, and compiled.
+
+test/card runs them on a GPU.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support.commands import ENVIRONMENT, ROOT
+
+from pivotnet.model.ops import deformable_attention
+from pivotnet.model.ops.deformable_attention import sample_levels
+
+triton = pytest.importorskip("triton", minversion="3.3", reason="Triton 3.3 or newer is not installed")
+
+FIELDS = ("output", "value", "locations", "weights")  # the last three: gradients
+
+
+def case(shapes, batch=1, queries=3, heads=1, channels=4, points=1, dtype=torch.float32, places=None):
+    """(value, shapes, locations, weights, gradient); ``places`` [queries, 2] are for all heads, levels and points."""
+    generator = torch.Generator().manual_seed(0)
+    if places is not None:
+        queries = len(places)
+    samples = (batch, queries, heads, len(shapes), points)
+    locations = torch.rand(*samples, 2, generator=generator) * 1.6 - 0.3  # also well outside of the map
+    if places is not None:
+        locations = places[None, :, None, None, None].expand(*samples, 2).clone()
+    value = torch.randn(batch, sum(h * w for h, w in shapes), heads, channels, generator=generator).to(dtype)
+    weights = torch.rand(*samples, generator=generator)
+    return value, shapes, locations, weights, torch.randn(batch, queries, heads * channels, generator=generator)
+
+
+# edges of the map, centres of cells and the lines between them, exact in float32 for sizes of powers of two
+EDGES = torch.tensor([-0.25, -0.125, -0.0625, 0.0, 0.0625, 0.125, 0.5, 0.9375, 1.0, 1.0625, 1.125, 3.0])
+BROKEN = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 3e9])
+BROKEN_X = torch.cartesian_prod(BROKEN, torch.tensor([0.25, 0.5]))
+CASES = {
+    "images of the presets": case(((32, 336), (16, 168)), heads=4, channels=32, points=8),
+    "grid of the presets in bfloat16": case(((64, 32),), heads=2, channels=32, points=4, dtype=torch.bfloat16),
+    "odd sizes, three levels": case(((3, 5), (2, 2), (1, 1)), batch=2, queries=21, heads=2, channels=3),
+    "edges": case(((4, 8),), places=torch.cartesian_prod(EDGES, EDGES)),
+    "broken": case(((4, 8), (3, 5)), places=torch.cat([BROKEN_X, BROKEN_X.flip(1)])),
+}
+
+
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
+    folder = tmp_path_factory.mktemp("triton")
+    inputs = [(value, [x for shape in shapes for x in shape], *rest) for value, shapes, *rest in CASES.values()]
+    torch.save(inputs, folder / "inputs.pt")
+    script = Path(ROOT, "test", "support", "interpreted_triton.py")
+    command = [sys.executable, script, folder / "inputs.pt", folder / "outputs.pt"]
+    done = subprocess.run(command, env={**ENVIRONMENT, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    outputs = torch.load(folder / "outputs.pt", weights_only=True)
+    return {name: dict(zip(FIELDS, found)) for name, found in zip(CASES, outputs)}
+
+
+def by_grid_sample(value, shapes, locations, weights, gradient):
+    leaves = [tensor.float().requires_grad_() for tensor in (value, locations.clone(), weights.clone())]
+    output = sample_levels(leaves[0], shapes, *leaves[1:])
+    return dict(zip(FIELDS, (output.detach(), *torch.autograd.grad(output, leaves, gradient))))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "broken"])
+def test_equals_grid_sample(name, interpreted):
+    expected, dtype = by_grid_sample(*CASES[name]), CASES[name][0].dtype
+    assert {field: tensor.dtype for field, tensor in interpreted[name].items()} == {
+        field: dtype if field == "value" else torch.float32 for field in FIELDS
+    }
+    for field, tensor in expected.items():
+        near = 1e-2 if field == "value" and dtype != torch.float32 else 1e-5
+        torch.testing.assert_close(
+            interpreted[name][field].float(), tensor, rtol=near, atol=1e-5 * float(tensor.abs().max()), msg=field
+        )
+
+
+def test_places_that_are_no_numbers_sample_nothing(interpreted):
+    """A diverged network is reported by its loss; the kernel must not touch memory of others before that."""
+    found = interpreted["broken"]
+    assert not found["output"].any() and not found["value"].any()
+
+
+@pytest.mark.parametrize("name", ["images of the presets", "grid of the presets in bfloat16"])
+@pytest.mark.parametrize("kernel", ["_forward_kernel", "_backward_kernel"])
+def test_compiles_for_cards(name, kernel, tmp_path, monkeypatch):
+    """To machine code, without a card."""
+    from triton.backends.compiler import GPUTarget
+
+    from pivotnet.model.ops import deformable_attention_triton as kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    value, shapes, _, weights, _ = CASES[name]
+    function = getattr(kernels, kernel)
+    fixed = {"LEVELS": len(shapes), "POINTS": weights.shape[-1], "Q": kernels.PROGRAM_QUERIES, "C": value.shape[-1]}
+    types = {"value": "*bf16" if value.dtype == torch.bfloat16 else "*fp32", "sizes": "*i32"}
+    types |= dict.fromkeys(("cells", "queries", "heads", "channels"), "i32") | dict.fromkeys(fixed, "constexpr")
+    signature = {argument: types.get(argument, "*fp32") for argument in function.arg_names}
+    source = triton.compiler.ASTSource(function, signature, fixed)
+    assert triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm["cubin"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_without_triton_grid_sample_stays_with_a_warning():
+    with pytest.warns(UserWarning, match="deformable attention runs by grid_sample"):
+        assert not deformable_attention._triton_works.__wrapped__()

@@ -99,14 +99,14 @@ class Criterion(nn.Module):
         """The terms of the instance masks and of the semantic masks, [2]."""
         s = supervision
         logits = torch.cat([masks.flatten(0, 2).index_select(0, s.predicted_masks), semantic_masks.flatten(0, 2)])
-        semantic_targets = semantic_targets.float().expand(len(semantic_masks), -1, -1, -1, -1).flatten(0, 2)
-        targets = torch.cat([targets.flatten(0, 2).index_select(0, s.target_masks), semantic_targets])
+        semantic = [semantic_targets.float().flatten(0, 1)] * len(semantic_masks)  # the same for all BEV decoders
+        targets = torch.cat([targets.flatten(0, 2).index_select(0, s.target_masks), *semantic])
         losses = mask_losses(logits, targets)
-        pairs, semantic = losses.split([len(s.pair_weights), len(semantic_targets)])
+        pairs, semantic_losses = losses.split([len(s.pair_weights), s.semantic_weights.numel()])
         return torch.stack(
             [
                 (pairs * s.pair_weights / normaliser.index_select(0, s.pair_labels)).sum(),
-                (semantic * s.semantic_weights.flatten()).sum(),
+                (semantic_losses * s.semantic_weights.flatten()).sum(),
             ]
         )
 
@@ -150,7 +150,7 @@ def class_normaliser(counts: Tensor) -> Tensor:
     Returns:
         float32 [C] on the device of ``counts``; one all-reduce, and nothing is read on the host.
     """
-    mean = counts.float().mean(0)
+    mean = counts.mean(0, dtype=torch.float32)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(mean)
         mean = mean / torch.distributed.get_world_size()

@@ -121,7 +121,7 @@ def test_steps_of_several_sizes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     [
         ("step --against upstream --batch-sizes 2 4", "--batch-sizes [2, 4]: upstream knows 1 only"),
         ("step --against upstream --preset smoke", "--preset smoke: upstream has swint, res50, effb0"),
-        ("step --rounds=0", "argument --rounds: 0 is less than 1"),
+        ("step --rounds=0", "argument --rounds: the value is 0: give a whole number from 1"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(

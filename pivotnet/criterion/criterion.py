@@ -78,8 +78,8 @@ class Criterion(nn.Module):
             normaliser = class_normaliser(targets.counts)
             terms = torch.cat(
                 [
-                    self._mask_terms(masks, semantic_masks.float(), target_masks, targets.semantic, moved, normaliser),
-                    self._point_terms(predictions, moved, normaliser),
+                    *self._mask_terms(masks, semantic_masks.float(), target_masks, targets.semantic, moved, normaliser),
+                    *self._point_terms(predictions, moved, normaliser),
                 ]
             )
         named = dict(zip(("ins_msk_loss", "sem_msk_loss", *TERMS[1:5]), terms.detach().unbind()))
@@ -95,30 +95,28 @@ class Criterion(nn.Module):
         semantic_targets: Tensor,  # [B, C, H, W]
         supervision: Supervision[Tensor],
         normaliser: Tensor,  # [C]
-    ) -> Tensor:
-        """The terms of the instance masks and of the semantic masks, [2]."""
+    ) -> list[Tensor]:
+        """The terms of the instance masks and of the semantic masks, [1] each."""
         s = supervision
         logits = torch.cat([masks.flatten(0, 2).index_select(0, s.predicted_masks), semantic_masks.flatten(0, 2)])
         semantic = [semantic_targets.float().flatten(0, 1)] * len(semantic_masks)  # the same for all BEV decoders
         targets = torch.cat([targets.flatten(0, 2).index_select(0, s.target_masks), *semantic])
         losses = mask_losses(logits, targets)
         pairs, semantic_losses = losses.split([len(s.pair_weights), s.semantic_weights.numel()])
-        return torch.stack(
-            [
-                (pairs * s.pair_weights / normaliser.index_select(0, s.pair_labels)).sum(),
-                (semantic_losses * s.semantic_weights.flatten()).sum(),
-            ]
-        )
+        pairs = pairs * s.pair_weights / normaliser.index_select(0, s.pair_labels)
+        return [pairs.sum()[None], (semantic_losses * s.semantic_weights.flatten()).sum()[None]]
 
-    def _point_terms(self, predictions: Predictions, supervision: Supervision[Tensor], normaliser: Tensor) -> Tensor:
-        """The terms of the objects, the pivots, the points between them and the validity of points, [4]."""
+    def _point_terms(
+        self, predictions: Predictions, supervision: Supervision[Tensor], normaliser: Tensor
+    ) -> list[Tensor]:
+        """The terms of the objects [1], of pivots and of the points between them [2], of the points' validity [1]."""
         s = supervision
         objects = _cross_entropy(predictions.object_logits, s.object_labels) * s.object_weights
         sizes = [own.stop - own.start for own in self.config.map.point_slices]
         normaliser = torch.cat([one.expand(size) for one, size in zip(normaliser.split(1), sizes)])  # [T]
         distances = (predictions.points.float() - s.points).abs().sum(-1) / normaliser  # [D, B, T]
         validity = _cross_entropy(predictions.point_logits, s.point_labels) / normaliser * s.point_label_weights
-        return torch.cat([objects.sum()[None], (distances * s.point_weights).flatten(1).sum(1), validity.sum()[None]])
+        return [objects.sum()[None], (distances * s.point_weights).flatten(1).sum(1), validity.sum()[None]]
 
     def _checked(self, predictions: Predictions) -> tuple[Tensor, Tensor]:
         """Instance mask logits [D, B, Q, h, w] and those of the semantic masks that are supervised, [E, B, C, h, w]."""

@@ -90,7 +90,8 @@ def all_mask_losses(masks: Tensor, targets: Tensor, num_queries: tuple[int, ...]
         return torch.cat([row @ target.transpose(1, 2) for row, target in pairs], 1)
 
     products_of_logits = products(rows.flatten(2), targets_on_grid)
-    cross_entropy = F.softplus(logits).mean(-1, keepdim=True) - products_of_logits / size.numel()
+    softplus = F.softplus(logits).mean(-1, keepdim=True)
+    cross_entropy = torch.sub(softplus, products_of_logits, alpha=1 / size.numel())
     probabilities = logits.sigmoid_()
     overlap = products(probabilities, targets.flatten(3))
     target_areas = targets.flatten(3).sum(-1).unbind(1)  # of each class [B, G]

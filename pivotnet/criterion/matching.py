@@ -46,7 +46,7 @@ def device_costs(object_logits: Tensor, mask_losses: Tensor, config: CriterionCo
         config: the weights.
     """
     probabilities = object_logits.float().softmax(-1)[..., :1]
-    return config.cost_mask * mask_losses - config.cost_object * probabilities
+    return torch.sub(config.cost_mask * mask_losses, probabilities, alpha=config.cost_object)
 
 
 def match(

@@ -167,7 +167,7 @@ class Array(NamedTuple):
     @property
     def largest(self) -> int:
         """Bytes of the largest such array in a file, with its header."""
-        if self.kinds == "O":
+        if "O" in self.kinds:
             return _LARGEST_PICKLE
         itemsize = _LARGEST_TEXT_ITEM if self.kinds == "U" else 8
         return (

@@ -14,7 +14,7 @@ from pivotnet.evaluation.ap_table import format_table, write_table
 def test_a_class_that_no_sample_has(tmp_path: Path) -> None:
     sums = np.array([[1, 2, 3, 4], [0, 0, 0, 0], [0.8, 0.8, 0.8, 0.8]], np.float32)
     result = ApResult(sums, np.array([4, 0, 4]), samples=5)
-    (tmp_path / "run.json").write_text('{"checkpoint": "a.pth"}')
+    (tmp_path / "run.json").write_text('{"checkpoint": "a.pth", "fingerprint": "0", "preset": "swint"}')
 
     write_table(tmp_path / "ap.json", result, "val", tmp_path)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.commands import ROOT
 
 from pivotnet.audit.counts import Audit
 from pivotnet.audit.recorder import Recorder
@@ -32,14 +33,15 @@ def test_waits_copies_and_launches_are_the_real_ones():
     assert line.startswith("test_npu_audit.py:")
 
 
-@pytest.mark.parametrize("preset", ["smoke", pytest.param("swint", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "preset", ["swint", *(pytest.param(name, marks=pytest.mark.full) for name in ("res50", "effb0"))]
+)
 def test_a_training_step_waits_once_and_keeps_the_budget(preset: str, tmp_path: Path):
-    budget = tmp_path / "budget.json"
-    budget.write_text(json.dumps({"cpu_fallbacks": 0, "float64": 0, "host_waits": 2, "launches": 6000}))
+    budget, written = ROOT / "test" / "budgets" / f"{preset}.json", tmp_path / "report.json"
     command = ["audit", "--preset", preset, "--image-size", "64x96", "--device", "npu", "--budget", str(budget)]
-    assert main([*command, "--json", str(tmp_path / "report.json")]) == 0
-    report = json.loads((tmp_path / "report.json").read_text())
+    assert main([*command, "--json", str(written)]) == 0
+    report = json.loads(written.read_text())
     assert report["total"]["host_waits"] == 1
     assert report["host_waits"][0]["line"].startswith("criterion/transfer.py:")
-    assert all(counts["launches"] > 0 for counts in report["phases"].values())
+    assert all(0 < counts["launches"] and 0 < counts["calls"] for counts in report["phases"].values())
     assert report["total"]["to_host_copies"] == 1

@@ -8,6 +8,8 @@ upstream is imported; no file of the checkout is changed, not even by byte code:
 - clearml, detectron2, torchvision and the compiled deformable attention are stand-ins that fail when they are used;
 - the deformable attention operator runs upstream's own plain-PyTorch core, with the level shapes as Python integers.
 
+Where torch_npu's transfer_to_npu was imported before, CUDA means the NPU, and the operator is mx_driving's.
+
 Besides this project's requirements it needs mmcv 1.7.2 (pure Python), addict, yapf, tabulate, loguru, tensorboardX.
 """
 
@@ -69,9 +71,15 @@ def import_upstream(checkout: Path) -> Path:
     return checkout
 
 
+def _on_npu() -> bool:
+    """Whether CUDA means an NPU in this process."""
+    return "torch_npu.contrib.transfer_to_npu" in sys.modules
+
+
 def _replace_cuda() -> None:
-    for kind in (torch.Tensor, nn.Module):
-        kind.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign,assignment]
+    if not _on_npu():
+        for kind in (torch.Tensor, nn.Module):
+            kind.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign,assignment]
     for name, kind in (("bool", bool), ("float", float)):
         if name not in np.__dict__:
             setattr(np, name, kind)
@@ -122,6 +130,9 @@ def _replace_deformable_attention() -> None:
     core = importlib.import_module(function.__module__).ms_deform_attn_core_pytorch
 
     def apply(value, shapes, level_start, locations, weights, im2col_step):  # type: ignore[no-untyped-def]
+        if _on_npu():
+            operator = importlib.import_module("mx_driving").multi_scale_deformable_attn
+            return operator(value, shapes, level_start, locations, weights)
         return core(value, [(int(h), int(w)) for h, w in shapes], locations, weights)
 
     function.apply = staticmethod(apply)
@@ -130,7 +141,7 @@ def _replace_deformable_attention() -> None:
 def _replace_what_needs_devices_and_files() -> None:
     """Let heads ask for coordinates on the CPU, and backbones be built without their pretrained files."""
     heads = importlib.import_module("mapmaster.models.output_head")
-    for head in (heads.PivotMapOutputHead, heads.PiecewiseBezierMapOutputHead):
+    for head in () if _on_npu() else (heads.PivotMapOutputHead, heads.PiecewiseBezierMapOutputHead):
         head.compute_locations = lambda self, device, compute=head.compute_locations: compute(self, device="cpu")
     efficientnet = importlib.import_module("mapmaster.models.backbone.efficientnet.model")
     efficientnet.load_pretrained_weights = lambda *args, **kwargs: None

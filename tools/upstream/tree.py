@@ -4,8 +4,10 @@
     python tree.py [--unpatched] TREE losses FAMILY PRESET NUSC_ROOT TOKEN OUT  loss and gradients of a sample
     python tree.py [--unpatched] TREE write FAMILY PRESET CHECKPOINT            a checkpoint after some steps
     python tree.py [--unpatched] TREE read FAMILY PRESET CHECKPOINT OUT         the step after loading it
+    tools/cannsim/run python tree.py [--unpatched] TREE count PRESET JSON       what a step asks of a simulated NPU
 
 Weights follow the rule of the recordings, dropout and stochastic depth are off, batch norms are those of one process.
+``count`` takes weights and randomness as the tree ships them; another port of upstream counts as unpatched.
 """
 
 from __future__ import annotations
@@ -22,13 +24,26 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from rich.console import Console
 from torch import nn
+from torch.utils._pytree import tree_map
+from torch.utils.data import DataLoader, default_collate
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from recordings import rule, shim  # noqa: E402
+from benchmarks.train_tasks import UPSTREAM_PHASES, drawn_batch  # noqa: E402
+from recordings import inputs, rule, shim  # noqa: E402
+from recordings.golden_criterion import as_targets  # noqa: E402
+from recordings.golden_network import network_inputs  # noqa: E402
 
+from pivotnet import config as configs  # noqa: E402
 from pivotnet.annotation.format import FOLDER, load_annotation, to_upstream  # noqa: E402
+from pivotnet.audit.counts import Audit  # noqa: E402
+from pivotnet.audit.recorder import Recorder  # noqa: E402
+from pivotnet.audit.step import announce_phases  # noqa: E402
+from pivotnet.commands.audit import WIDTH, table  # noqa: E402
+from pivotnet.device import select_device  # noqa: E402
+from pivotnet.files import write_json  # noqa: E402
 from pivotnet.model.layers import StochasticDepth  # noqa: E402
 from pivotnet.upstream import substitutes  # noqa: E402
 
@@ -45,7 +60,8 @@ class Tree:
     """
 
     def __init__(self, folder: Path, unpatched: bool) -> None:
-        folder, self.unpatched = folder.resolve(), unpatched
+        self.folder = folder = folder.resolve()
+        self.unpatched = unpatched
         os.environ["PIVOTNET_BACKBONE_WEIGHTS"] = "none"
         if unpatched:
             _prepare_unpatched(folder)
@@ -55,7 +71,7 @@ class Tree:
     def network(self, family: str, preset: str) -> Any:
         """The network of a config."""
         if self.unpatched:
-            return shim.build(preset, family)
+            return shim.build(preset, family, deterministic=False)
         return importlib.import_module("mapmaster.models.network").MapMaster(shim.model_setup(preset, family))
 
     def experiment(self, family: str, preset: str, data: dict[str, Any]) -> Any:
@@ -205,6 +221,59 @@ def read(tree: Tree, family: str, preset: str, checkpoint: str) -> dict[str, np.
     return {**found, "epoch": np.array(made.epoch), "rates": rates}
 
 
+def _drawn_batch(tree: Tree, preset: str, experiment: Any) -> dict[str, Any]:
+    """Random images and a drawn target of batch 1, as the tree's own loader gives them."""
+    batch = network_inputs(SEED, *inputs.cameras(SEED))
+    if tree.unpatched:
+        return {**batch, "targets": as_targets(inputs.target(SEED, "typical"))}
+    ours = drawn_batch(configs.preset(preset), "typical", 1)
+    normalize = importlib.import_module("pivotnet.upstream.transform").Normalize
+    noted = normalize(**experiment.exp_config.dataset_setup["img_norm_cfg"])({"extra_infos": {}})["extra_infos"]
+    grid = {name: getattr(ours, name) for name in ("reference_points", "reference_valid")}
+    return {
+        "images": ours.images,
+        "targets": ours.targets,
+        "extra_infos": {**batch["extra_infos"], **default_collate([noted]), **grid},
+        **{name: batch[name].float() for name in ("extrinsic", "intrinsic")},
+    }
+
+
+def _move_inputs(_: nn.Module, arguments: tuple[Any, ...]) -> Any:
+    """What upstream's DistributedDataParallel does before the network runs."""
+    return tree_map(lambda leaf: leaf.cuda() if isinstance(leaf, torch.Tensor) else leaf, arguments)
+
+
+def count(tree: Tree, preset: str, report: str) -> None:
+    """Count what the second training step of PivotNet asks of an NPU, and how often it calls each function of CANN.
+
+    The step is that of upstream's trainer, float32 and batch 1, without the buckets of DistributedDataParallel.
+    """
+    from cannsim.counters import contract
+
+    experiment = tree.experiment("pivotnet", preset, {})
+    model = experiment.model.cuda().train()
+    if tree.unpatched:
+        model.register_forward_pre_hook(_move_inputs)
+    model.module = types.SimpleNamespace(post_processor=model.post_processor)
+    optimizer = experiment.optimizer
+    recorder = Recorder(torch.device("npu", 0))
+    announce_phases(model, model.post_processor, optimizer, recorder.enter, UPSTREAM_PHASES)
+    for _ in range(2):
+        (batch,) = DataLoader([_drawn_batch(tree, preset, experiment)], batch_size=None, pin_memory=True)
+        recorder.enter("input")
+        recorder.audit = Audit()
+        contract("report")
+        with recorder.recording():
+            optimizer.zero_grad()
+            total, _ = experiment.training_step(batch)
+            total.backward()
+            optimizer.step()
+            recorder.end_phase()
+    audit, functions = recorder.audit, contract()["8.5.0"]
+    Console(width=WIDTH).print(table(audit, f"One training step of {preset} in {tree.folder}"))
+    write_json(Path(report), {**audit.to_dict(), "functions": functions})
+
+
 def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -216,12 +285,16 @@ def main() -> None:
         (losses, "family preset root token out"),
         (write, "family preset checkpoint"),
         (read, "family preset checkpoint out"),
+        (count, "preset report"),
     ):
         sub = commands.add_parser(command.__name__)
         sub.set_defaults(command=command)
         for word in words.split():
             sub.add_argument(word)
     arguments = vars(parser.parse_args())
+    if arguments["command"] is count:
+        select_device("npu")
+        importlib.import_module("mx_driving")  # imports transfer_to_npu: CUDA means the NPU
     tree = Tree(arguments.pop("tree"), arguments.pop("unpatched"))
     command, out = arguments.pop("command"), arguments.pop("out", None)
     found = command(tree, **arguments)

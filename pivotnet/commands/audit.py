@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--image-size",
         type=_size,
         metavar="HxW",
-        help="smaller network input, as 128x224: saves time and memory, and changes no count but bytes",
+        help="smaller network input, as 128x224: saves time and memory, and changes hardly a count but bytes",
     )
     add("--device", help="npu, cuda, cpu, or one with an index (the first of them that works)")
     add("--json", type=Path, metavar="FILE", help="also write all counts, with the operators of each phase")

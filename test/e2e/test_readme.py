@@ -47,7 +47,7 @@ def commands() -> list[str]:
 
 def ours(command: str) -> list[str] | None:
     """The arguments of ``pivotnet`` in a command; None for another program."""
-    words = shlex.split(command)
+    words = shlex.split(command.removeprefix("tools/cannsim/run "))
     if "-m" in words and words[words.index("-m") + 1] == "pivotnet":
         return words[words.index("-m") + 2 :]
     return words[1:] if words[0] == "pivotnet" else None

@@ -365,11 +365,12 @@ bool judging() {
 
 void hold_arguments(std::vector<Argument> arguments) { held = std::move(arguments); }
 
-void judge_unknown(const std::string &function) {
+void judge_unknown(const std::string &function, uint64_t strided) {
     if (!judging()) return;
     std::lock_guard<std::mutex> lock(mutex);
     for (const auto &of : RELEASES) {
         tallies[of][function].counts[CALLS]++;
+        tallies[of][function].counts[STRIDED] += strided;
         tallies[of][function].counts[UNKNOWN]++;
     }
 }
@@ -380,7 +381,7 @@ std::string judge(const std::string &function) {
     if (!judging()) return "";
     const auto found = facts().find(function);
     if (found == facts().end()) {
-        judge_unknown(function);
+        judge_unknown(function, strided);
         return "";
     }
     const Facts &known = found->second;

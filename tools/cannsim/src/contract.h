@@ -24,6 +24,6 @@ void hold_arguments(std::vector<Argument> arguments);
 std::string judge(const std::string &function);
 
 // Counts a call for which there can be no facts.
-void judge_unknown(const std::string &function);
+void judge_unknown(const std::string &function, uint64_t strided = 0);
 
 }  // namespace cannsim

@@ -25,8 +25,9 @@ from pivotnet.annotation.format import FOLDER
 
 PROBE = (sys.executable, ROOT / "tools" / "upstream" / "tree.py")
 COMMIT = (ROOT / "tools" / "upstream_commit").read_text().strip()
-# Upstream with one and with two threads strays from itself by 2e-7 in the loss terms.
-LOSS_RELATIVE = 3e-6
+# Upstream with one and with two threads strays from itself by 5e-7 in the loss terms. A mask logit within rounding of
+# zero may be decided either way: swint's pts_loss is then off by 4.1e-6 with one thread, and by 1e-7 with two.
+LOSS_RELATIVE = 1e-5
 # Of a gradient: as a part of its own norm, and of the norm of all. The first layers' batch norms magnify rounding:
 # upstream with two threads strays from itself by 8e-3 of single gradients' own norm (the port from it by 6e-3), 1.6e-4
 # in their median. Gradients that are nothing but rounding (a bias before a batch norm) stray by up to 1.5e-6 of all.

@@ -68,7 +68,13 @@ class StochasticDepth(nn.Module):
 
 
 def add_branch(shortcut: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
-    """shortcut + scale * branch, in one launch each way; ``scale`` is a constant that broadcasts to the branch."""
+    """shortcut + scale * branch, in one launch each way.
+
+    Args:
+        shortcut: any shape that broadcasts to the branch's.
+        branch: any shape.
+        scale: a constant that broadcasts to the branch; None for 1.
+    """
     return shortcut + branch if scale is None else _AddScaled.apply(shortcut, branch, scale)
 
 
@@ -88,5 +94,5 @@ class _AddScaled(torch.autograd.Function):
 
 
 def copies(x: Tensor, count: int) -> list[Tensor]:
-    """``x`` as often as it is used: its gradients are stacked and summed at once, not added one by one."""
+    """``count`` views of ``x`` of any shape, one for each use: their gradients are summed at once, not one by one."""
     return list(x.expand(count, *x.shape).unbind())

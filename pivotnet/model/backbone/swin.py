@@ -62,7 +62,7 @@ def window_rows(images: int, height: int, width: int, heads: int, shift: int, de
 
 
 def take(x: Tensor, rows: Rows, back: Rows) -> Tensor:
-    """The ``rows`` of a matrix, zeros for padding; ``back`` takes the matrix from the result again."""
+    """Rows of ``x`` [R, C], zeros for padding: one for each of ``rows``. ``back`` takes ``x`` from the result again."""
     return _Take.apply(x, rows, back)
 
 

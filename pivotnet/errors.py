@@ -53,6 +53,13 @@ def describe(error: BaseException) -> str | None:
     return None
 
 
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind the error: numpy makes a ValueError of an interrupt that comes within its C code."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def run_command(run: Callable[[], int]) -> int:
     """Run a command to its exit status: 2 after an error that the user can repair, which is one line on stderr."""
     for name in ("stdout", "stderr"):
@@ -76,9 +83,12 @@ def run_command(run: Callable[[], int]) -> int:
         status, line = 130, "interrupted\n"
     except Exception as error:
         what = describe(error)
-        if what is None:
+        if _interrupted(error):
+            status, line = 130, "interrupted\n"
+        elif what is None:
             raise
-        status, line = 2, f"error: {what}\n"
+        else:
+            status, line = 2, f"error: {what}\n"
     with contextlib.suppress(OSError):
         sys.stderr.write(line)
     try:

@@ -88,6 +88,15 @@ def test_an_end_is_one_line(monkeypatch, capsys, error, status, said):
     assert capsys.readouterr().err == said
 
 
+def test_an_interrupt_within_numpy_is_one(monkeypatch, capsys):
+    def run(args):
+        raise ValueError("'O' is not a valid PEP 3118 buffer format string") from KeyboardInterrupt()
+
+    monkeypatch.setattr(importlib.import_module("pivotnet.commands.synth"), "run", run)
+    assert cli.main(["synth", "somewhere"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_a_fault_of_the_program_shows_its_traceback(monkeypatch):
     def run(args):
         raise RuntimeError("Caught RuntimeError in DataLoader worker process 0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pivotnet.files import PathLike, read_file, read_json
 from pivotnet.schema import Rule, check, fields, items, number, text
 
 LAYERS = ("road_divider", "lane_divider", "ped_crossing", "road_segment", "lane")  # lines of three, then areas of two
-_OLDEST_VERSION = (1, 3)
+_OLDEST_VERSION = [1, 3]
 _LARGEST = 512 * 2**20  # bytes of a file; the largest of nuScenes has 20 MB
 _REMEDY = "unpack the map expansion again"
 _NODES = items(text)
@@ -75,64 +76,39 @@ def fingerprint(path: Path) -> str:
         ) from error
 
 
-def _check_version(content: dict, path: Path) -> None:
-    version = str(content.get("version", "1.0"))[:20]
-    try:
-        recent = tuple(int(part) for part in version.split(".")) >= _OLDEST_VERSION
-    except ValueError:
-        recent = False
-    if not recent:
-        raise PivotNetError(
-            f"{path} is of map expansion version {version}, too old: download version 1.3 from nuscenes.org"
-        )
+def _crossing_edges(polygon: shapely.Polygon) -> list[shapely.LineString]:
+    """The second longest and the longest edge of a crossing's outline."""
+    corners = shapely.get_coordinates(polygon.exterior)
+    lengths = np.square(np.diff(corners, axis=0)).sum(1)
+    longest = np.argsort(lengths, kind="stable")[-2:]  # stable: equal edges do not depend on the machine
+    return [shapely.LineString(corners[start : start + 2]) for start in longest]
 
 
-class _Geometry:
-    """Nodes, lines and polygons of one map file, by token."""
+def _geometries(content: dict) -> list[np.ndarray]:
+    """The geometries of each of LAYERS. Lines of less than two nodes (there are some in Queenstown) are left out, and
+    outlines and holes of less than three."""
+    nodes = {node["token"]: (node["x"], node["y"]) for node in content["node"]}
+    lines = {line["token"]: line["node_tokens"] for line in content["line"]}
+    polygons = {polygon["token"]: polygon for polygon in content["polygon"]}
 
-    def __init__(self, content: dict) -> None:
-        self.content = content
-        self.xy = np.array([(node["x"], node["y"]) for node in content["node"]], np.float64).reshape(-1, 2)
-        self.index_of_node = {node["token"]: index for index, node in enumerate(content["node"])}
-        self.nodes_of_line = {line["token"]: line["node_tokens"] for line in content["line"]}
-        self.polygon_records = {polygon["token"]: polygon for polygon in content["polygon"]}
+    def points(tokens: list[str]) -> list[tuple[float, float]]:
+        return [nodes[token] for token in tokens]
 
-    def _coordinates(self, paths: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
-        """Nodes of all paths one after the other [sum, 2], and the path of each [sum]."""
-        nodes = [self.index_of_node[token] for path in paths for token in path]
-        return self.xy[nodes], np.repeat(np.arange(len(paths)), [len(path) for path in paths])
+    def area(record: dict) -> shapely.Polygon:
+        holes = [points(hole["node_tokens"]) for hole in record["holes"] if len(hole["node_tokens"]) >= 3]
+        return shapely.Polygon(points(record["exterior_node_tokens"]), holes)
 
-    def lines(self, layer: str) -> np.ndarray:
-        """LineStrings [n] of a layer but for those with less than two nodes (there are some in Queenstown)."""
-        paths = [self.nodes_of_line[row["line_token"]] for row in self.content[layer]]
-        paths = [path for path in paths if len(path) >= 2]
-        coordinates, owners = self._coordinates(paths)
-        return shapely.linestrings(coordinates, indices=owners) if paths else np.empty(0, object)
-
-    def polygons(self, layer: str) -> np.ndarray:
-        """Polygons [n] of a layer, not checked, but for those with less than three corners, and such holes."""
-        records = [self.polygon_records[row["polygon_token"]] for row in self.content[layer]]
-        outlines = [
-            [record["exterior_node_tokens"], *(hole["node_tokens"] for hole in record["holes"])] for record in records
-        ]
-        polygons = [[ring for ring in rings if len(ring) >= 3] for rings in outlines if len(rings[0]) >= 3]
-        if not polygons:
-            return np.empty(0, object)
-        coordinates, ring_of_node = self._coordinates([ring for rings in polygons for ring in rings])
-        owners = np.repeat(np.arange(len(polygons)), [len(rings) for rings in polygons])
-        return shapely.polygons(shapely.linearrings(coordinates, indices=ring_of_node), indices=owners)
-
-
-def crossing_edges(polygons: np.ndarray) -> np.ndarray:
-    """The second longest and the longest edge of each polygon's outline, LineStrings [2 n]."""
-    edges = np.empty((len(polygons), 2, 2, 2))  # polygon, edge, end, (x, y)
-    for own, ring in zip(edges, shapely.get_exterior_ring(polygons)):
-        corners = shapely.get_coordinates(ring)
-        lengths = np.square(corners[1:] - corners[:-1]).sum(1)
-        # A stable sort, so that equal edges do not depend on the machine.
-        starts = np.argsort(lengths, kind="stable")[-2:]
-        own[:] = np.stack([corners[starts], corners[starts + 1]], axis=1)
-    return shapely.linestrings(edges.reshape(-1, 2, 2))
+    layers: list[list[shapely.Geometry]] = []
+    for layer in LAYERS[:2]:
+        paths = (lines[row["line_token"]] for row in content[layer])
+        layers.append([shapely.LineString(points(path)) for path in paths if len(path) >= 2])
+    for layer in LAYERS[2:]:
+        records = (polygons[row["polygon_token"]] for row in content[layer])
+        layers.append([area(record) for record in records if len(record["exterior_node_tokens"]) >= 3])
+    layers[2] = [edge for crossing in layers[2] for edge in _crossing_edges(crossing)]
+    # Invalid areas are skipped, as the devkit does; crossings are taken as they are.
+    layers[3:] = ([area for area in areas if area.is_valid] for areas in layers[3:])
+    return [np.array(layer, object) for layer in layers]
 
 
 def read_map(root: PathLike, location: str) -> LocationMap:
@@ -143,15 +119,14 @@ def read_map(root: PathLike, location: str) -> LocationMap:
     """
     path = expansion_path(root, location)
     content = read_json(path, _REMEDY, largest=_LARGEST)
-    _check_version(content, path)  # first, since older versions break the rules
+    version = str(content.get("version", "1.0"))[:20]
+    if [int(part) for part in re.findall(r"\d+", version)] < _OLDEST_VERSION:  # first, since older ones break the rules
+        raise PivotNetError(
+            f"{path} is of map expansion version {version}, too old: download version 1.3 from nuscenes.org"
+        )
     check(_MAP, content, path, _REMEDY)
     try:
-        geometry = _Geometry(content)
-        dividers = [geometry.lines(layer) for layer in LAYERS[:2]]
-        crossings, *areas = (geometry.polygons(layer) for layer in LAYERS[2:])
-        # Invalid areas are skipped, as the devkit does; crossings are taken as they are.
-        valid = [polygons[shapely.is_valid(polygons)] for polygons in areas]
-        return LocationMap([*dividers, crossing_edges(crossings), *valid])
+        return LocationMap(_geometries(content))
     except (KeyError, ValueError, shapely.errors.ShapelyError) as error:
         raise PivotNetError(
             f"{path} is no consistent map expansion ({type(error).__name__}: {error}): unpack it again"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pivotnet.annotation.format import FOLDER
 from pivotnet.config import MapConfig
 from pivotnet.errors import PivotNetError
-from pivotnet.files import PathLike, atomic_write, make_folder, read_json, write_json
+from pivotnet.files import PathLike, make_folder, read_json, write_json
 from pivotnet.schema import fields, mapping, text
 
 OPTIONS_FILE = "annotation.json"
@@ -25,26 +25,15 @@ def annotation_folder(root: PathLike) -> Path:
     return Path(root) / FOLDER
 
 
-def sample_path(folder: Path, token: str) -> Path:
+def sample_path(root: PathLike, token: str) -> Path:
     """The file of one sample."""
-    return folder / f"{token}.npz"
+    return annotation_folder(root) / f"{token}.npz"
 
 
 def recipe(bezier: Any, config: MapConfig) -> dict[str, Any]:
     """Everything besides the maps that the content of a sample's file depends on, as it reads back from JSON."""
     drawing = {name: getattr(config, name) for name in _DRAWING}
     return json.loads(json.dumps({"format": _FORMAT, "bezier": bezier, **drawing}))
-
-
-def _refuse_other(what: str, folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raise if ``old`` and ``new`` differ in a key that both have."""
-    changed = [name for name in new if name in old and old[name] != new[name]]
-    if changed:
-        was, now = (", ".join(f"{name}={str(side[name])[:12]}" for name in changed) for side in (old, new))
-        raise PivotNetError(
-            f"{folder} was made with {what} {was}, this run has {now}: samples of both may not be mixed; "
-            f"use the old ones, or {_AGAIN}"
-        )
 
 
 def open_folder(
@@ -61,8 +50,7 @@ def open_folder(
     """
     folder = make_folder(annotation_folder(root))
     path = folder / OPTIONS_FILE
-    options = recipe(bezier, config)
-    known_maps = dict(maps)
+    options = {**recipe(bezier, config), "maps": dict(maps)}
     if overwrite:
         try:
             for old in (*folder.glob("*.npz"), *folder.glob(".*.npz.*.tmp")):  # the latter if one was killed
@@ -76,21 +64,19 @@ def open_folder(
                 f"train on them as they are, move them away, or {_AGAIN}"
             )
         content = read_json(path, _AGAIN, OPTIONS)
-        _refuse_other("the map(s) of SHA-256", folder, content["maps"], known_maps)
-        _refuse_other("the option(s)", folder, content, options)
-        known_maps = {**content["maps"], **known_maps}
-    write_json(path, {**options, "maps": known_maps})
+        known, new = ({**side, **side["maps"], "maps": None} for side in (content, options))
+        changed = [name for name in new if name in known and known[name] != new[name]]
+        if changed:
+            was, now = (", ".join(f"{name}={str(side[name])[:12]}" for name in changed) for side in (known, new))
+            raise PivotNetError(
+                f"{folder} was made with {was}, this run has {now} (maps by their SHA-256): samples of both may not be "
+                f"mixed; use the old ones, or {_AGAIN}"
+            )
+        options["maps"] = {**content["maps"], **maps}
+    write_json(path, options)
     return folder
 
 
 def split_path(root: PathLike, split: str) -> Path:
     """The token list of a split (train, val or test)."""
     return annotation_folder(root) / "splits" / f"{split}.txt"
-
-
-def write_split(root: PathLike, split: str, tokens: Iterable[str]) -> None:
-    """Write a split's tokens, one a line."""
-    path = split_path(root, split)
-    make_folder(path.parent)
-    with atomic_write(path, "w") as stream:
-        stream.writelines(f"{token}\n" for token in tokens)

@@ -44,17 +44,14 @@ _PATHS = fields({"image_paths": items(camera_file, len(CAMERAS), len(CAMERAS))})
 PLAIN_KEYS, LINE_KEYS = tuple(_PLAIN), tuple(_REACH)
 
 
-def line_arrays(key: str, reach: float) -> dict[str, Array]:
-    """Rules of the three arrays under which lines are stored; ``reach`` is the largest coordinate."""
-    return {
-        f"{key}.points": Array("f", (f"points of {key}", 2), -reach, reach),
-        f"{key}.offsets": Array("i", (f"ends of {key}",), 0, most=MOST_LINES + 1),
-        f"{key}.types": Array("i", (f"lines of {key}",), 0, len(CLASSES) - 1, MOST_LINES),
+_LINES: dict[str, Array] = {}
+for _key, _reach in _REACH.items():
+    _LINES |= {
+        f"{_key}.points": Array("f", (f"points of {_key}", 2), -_reach, _reach),
+        f"{_key}.offsets": Array("i", (f"ends of {_key}",), 0, most=MOST_LINES + 1),
+        f"{_key}.types": Array("i", (f"lines of {_key}",), 0, len(CLASSES) - 1, MOST_LINES),
     }
-
-
-_LINES = {key: line_arrays(key, reach) for key, reach in _REACH.items()}
-_OURS = {**_PLAIN, **{name: rule for rules in _LINES.values() for name, rule in rules.items()}}
+_OURS = {**_PLAIN, **_LINES}
 _UPSTREAMS = {
     **_PLAIN,
     **{key: Array("Of", (f"lines of {key}",), most=MOST_LINES) for key in LINE_KEYS[:3]},
@@ -127,32 +124,25 @@ def _lines_from_arrays(data: Mapping[str, Any], key: str) -> list[Line]:
     return [Line(points[a:b], int(label)) for a, b, label in zip(offsets[:-1], offsets[1:], labels)]
 
 
-def _checked_lines(key: str, lines: list[Line]) -> list[Line]:
-    check_arrays(lines_to_arrays(key, lines), _LINES[key])
-    return lines
-
-
-def _lines_from_upstream(data: Mapping[str, Any]) -> dict[str, list[Line]]:
-    """Lines by key, of upstream's arrays of dicts (an empty list became a float array of shape (0,))."""
+def _from_upstream(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Our arrays of lines, from upstream's arrays of dicts (an empty list became a float array of shape (0,))."""
     lines = {
         key: [Line(np.asarray(entry["pts"], np.float64).reshape(-1, 2), int(entry["type"])) for entry in data[key]]
         for key in LINE_KEYS[:3]
     }
-    points, lengths = data["pivot_pts"].item(), data["pivot_length"].item()
-    lines["pivot_pts"] = [
-        Line(row[:length], label)
-        for label, limit in enumerate(MAX_POINTS)
-        for row, length in _same(np.array(points[label], np.float64).reshape(-1, limit, 2), lengths[label], limit)
-    ]
-    return {key: _checked_lines(key, value) for key, value in lines.items()}
-
-
-def _same(rows: np.ndarray, lengths: Any, limit: int) -> list[tuple[np.ndarray, int]]:
-    """Each row of padded points, and its length."""
-    numbers = [int(length) for length in lengths]
-    if len(numbers) != len(rows) or not all(0 <= number <= limit for number in numbers):
-        raise Misfit(f"pivot_length {numbers[:4]} does not fit {len(rows)} lines of up to {limit} points")
-    return list(zip(rows, numbers))
+    lines["pivot_pts"] = []
+    points, lengths_by_class = data["pivot_pts"].item(), data["pivot_length"].item()
+    for label, limit in enumerate(MAX_POINTS):
+        rows = np.array(points[label], np.float64).reshape(-1, limit, 2)
+        lengths = [int(length) for length in lengths_by_class[label]]
+        if len(lengths) != len(rows) or not all(0 <= length <= limit for length in lengths):
+            raise Misfit(f"pivot_length {lengths[:4]} does not fit {len(rows)} lines of up to {limit} points")
+        lines["pivot_pts"] += [Line(row[:length], label) for row, length in zip(rows, lengths)]
+    arrays: dict[str, np.ndarray] = {}
+    for key, value in lines.items():
+        arrays |= lines_to_arrays(key, value)
+    check_arrays(arrays, _LINES)
+    return arrays
 
 
 def pad_pivots(lines: Sequence[Line]) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
@@ -181,11 +171,9 @@ def load_annotation(path: PathLike) -> Annotation:
     """
     data = read_npz(path, _OURS, _UPSTREAMS)
     try:
-        lines: dict[str, Any] = (
-            _lines_from_upstream(data)
-            if "pivot_pts" in data
-            else {key: _lines_from_arrays(data, key) for key in LINE_KEYS}
-        )
+        if "pivot_pts" in data:
+            data |= _from_upstream(data)
+        lines: dict[str, Any] = {key: _lines_from_arrays(data, key) for key in LINE_KEYS}
         points, lengths = pad_pivots(lines.pop("pivot_pts"))
         annotation = Annotation(
             image_paths=[str(name) for name in data["image_paths"]],
@@ -224,17 +212,21 @@ def check_cameras(image_paths: Sequence[str], rots: np.ndarray, intrins: np.ndar
         raise Misfit("has a singular matrix", "intrins")
 
 
+def unpadded_pivots(annotation: Annotation) -> list[Line]:
+    """The pivot points (row, column) in [0, 1] of each line, without padding."""
+    return [
+        Line(row[:length], label)
+        for label, rows in annotation.pivot_points.items()
+        for row, length in zip(rows, annotation.pivot_lengths[label])
+    ]
+
+
 def to_arrays(annotation: Annotation) -> dict[str, np.ndarray]:
     """All arrays of a sample file."""
     arrays = {key: np.asarray(getattr(annotation, key)) for key in PLAIN_KEYS}
     for key in LINE_KEYS[:3]:
         arrays |= lines_to_arrays(key, getattr(annotation, key))
-    pivots = [
-        Line(row[:length], label)
-        for label, rows in annotation.pivot_points.items()
-        for row, length in zip(rows, annotation.pivot_lengths[label])
-    ]
-    return arrays | lines_to_arrays("pivot_pts", pivots)
+    return arrays | lines_to_arrays("pivot_pts", unpadded_pivots(annotation))
 
 
 def save_annotation(path: PathLike, annotation: Annotation) -> None:
@@ -256,11 +248,10 @@ def to_upstream(annotation: Annotation) -> dict[str, Any]:
     arrays of shape (0,), as upstream's.
     """
 
-    def entries(lines: Sequence[Line]) -> list[dict[str, Any]]:
-        return [{"pts": line.points, "pts_num": len(line.points), "type": line.label} for line in lines]
-
     item: dict[str, Any] = {key: np.asarray(getattr(annotation, key)) for key in PLAIN_KEYS}
-    item.update({key: entries(getattr(annotation, key)) for key in LINE_KEYS[:3]})
+    for key in LINE_KEYS[:3]:
+        lines = getattr(annotation, key)
+        item[key] = [{"pts": line.points, "pts_num": len(line.points), "type": line.label} for line in lines]
     item["pivot_pts"] = {k: v if len(v) else np.zeros(0) for k, v in annotation.pivot_points.items()}
     item["pivot_length"] = {k: v if len(v) else np.zeros(0) for k, v in annotation.pivot_lengths.items()}
     return item

@@ -37,12 +37,6 @@ class _Record:
     value: Any = None  # what it became when its state was set
 
 
-def _named(module: Any, name: Any) -> _Record:
-    if not _NAMES.fullmatch(f"{module}.{name}"):
-        raise ValueError(f"it names {module}.{name}, which is no array")
-    return _Record(name)
-
-
 def _array(shape: Any, dtype: Any, data: Any, fortran_order: Any = False) -> np.ndarray:
     """A read-only array of numbers on ``data``."""
     if not isinstance(dtype, np.dtype) or dtype.hasobject or not isinstance(data, bytes):
@@ -109,10 +103,11 @@ def _interpret(content: bytes) -> Any:
             if isinstance(value, (list, tuple, dict)):  # shared containers may hold themselves, or double at each level
                 raise ValueError("it uses a container twice")
             stack.append(value.value if isinstance(value, _Record) and value.value is not None else value)
-        elif code == "GLOBAL":
-            stack.append(_named(*argument.split(" ", 1)))
-        elif code == "STACK_GLOBAL":
-            stack.append(_named(*taken))
+        elif code in ("GLOBAL", "STACK_GLOBAL"):
+            name = ".".join(taken or argument.split(" ", 1))
+            if not _NAMES.fullmatch(name):
+                raise ValueError(f"it names {name}, which is no array")
+            stack.append(_Record(name.rpartition(".")[2]))
         elif code == "REDUCE":
             function, arguments = taken
             is_scalar = function.name == "scalar"
@@ -144,7 +139,4 @@ def read_objects(content: bytes, shape: tuple[int, ...]) -> np.ndarray:
         level = [child for value in level for child in _children(value)]
     if level:
         raise ValueError(f"its containers are nested more than {_DEEPEST} deep")
-    array = np.empty(len(items), object)
-    for index, item in enumerate(items):
-        array[index] = item
-    return array.reshape(shape)
+    return np.fromiter(items, object, len(items)).reshape(shape)

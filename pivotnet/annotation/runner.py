@@ -6,63 +6,67 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+import shapely
 
-from pivotnet.annotation.convert import convert_sample
+from pivotnet.annotation.bezier import control_lines
 from pivotnet.annotation.expansion import LocationMap, expansion_path, fingerprint, read_map
-from pivotnet.annotation.folder import annotation_folder, open_folder, sample_path, write_split
-from pivotnet.annotation.format import save_annotation
+from pivotnet.annotation.folder import open_folder, sample_path, split_path
+from pivotnet.annotation.format import Annotation, pad_pivots, save_annotation
 from pivotnet.annotation.npz import is_whole
+from pivotnet.annotation.pivots import pivot_lines
+from pivotnet.annotation.rasterize import rasterize
 from pivotnet.annotation.tables import Sample, read_samples
+from pivotnet.annotation.vectors import ego_vectors
 from pivotnet.config import CLASSES, MapConfig
 from pivotnet.console import long_run
-from pivotnet.files import PathLike
+from pivotnet.errors import PivotNetError
+from pivotnet.files import PathLike, atomic_write, make_folder
 from pivotnet.pool import available_cores, run_in_pool
 
 _CHUNK = 8  # samples handed to a worker at once: short enough to stop soon
 _MERGING_INSTANCES = 128  # from here on ids no longer fit into a byte
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a run did."""
+def _convert(sample: Sample, location: LocationMap, config: MapConfig, bezier: bool) -> Annotation:
+    """Annotate one sample.
 
-    folder: Path
-    kept: int  # samples that an earlier run has finished
-    instances: np.ndarray  # int [n, C] of each written sample, by class
-    seconds: float  # from the first sample to the last, without reading tables and maps
-    splits: dict[str, int]  # samples by split
-
-    def __str__(self) -> str:
-        written = len(self.instances)
-        instances = ", ".join(f"{name} {count}" for name, count in zip(CLASSES, self.instances.sum(0)))
-        splits = ", ".join(f"{name} {count}" for name, count in self.splits.items())
-        merging = (self.instances.sum(1) >= _MERGING_INSTANCES).sum()
-        note = (
-            f"\nnote       {merging} samples have more than 127 instances; the last ones share the id 255 in "
-            "the masks, as upstream's do"
-        )
-        return (
-            f"folder     {self.folder}\n"
-            f"samples    {written} written, {self.kept} kept from before\n"
-            f"instances  {instances} (in the written samples)\n"
-            f"splits     {splits}\n"
-            f"time       {self.seconds:.1f} s, {written / self.seconds if written else 0.0:.1f} samples/s"
-            f"{note if merging else ''}"
-        )
+    Raises:
+        PivotNetError: the map's geometry around the sample cannot be clipped or joined.
+    """
+    try:
+        lines = ego_vectors(location, *sample.translation, sample.yaw, config)
+        (thin, thick), map_vectors = rasterize(lines, config)
+    except shapely.errors.GEOSException as error:
+        raise PivotNetError(
+            f"the map {sample.location} around sample {sample.token} has broken geometry ({error}): fix the map"
+        ) from error
+    points, lengths = pad_pivots(pivot_lines(map_vectors, config))
+    return Annotation(
+        image_paths=sample.image_paths,
+        trans=sample.trans,
+        rots=sample.rots,
+        intrins=sample.intrins,
+        semantic_mask=(thin != 0).view(np.uint8),
+        instance_mask=thin,
+        instance_mask8=thick,
+        ego_vectors=lines,
+        map_vectors=map_vectors,
+        ctr_points=control_lines(map_vectors, config) if bezier else [],
+        pivot_points=points,
+        pivot_lengths=lengths,
+    )
 
 
 def _annotate_some(
-    folder: Path, maps: Mapping[str, LocationMap], config: MapConfig, bezier: bool, samples: Sequence[Sample]
+    root: PathLike, maps: Mapping[str, LocationMap], config: MapConfig, bezier: bool, samples: Sequence[Sample]
 ) -> list[list[int]]:
     """Annotate and write some samples; instances by class of each."""
     counts = []
     for sample in samples:
-        annotation = convert_sample(sample, maps[sample.location], config, bezier)
-        save_annotation(sample_path(folder, sample.token), annotation)
+        annotation = _convert(sample, maps[sample.location], config, bezier)
+        save_annotation(sample_path(root, sample.token), annotation)
         counts.append([len(lengths) for lengths in annotation.pivot_lengths.values()])
     return counts
 
@@ -74,7 +78,7 @@ def annotate(
     workers: int | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> Summary:
+) -> str:
     """Annotate the samples of a nuScenes version under ROOT/customer/pivot-bezier and write its split lists.
 
     Samples that an earlier run has finished are kept. Whenever it stops, every file is whole.
@@ -87,6 +91,9 @@ def annotate(
         overwrite: annotate everything again instead of keeping finished samples.
         progress: called with (samples done, samples to do) after every few samples.
 
+    Returns:
+        what was done, in a few lines.
+
     Raises:
         PivotNetError: anything that the user can repair; see the message.
     """
@@ -94,13 +101,12 @@ def annotate(
     samples = read_samples(root, version)
     locations = sorted({sample.location for sample in samples})
     fingerprints = {location: fingerprint(expansion_path(root, location)) for location in locations}
-    folder = annotation_folder(root)
-    todo = [sample for sample in samples if overwrite or not is_whole(sample_path(folder, sample.token))]
+    todo = [sample for sample in samples if overwrite or not is_whole(sample_path(root, sample.token))]
     maps = {location: read_map(root, location) for location in sorted({sample.location for sample in todo})}
     # Only now is anything written: all input is there and readable.
-    open_folder(root, bezier, config, fingerprints, overwrite)
+    folder = open_folder(root, bezier, config, fingerprints, overwrite)
     chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
-    job = functools.partial(_annotate_some, folder, maps, config, bezier)
+    job = functools.partial(_annotate_some, root, maps, config, bezier)
     # Forked workers share the maps' memory; elsewhere, where forking is unsafe or unknown, each gets a pickled copy.
     method = "fork" if sys.platform == "linux" else "spawn"
     counts: list[list[int]] = []
@@ -110,13 +116,27 @@ def annotate(
         if progress:
             progress(len(counts), len(todo))
     seconds = time.perf_counter() - start
-    splits = ("test",) if version.endswith("test") else ("train", "val")
-    tokens = {split: [sample.token for sample in samples if sample.split == split] for split in splits}
-    for split in splits:
-        write_split(root, split, tokens[split])
+    sizes = []
+    for split in ("test",) if version.endswith("test") else ("train", "val"):
+        tokens = [sample.token for sample in samples if sample.split == split]
+        make_folder(split_path(root, split).parent)
+        with atomic_write(split_path(root, split), "w") as stream:
+            stream.writelines(f"{token}\n" for token in tokens)
+        sizes.append(f"{split} {len(tokens)}")
     instances = np.array(counts, np.int64).reshape(-1, len(CLASSES))
-    sizes = {split: len(tokens[split]) for split in splits}
-    return Summary(folder, len(samples) - len(todo), instances, seconds, sizes)
+    by_class = ", ".join(f"{name} {count}" for name, count in zip(CLASSES, instances.sum(0)))
+    merging = (instances.sum(1) >= _MERGING_INSTANCES).sum()
+    note = (
+        f"\nnote       {merging} samples have more than 127 instances; the last ones share the id 255 in the masks, as "
+        "upstream's do"
+    )
+    return (
+        f"folder     {folder}\n"
+        f"samples    {len(todo)} written, {len(samples) - len(todo)} kept from before\n"
+        f"instances  {by_class} (in the written samples)\n"
+        f"splits     {', '.join(sizes)}\n"
+        f"time       {seconds:.1f} s, {len(todo) / seconds if todo else 0.0:.1f} samples/s{note if merging else ''}"
+    )
 
 
 def annotate_on_terminal(

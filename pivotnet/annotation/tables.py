@@ -50,29 +50,19 @@ def _intrinsic(value: Any) -> None:
         items(items(number(-1e5, 1e5), 3, 3), 3, 3)(value)
 
 
-_POSITION = items(number(-1e6, 1e6), 3, 3)  # metres
+_POSE = {"token": text, "translation": items(number(-1e6, 1e6), 3, 3), "rotation": _quaternion}  # metres
 # Rows of the tables; a camera has three rows of intrinsic numbers, other sensors have none.
 _ROWS = {
     "sensor": fields({"token": text, "channel": text}),
-    "calibrated_sensor": fields(
-        {
-            "token": text,
-            "sensor_token": text,
-            "translation": _POSITION,
-            "rotation": _quaternion,
-            "camera_intrinsic": _intrinsic,
-        }
-    ),
+    "calibrated_sensor": fields({**_POSE, "sensor_token": text, "camera_intrinsic": _intrinsic}),
     "sample_data": fields(
         {
-            "sample_token": text,
-            "calibrated_sensor_token": text,
-            "ego_pose_token": text,
+            **{f"{name}_token": text for name in ("sample", "calibrated_sensor", "ego_pose")},
             "is_key_frame": flag,
             "filename": camera_file,
         }
     ),
-    "ego_pose": fields({"token": text, "translation": _POSITION, "rotation": _quaternion}),
+    "ego_pose": fields(_POSE),
     "scene": fields({"token": text, "name": text, "log_token": text}),
     "log": fields({"token": text, "location": file_token}),
     "sample": fields({"token": file_token, "scene_token": text}),
@@ -100,13 +90,12 @@ def split_of_scene(scene_name: str, version: str) -> str:
     Raises:
         PivotNetError: the name is not of the form scene-0001.
     """
-    match = re.fullmatch(r"scene-(\d+)", scene_name)
-    if match is None:
+    if not re.fullmatch(r"scene-\d+", scene_name):
         raise PivotNetError(f"scene {scene_name!r} has no number: name scenes like scene-0001, splits go by number")
     if version.endswith("test"):
         return "test"
     val = MINI_VAL_SCENES if version.endswith("mini") else VAL_SCENES
-    return "val" if int(match.group(1)) in val else "train"
+    return "val" if int(scene_name[len("scene-") :]) in val else "train"
 
 
 def rotation_matrices(quaternions: np.ndarray) -> np.ndarray:
@@ -132,15 +121,6 @@ def yaw_degrees(quaternion: Sequence[float]) -> float:
     return float(np.arctan2(sine, cosine) / np.pi * 180)
 
 
-def _check_root(root: Path, version: str) -> None:
-    if not root.is_dir():
-        raise PivotNetError(f"{root} is no folder: give the nuScenes root, which holds {version}/ and maps/")
-    if not (root / version / "sample.json").is_file():
-        there = sorted(path.parent.name for path in root.glob("*/sample.json"))
-        remedy = f"choose --version from {', '.join(there)}" if there else "give the folder that holds it"
-        raise PivotNetError(f"{root} is no nuScenes root with {version}/sample.json: {remedy}")
-
-
 def read_samples(root: PathLike, version: str) -> list[Sample]:
     """All samples of a version, in the order of its sample table.
 
@@ -148,8 +128,13 @@ def read_samples(root: PathLike, version: str) -> list[Sample]:
         PivotNetError: ``root`` is no nuScenes tree, or a table is missing, truncated, against its rules or
             inconsistent.
     """
-    _check_root(Path(root), version)
     folder = Path(root) / version
+    if not Path(root).is_dir():
+        raise PivotNetError(f"{root} is no folder: give the nuScenes root, which holds {version}/ and maps/")
+    if not (folder / "sample.json").is_file():
+        there = sorted(path.parent.name for path in Path(root).glob("*/sample.json"))
+        remedy = f"choose --version from {', '.join(there)}" if there else "give the folder that holds it"
+        raise PivotNetError(f"{root} is no nuScenes root with {version}/sample.json: {remedy}")
     try:
         return _join(folder)
     except LookupError as error:
@@ -161,11 +146,8 @@ def read_samples(root: PathLike, version: str) -> list[Sample]:
 def _join(folder: Path) -> list[Sample]:
     def rows(name: str, keep: Callable[[dict], Any] | None = None) -> list:
         """A table's rows, or what ``keep`` makes of them while they are parsed; it drops rows by None, unchecked."""
-        path = folder / f"{name}.json"
-        if keep is None:
-            return read_json(path, _REMEDY, items(_ROWS[name]), largest=_LARGEST)
-        content = read_json(path, _REMEDY, items(_kept), keep, _LARGEST)
-        return [row for row in content if row is not None]
+        rule = items(_kept if keep else _ROWS[name])
+        return [row for row in read_json(folder / f"{name}.json", _REMEDY, rule, keep, _LARGEST) if row is not None]
 
     def by_token(name: str, keep: Callable[[dict], Any] | None = None) -> dict[str, dict]:
         return {row["token"]: row for row in rows(name, keep)}

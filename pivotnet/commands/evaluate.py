@@ -14,7 +14,7 @@ from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import ApResult
 from pivotnet.evaluation.ap_table import format_table, write_table
 from pivotnet.evaluation.results import FORMATS, results_folder
-from pivotnet.evaluation.score import require_annotations, score_results
+from pivotnet.evaluation.score import score_results
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +60,5 @@ def _predict(args: argparse.Namespace, folder: Path) -> ApResult | None:
     with process_group(ranks, device):
         with agreed(ranks):
             tokens = chosen_tokens(args.data_root, args.split, args.tokens)
-            require_annotations(args.data_root, tokens)
             predictor = load_predictor(args)
         return predictor.evaluate(args.ckpt, tokens, folder, layout=args.format)

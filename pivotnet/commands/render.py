@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from pathlib import Path
 
-from pivotnet.annotation.format import FOLDER, load_annotation
+from pivotnet.annotation.folder import sample_path
+from pivotnet.annotation.format import load_annotation
 from pivotnet.commands import positive
 from pivotnet.commands.options import add_network_arguments, add_sample_arguments, load_predictor
 from pivotnet.config import MapConfig
 from pivotnet.console import progress
-from pivotnet.data.tokens import chosen_tokens
+from pivotnet.data.tokens import chosen_tokens, require_files
 from pivotnet.errors import PivotNetError
-from pivotnet.evaluation.results import MapInstances, load_result, require_files, result_path
-from pivotnet.evaluation.score import require_annotations
+from pivotnet.evaluation.results import MapInstances, load_result, result_path
 from pivotnet.evaluation.vector_map import predicted_lines
 from pivotnet.files import make_folder
 
@@ -42,7 +41,6 @@ def run(args: argparse.Namespace) -> int:
     tokens = chosen_tokens(args.data_root, args.split, args.tokens)
     if args.tokens is None:
         tokens = tokens[:: -(-len(tokens) // args.limit)]
-    require_annotations(args.data_root, tokens)
     if args.results:
         remedy = "make them with pivotnet evaluate, or leave --results out to draw the ground truth"
         require_files(args.results, tokens, "result file", remedy)
@@ -60,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         )
     drawn = 0
     for token, instances in samples:
-        annotation = load_annotation(Path(args.data_root) / FOLDER / f"{token}.npz")
+        annotation = load_annotation(sample_path(args.data_root, token))
         predicted = None if instances is None else predicted_lines(instances, map_config)
         render_sample(folder / f"{token}.png", token, annotation, args.data_root, map_config, predicted)
         drawn += 1

@@ -20,7 +20,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pivotnet import device as devices
-from pivotnet.annotation.format import FOLDER, Annotation, load_annotation
+from pivotnet.annotation.folder import sample_path
+from pivotnet.annotation.format import Annotation, load_annotation
 from pivotnet.config import CAMERAS, Config
 from pivotnet.data.images import read_view
 from pivotnet.data.projection import project_bev_grid
@@ -94,7 +95,7 @@ class MapDataset(Dataset[Union[Item, PivotNetError]]):
         Raises:
             PivotNetError: its annotation or an image is missing or broken.
         """
-        annotation = load_annotation(self.root / FOLDER / f"{token}.npz")
+        annotation = load_annotation(sample_path(self.root, token))
         images = np.empty((len(CAMERAS), *self.config.model.image_size, 3), np.uint8)
         for view, path in zip(images, camera_paths(annotation)):
             try:
@@ -108,10 +109,11 @@ class MapDataset(Dataset[Union[Item, PivotNetError]]):
 
 def collate(items: list[Item | PivotNetError], config: Config) -> Batch | PivotNetError:
     """Items -> Batch; the first error among them is passed on instead (see MapDataset)."""
-    good = [item for item in items if isinstance(item, Item)]
+    good = []
     for item in items:
         if isinstance(item, PivotNetError):
             return item
+        good.append(item)
     samples = [item.targets for item in good if item.targets is not None]
     return Batch(
         # one item's images are passed on as they are: copies of them are what takes time here
@@ -143,13 +145,6 @@ class Loader(DataLoader):
                 if isinstance(batch, PivotNetError):
                     raise batch
                 yield batch
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise PivotNetError(
-                "a data loading worker was killed: too little memory, or too little shared memory (/dev/shm); "
-                "give fewer --workers"
-            ) from error
         finally:
             # Ends the workers now. Left to the garbage collector (an error's traceback holds this frame), their queues
             # may go first, and torch then waits 5 s for each worker that nobody can stop.

@@ -32,12 +32,6 @@ class Sample(NamedTuple):
     pivot_lengths: Mapping[int, np.ndarray]  # class -> int [n], points in use
 
 
-class _Instances(NamedTuple):
-    points: np.ndarray  # float64 [n, P, 2]
-    lengths: np.ndarray  # int [n]
-    masks: np.ndarray  # uint8 [n, H, W]
-
-
 def build_targets(samples: Sequence[tuple], config: Config) -> Targets:
     """Collate annotated samples, which ``load_annotation`` has checked, into padded targets.
 
@@ -51,8 +45,7 @@ def build_targets(samples: Sequence[tuple], config: Config) -> Targets:
     """
     stride = config.model.mask_stride
     batch = [[_instances(sample, label, config.map) for label in range(len(CLASSES))] for sample in samples]
-    most = max(1, max(len(instances.lengths) for sample in batch for instances in sample))
-
+    most = max(1, max(len(own) for sample in batch for _, own, _ in sample))
     rows, columns = config.mask_size
     shape = (len(samples), len(CLASSES), most)
     points = np.zeros((*shape, max(config.map.max_points), 2), np.float32)
@@ -62,23 +55,18 @@ def build_targets(samples: Sequence[tuple], config: Config) -> Targets:
     semantic = np.zeros((*shape[:2], rows, columns), np.uint8)
     for b, sample in enumerate(batch):
         semantic[b] = samples[b][0][:, ::stride, ::stride] > 0
-        for label, instances in enumerate(sample):
-            n = len(instances.lengths)
+        for label, (own_points, own_lengths, own_masks) in enumerate(sample):
+            n = len(own_lengths)
             counts[b, label] = n
-            lengths[b, label, :n] = instances.lengths
-            points[b, label, :n, : config.map.max_points[label]] = instances.points
-            masks[b, label, :n] = instances.masks[:, ::stride, ::stride]
-    return Targets(
-        points=torch.from_numpy(points),
-        lengths=torch.from_numpy(lengths),
-        counts=torch.from_numpy(counts),
-        masks=torch.from_numpy(masks),
-        semantic=torch.from_numpy(semantic),
-    )
+            lengths[b, label, :n] = own_lengths
+            points[b, label, :n, : config.map.max_points[label]] = own_points
+            masks[b, label, :n] = own_masks[:, ::stride, ::stride]
+    tensor = torch.from_numpy
+    return Targets(tensor(points), tensor(lengths), tensor(counts), tensor(masks), tensor(semantic))
 
 
-def _instances(sample: tuple, label: int, map_config: MapConfig) -> _Instances:
-    """The instances of a class, lines of fewer than two points left out."""
+def _instances(sample: tuple, label: int, map_config: MapConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lines of a class with 2 points or more: points float64 [n, P, 2], lengths int [n] and masks uint8 [n, H, W]."""
     mask = sample[0][label]
     points, lengths = np.asarray(sample[1][label], np.float64), np.asarray(sample[2][label]).astype(np.int64)
     if not points.size:
@@ -89,7 +77,7 @@ def _instances(sample: tuple, label: int, map_config: MapConfig) -> _Instances:
     else:
         masks = _draw(points, map_config)
     lines = lengths >= 2
-    return _Instances(points[lines], lengths[lines], masks[lines])
+    return points[lines], lengths[lines], masks[lines]
 
 
 def _draw(points: np.ndarray, map_config: MapConfig) -> np.ndarray:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from pivotnet.annotation.format import FOLDER
+from pivotnet.annotation.folder import annotation_folder, split_path
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike, read_tokens
 
@@ -27,7 +27,7 @@ def read_split(data_root: PathLike, split: str) -> list[str]:
             f"{root} is no nuScenes tree (it has no folder samples): give --data-root or DATA_ROOT, "
             "or make one with pivotnet synth"
         )
-    path = root / FOLDER / "splits" / f"{split}.txt"
+    path = split_path(root, split)
     try:
         tokens = read_tokens(path)
     except FileNotFoundError as error:
@@ -37,8 +37,26 @@ def read_split(data_root: PathLike, split: str) -> list[str]:
     return tokens
 
 
+def require_files(folder: PathLike, tokens: Sequence[str], what: str, remedy: str) -> None:
+    """Raise PivotNetError, which ends with ``remedy``, unless every sample has its FOLDER/<token>.npz."""
+    exists = os.path.isdir(folder)
+    present = set(os.listdir(folder)) if exists else set()
+    missing = [token for token in tokens if f"{token}.npz" not in present]
+    if missing:
+        place = folder if exists else f"{folder}, which does not exist"
+        raise PivotNetError(
+            f"{len(missing)} of {len(tokens)} samples have no {what} in {place} (the first is {missing[0]}): {remedy}"
+        )
+
+
+def require_annotations(data_root: PathLike, tokens: Sequence[str]) -> None:
+    """Raise PivotNetError unless every sample has an annotated file."""
+    remedy = f"check the tokens, or run pivotnet annotate -d {data_root}"
+    require_files(annotation_folder(data_root), tokens, "annotation", remedy)
+
+
 def chosen_tokens(data_root: PathLike, split: str, tokens: Sequence[str] | None = None) -> list[str]:
-    """The samples that the options name.
+    """The samples that the options name, all of them annotated.
 
     Args:
         data_root: annotated nuScenes tree.
@@ -46,26 +64,15 @@ def chosen_tokens(data_root: PathLike, split: str, tokens: Sequence[str] | None 
         tokens: sample tokens, or one path of a list in a file (lines may end in ``.npz``, as upstream's do).
 
     Raises:
-        PivotNetError: the tree is not annotated, the split is empty, or a token belongs to no split.
+        PivotNetError: there are none, or one is not annotated.
     """
     if tokens is None:
-        return read_split(data_root, split)
-    if len(tokens) == 1 and os.path.isfile(tokens[0]):
-        listed = read_tokens(tokens[0])
-        if not listed:
+        chosen = read_split(data_root, split)
+    elif len(tokens) == 1 and os.path.isfile(tokens[0]):
+        chosen = read_tokens(tokens[0])
+        if not chosen:
             raise PivotNetError(f"{tokens[0]} lists no tokens: give a file with one token a line")
-        return listed
-    known = set()
-    for name in SPLITS:
-        try:
-            known.update(read_split(data_root, name))
-        except PivotNetError:
-            if name == SPLITS[-1] and not known:
-                raise
-    unknown = [token for token in tokens if token not in known]
-    if unknown:
-        raise PivotNetError(
-            f"{len(unknown)} of {len(tokens)} tokens are in no split of {data_root} (the first is {unknown[0]}): "
-            "check them against customer/pivot-bezier/splits, or run pivotnet annotate"
-        )
-    return list(tokens)
+    else:
+        chosen = list(tokens)
+    require_annotations(data_root, chosen)
+    return chosen

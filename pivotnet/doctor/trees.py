@@ -102,7 +102,7 @@ def _check_annotations(root: Path, annotated: dict[str, list[str]]) -> Iterator[
             yield warning("data", "not annotated yet: the run scripts would do it first", remedy)
         return
     tokens = sum(annotated.values(), [])
-    gone = [token for token in tokens if not sample_path(folder, token).is_file()]
+    gone = [token for token in tokens if not sample_path(root, token).is_file()]
     if gone:
         text = f"{len(gone)} of {len(tokens)} annotated samples are missing, such as {gone[0]}.npz"
         yield error("data", text, remedy)

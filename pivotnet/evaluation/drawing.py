@@ -40,7 +40,7 @@ def render_sample(
     annotation: Annotation,
     data_root: PathLike,
     map_config: MapConfig,
-    predicted: Sequence[MapLine] | None = None,
+    predicted: list[MapLine] | None = None,
 ) -> None:
     """Write the PNG of one sample: cameras on the left, on the right the map from above, truth beside prediction.
 
@@ -83,12 +83,7 @@ def render_sample(
 
 
 def _draw_camera(
-    axes: Axes,
-    image: np.ndarray,
-    annotation: Annotation,
-    camera: int,
-    solid: Sequence[MapLine],
-    dashed: Sequence[MapLine],
+    axes: Axes, image: np.ndarray, annotation: Annotation, camera: int, solid: list[MapLine], dashed: list[MapLine]
 ) -> None:
     height, width = image.shape[:2]
     small = cv2.resize(image, IMAGE_SIZE, interpolation=cv2.INTER_AREA)
@@ -122,25 +117,20 @@ def project_ground_line(
     """
     ground = np.column_stack([points, np.zeros(len(points))])
     seen = (ground - translation) @ rotation  # [p, 3]: the inverse of a rotation is its transpose
-    pieces: list[list[np.ndarray]] = [[]]
-    for start, end in zip(seen[:-1], seen[1:]):
-        ahead = start[2] >= NEAR, end[2] >= NEAR
-        if any(ahead):
-            cut = start + (NEAR - start[2]) / (end[2] - start[2]) * (end - start) if not all(ahead) else end
-            if not pieces[-1]:
-                pieces[-1].append(start if ahead[0] else cut)
-            pieces[-1].append(end if ahead[1] else cut)
-        if not ahead[1] and pieces[-1]:
-            pieces.append([])
-    projected = [np.array(piece) @ intrinsic.T for piece in pieces if piece]
-    return [piece[:, :2] / piece[:, 2:] for piece in projected]
+    ahead = seen[:, 2] - NEAR
+    before = np.flatnonzero(ahead[:-1] * ahead[1:] < 0)  # segments that cross the plane
+    share = (ahead[before] / (ahead[before] - ahead[before + 1]))[:, None]
+    seen = np.insert(seen, before + 1, seen[before] * (1 - share) + seen[before + 1] * share, axis=0)
+    visible = seen[:, 2] > NEAR - 1e-9
+    pieces = np.split(seen @ intrinsic.T, np.flatnonzero(np.diff(visible)) + 1)
+    return [piece[:, :2] / piece[:, 2:] for piece in pieces[int(not visible[0]) :: 2]]
 
 
 def _draw_map(
     axes: Axes,
     title: str,
-    lines: Sequence[MapLine],
-    pivots: Sequence[MapLine],
+    lines: list[MapLine],
+    pivots: list[MapLine],
     map_config: MapConfig,
     behind: Sequence[MapLine] = (),
 ) -> None:
@@ -156,11 +146,10 @@ def _draw_map(
     axes.add_patch(FancyArrow(0, 0.2, 0, 1.7, width=0.22, head_width=0.8, head_length=0.8, color="#444444", zorder=3))
     for line in behind:
         axes.plot(*line.points.T[::-1], color="#777777", linewidth=1, linestyle=(0, (4, 3)), zorder=3)
-    for line in lines:
-        axes.plot(*line.points.T[::-1], color=COLOURS[line.label], linewidth=2, zorder=4)
     for line in pivots:
         axes.plot(*line.points.T[::-1], color=COLOURS[line.label], markersize=4.7, linestyle="", zorder=5, **DOT)
     for line in lines:
+        axes.plot(*line.points.T[::-1], color=COLOURS[line.label], linewidth=2, zorder=4)
         if line.score is not None:
             x, y = line.points[len(line.points) // 2]
             text = axes.annotate(f"{line.score:.2f}", (y, x), (3, 3), textcoords="offset points", fontsize=11, zorder=6)

@@ -10,8 +10,7 @@ pickle ``dt_res``, are read and written too. This module imports no torch, so th
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,18 +122,6 @@ def _from_upstream(content: Mapping[str, Any]) -> dict[str, np.ndarray]:
         scores = np.asarray(content["confidence_level"][1:], np.float32)
     labels = np.asarray(content["pred_label"][1:], np.int64) - 1
     return _instance_arrays(MapInstances(lines, scores, labels))
-
-
-def require_files(folder: PathLike, tokens: Sequence[str], what: str, remedy: str) -> None:
-    """Raise PivotNetError, which ends with ``remedy``, unless every sample has its FOLDER/<token>.npz."""
-    exists = os.path.isdir(folder)
-    present = set(os.listdir(folder)) if exists else set()
-    missing = [token for token in tokens if f"{token}.npz" not in present]
-    if missing:
-        place = folder if exists else f"{folder}, which does not exist"
-        raise PivotNetError(
-            f"{len(missing)} of {len(tokens)} samples have no {what} in {place} (the first is {missing[0]}): {remedy}"
-        )
 
 
 def open_folder(folder: PathLike, checkpoint: PathLike, preset: str, layout: str = FORMATS[0]) -> None:

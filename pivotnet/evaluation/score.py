@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pivotnet.annotation.format import FOLDER, INSTANCE_MASK, check_thin_mask
+from pivotnet.annotation.folder import sample_path
+from pivotnet.annotation.format import INSTANCE_MASK, check_thin_mask
 from pivotnet.annotation.npz import read_npz
 from pivotnet.config import CLASSES
 from pivotnet.console import progress
+from pivotnet.data.tokens import require_annotations, require_files
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import THRESHOLDS, ApResult, accumulate, sample_ap
-from pivotnet.evaluation.results import load_result, require_files, result_path
+from pivotnet.evaluation.results import load_result, result_path
 from pivotnet.files import PathLike
 from pivotnet.pool import available_cores, run_in_pool
 from pivotnet.schema import check
@@ -22,11 +24,6 @@ from pivotnet.schema import check
 SAMPLES_PER_WORKER = 200  # a process costs about as much time to start as these samples take
 _TRUTH = {"instance_mask": INSTANCE_MASK}
 CHUNK = 8  # samples that a process scores before it reports
-
-
-def require_annotations(data_root: PathLike, tokens: Sequence[str]) -> None:
-    """Raise PivotNetError unless every sample has an annotated file."""
-    require_files(Path(data_root) / FOLDER, tokens, "annotation", f"run pivotnet annotate -d {data_root}")
 
 
 def score_results(
@@ -46,8 +43,7 @@ def score_results(
         raise PivotNetError("there are no samples to evaluate: the split is empty")
     require_files(results, tokens, "result file", "predict them with pivotnet evaluate --ckpt")
     require_annotations(data_root, tokens)
-    folder = Path(data_root) / FOLDER
-    pairs = [(result_path(results, token), folder / f"{token}.npz") for token in tokens]
+    pairs = [(result_path(results, token), sample_path(data_root, token)) for token in tokens]
     return score_files(pairs, resolution, workers, quiet)
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pivotnet.annotation.format import Annotation
+from pivotnet.annotation.format import Annotation, unpadded_pivots
 from pivotnet.config import CLASSES, MapConfig
 from pivotnet.evaluation.results import MapInstances
 from pivotnet.files import PathLike, write_json
@@ -57,11 +57,7 @@ def annotated_lines(annotation: Annotation) -> list[MapLine]:
 def annotated_pivots(annotation: Annotation, map_config: MapConfig) -> list[MapLine]:
     """The annotated lines in metres, pivot points only."""
     size = np.array(map_config.map_size)
-    return [
-        MapLine(pixels_to_ego(points[:length] * size, map_config), label)
-        for label in range(len(CLASSES))
-        for points, length in zip(annotation.pivot_points[label], annotation.pivot_lengths[label])
-    ]
+    return [MapLine(pixels_to_ego(line.points * size, map_config), line.label) for line in unpadded_pivots(annotation)]
 
 
 def save_vector_map(

@@ -71,7 +71,7 @@ def cut_expansion(root):
 
 
 def cut_sample(root):
-    sample_path(annotation_folder(root), split_path(root, "val").read_text().split()[0]).unlink()
+    sample_path(root, split_path(root, "val").read_text().split()[0]).unlink()
 
 
 def change_map(root):

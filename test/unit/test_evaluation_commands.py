@@ -128,7 +128,7 @@ def test_two_ranks_predict_each_its_share(tmp_path: Path, arguments: list[str]) 
         ("evaluate ARGUMENTS --split train", "run pivotnet annotate"),
         ("evaluate --data-root ROOT --results NONE", "no result file in NONE, which does not exist"),
         ("evaluate ARGUMENTS --results TAKEN", "cannot make"),
-        ("predict ARGUMENTS --tokens aa zz", "1 of 2 tokens are in no split"),
+        ("predict ARGUMENTS --tokens aa zz", "1 of 2 samples have no annotation"),
         ("render --data-root ROOT --results NONE", "make them with pivotnet evaluate, or leave --results out"),
         ("render ARGUMENTS --results NONE", "--ckpt and --results both"),
     ],
@@ -175,4 +175,7 @@ def test_a_missing_annotation_is_reported(results: Path, tmp_path: Path, capsys:
 
     message = fails(capsys, "evaluate", "--results", results, "--data-root", tmp_path)
 
-    assert "1 of 3 samples have no annotation" in message and "(the first is bb): run pivotnet annotate -d" in message
+    assert (
+        "1 of 3 samples have no annotation" in message
+        and "(the first is bb): check the tokens, or run pivotnet annotate -d" in message
+    )

@@ -216,13 +216,14 @@ def check_annotation(data: Path, files: Path) -> list[Comparison]:
     comparison = Comparison(label, absolute=ANNOTATION_POINTS, tolerance=limits)
     with unpacked(data, files) as scratch:
         root = scratch / "nuscenes"
-        same, differing = compare_annotations(comparison, annotate(root).folder, scratch / "npz")
+        annotate(root)
+        same, differing = compare_annotations(comparison, root / FOLDER, scratch / "npz")
         comparison.note = f"{same + differing} files, {same} equal in every pixel"
         if not (scratch / "bezier.npz").is_file():
             return [comparison]
         curves = Comparison(f"{label}: bezier", absolute=ANNOTATION_POINTS)
-        folder = annotate(root, bezier=True, overwrite=True).folder
-        compare_curves(curves, folder, scratch / "bezier.npz")
+        annotate(root, bezier=True, overwrite=True)
+        compare_curves(curves, root / FOLDER, scratch / "bezier.npz")
     return [comparison, curves]
 
 

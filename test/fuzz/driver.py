@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import random
@@ -14,6 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,131 +41,109 @@ class Case(NamedTuple):
     message: str
 
 
-class Driver:
-    """A process that runs cases, and is replaced when one has ended it.
-
-    A case is defined by the seed and its index alone. It runs in a folder deep below ``base``, so that a file that it
-    writes a few folders higher is found.
-    """
-
-    def __init__(self, seed: int, base: Path) -> None:
-        self.seed, self.base = seed, base
-        os.environ["FUZZ_BASE"] = str(base)
-        self.place = base / "w" / "x" / "y" / "z"
-        self.good: dict[str, str] = {}
-        for name, kind in KINDS.items():
-            folder = base / "good" / name
-            folder.mkdir(parents=True)
-            kind.make(folder)
-        for name, kind in KINDS.items():
-            self.good[name] = kind.read(self._fresh(name))
-        self.worker: multiprocessing.process.BaseProcess | None = None
-
-    def _fresh(self, name: str) -> Path:
-        """A folder with the good files of a kind."""
-        shutil.rmtree(self.place, ignore_errors=True)
-        shutil.copytree(self.base / "good" / name, self.place)
-        return self.place
-
-    def close(self) -> None:
-        if self.worker is not None:
-            self.worker.kill()
-            self.worker.join()
-            self.worker = None
-
-    def run(self, index: int) -> Case:
-        """One case."""
-        if self.worker is None:
-            context = multiprocessing.get_context("fork")
-            self.pipe, theirs = context.Pipe()
-            self.worker = context.Process(target=self._serve, args=(theirs,), daemon=True)
-            self.worker.start()
-            theirs.close()
-        before = self._outside()
-        self.pipe.send(index)
-        kind, how = self.pipe.recv()  # the file has been changed
-        started, floor, outcome = time.monotonic(), self._resident(), ""
-        while not outcome and not self.pipe.poll(WATCHED_EVERY):
-            if time.monotonic() - started > SECONDS:
-                outcome = "hang"
-            elif self._resident() - floor > BYTES:
-                outcome = "memory"
-        message = ""
-        if not outcome:
-            try:
-                outcome, message = self.pipe.recv()
-            except EOFError:
-                outcome = "crash"
-        if outcome in ("hang", "memory", "crash"):
-            if outcome == "crash":
-                self.worker.join()
-                message = f"exit code {self.worker.exitcode}"
-            self.close()
-        left = self._outside() - before
-        if left:
-            outcome, message = "outside", f"{sorted(left)}"
-        return Case(index, kind, how, outcome, message)
-
-    def _outside(self) -> set[str]:
-        """What lies in the folders above the case's."""
-        return {
-            str(path) for folder in self.place.parents if folder.is_relative_to(self.base) for path in folder.iterdir()
-        }
-
-    def _resident(self) -> int:
-        assert self.worker is not None
-        try:
-            with open(f"/proc/{self.worker.pid}/statm") as stream:
-                return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        except (OSError, IndexError):  # it has ended
-            return 0
-
-    def _serve(self, pipe: Connection) -> None:
-        torch.set_num_threads(1)
-        while True:
-            index = pipe.recv()
-            rng = random.Random(f"{self.seed}/{index}")
-            name = list(KINDS)[index % len(KINDS)]
-            folder = self._fresh(name)
-            try:
-                how = mutations.mutate(choose(rng, folder, KINDS[name]), rng)
-            except Exception:  # two changes may exclude each other
-                folder = self._fresh(name)
-                how = mutations.change_bytes(choose(rng, folder, KINDS[name]), rng)
-            pipe.send((name, how))
-            try:
-                with warnings.catch_warnings():  # they would be lines beside the one
-                    warnings.simplefilter("error", RuntimeWarning)
-                    warnings.simplefilter("error", UserWarning)
-                    outcome, message = ("same" if KINDS[name].read(folder) == self.good[name] else "other"), ""
-            except PivotNetError as error:
-                message = str(error)
-                outcome = "clean" if "\n" not in message and len(message) <= LONGEST_LINE else "traceback"
-            except BaseException:
-                outcome, message = "traceback", traceback.format_exc()
-            pipe.send((outcome, message))
-
-
 def run_cases(seed: int, cases: range) -> Iterator[Case]:
-    """The cases of a seed, one after the other."""
-    with (
-        tempfile.TemporaryDirectory(prefix="pivotnet-fuzz-") as base,
-        contextlib.closing(Driver(seed, Path(base))) as own,
-    ):
-        for index in cases:
-            yield own.run(index)
+    """The cases of a seed, one after the other; a case is defined by the seed and its index alone.
+
+    A process runs them, and is replaced when a case has ended it. It reads files in a folder deep below a base, so that
+    a file that it writes a few folders higher is found.
+    """
+    context = multiprocessing.get_context("fork")
+    worker = None
+    with tempfile.TemporaryDirectory(prefix="pivotnet-fuzz-") as name:
+        base, place = Path(name), Path(name, "w", "x", "y", "z")
+        os.environ["FUZZ_BASE"] = name
+        good: dict[str, str] = {}
+        for kind, own in KINDS.items():
+            (base / "good" / kind).mkdir(parents=True)
+            own.make(base / "good" / kind)
+            good[kind] = own.read(fresh(base, kind, place))
+        try:
+            for index in cases:
+                if worker is None:
+                    pipe, theirs = context.Pipe()
+                    worker = context.Process(target=serve, args=(theirs, seed, base, place, good), daemon=True)
+                    worker.start()
+                    theirs.close()
+                before = outside(base, place)
+                pipe.send(index)
+                kind, how = pipe.recv()  # the file has been changed
+                outcome, message = watch(pipe, worker)
+                if outcome in ("hang", "memory", "crash"):
+                    worker.kill()
+                    worker.join()
+                    worker = None
+                if left := outside(base, place) - before:
+                    outcome, message = "outside", f"{sorted(left)}"
+                yield Case(index, kind, how, outcome, message)
+        finally:
+            if worker is not None:
+                worker.kill()
+                worker.join()
+
+
+def fresh(base: Path, kind: str, place: Path) -> Path:
+    """``place`` with the good files of a kind."""
+    shutil.rmtree(place, ignore_errors=True)
+    return shutil.copytree(base / "good" / kind, place)
+
+
+def outside(base: Path, place: Path) -> set[str]:
+    """What lies in the folders above the case's."""
+    return {str(path) for folder in place.parents if folder.is_relative_to(base) for path in folder.iterdir()}
+
+
+def watch(pipe: Connection, worker: BaseProcess) -> tuple[str, str]:
+    """Outcome and message of a case that runs, within its limits."""
+    started, floor = time.monotonic(), resident(worker)
+    while not pipe.poll(WATCHED_EVERY):
+        if time.monotonic() - started > SECONDS:
+            return "hang", ""
+        if resident(worker) - floor > BYTES:
+            return "memory", ""
+    try:
+        return pipe.recv()
+    except EOFError:
+        worker.join()
+        return "crash", f"exit code {worker.exitcode}"
+
+
+def resident(worker: BaseProcess) -> int:
+    """Bytes of memory that a process takes, 0 when it has ended."""
+    try:
+        return int(Path(f"/proc/{worker.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def serve(pipe: Connection, seed: int, base: Path, place: Path, good: dict[str, str]) -> None:
+    """The process: for each index that it is sent, tells kind and change of the case, and then what came of it."""
+    torch.set_num_threads(1)
+    while True:
+        index = pipe.recv()
+        rng = random.Random(f"{seed}/{index}")
+        kind = list(KINDS)[index % len(KINDS)]
+        try:
+            how = mutations.mutate(choose(rng, fresh(base, kind, place), KINDS[kind]), rng)
+        except Exception:  # two changes may exclude each other
+            how = mutations.change_bytes(choose(rng, fresh(base, kind, place), KINDS[kind]), rng)
+        pipe.send((kind, how))
+        try:
+            with warnings.catch_warnings():  # they would be lines beside the one
+                warnings.simplefilter("error", RuntimeWarning)
+                warnings.simplefilter("error", UserWarning)
+                outcome, message = ("same" if KINDS[kind].read(place) == good[kind] else "other"), ""
+        except PivotNetError as error:
+            message = str(error)
+            outcome = "clean" if "\n" not in message and len(message) <= LONGEST_LINE else "traceback"
+        except BaseException:
+            outcome, message = "traceback", traceback.format_exc()
+        pipe.send((outcome, message))
 
 
 def table(found: Counter[tuple[str, str]]) -> str:
     """Cases by kind and outcome, as Markdown."""
-    names = [*KINDS, "all"]
-    for (_, outcome), count in list(found.items()):
-        found["all", outcome] += count
-    head = f"| kind | cases | {' | '.join(OUTCOMES)} |"
-    rows = [
-        f"| {name} | {sum(found[name, outcome] for outcome in OUTCOMES)} | "
-        + " | ".join(str(found[name, outcome]) for outcome in OUTCOMES)
-        + " |"
-        for name in names
-    ]
-    return "\n".join([head, "| :-- |" + " --: |" * (len(OUTCOMES) + 1), *rows])
+    rows = [[name, *(found[name, outcome] for outcome in OUTCOMES)] for name in KINDS]
+    rows.append(["all", *(sum(counts) for counts in list(zip(*rows))[1:])])
+    lines = [("kind", "cases", *OUTCOMES), (":--", *["--:"] * (1 + len(OUTCOMES)))]
+    lines += [(name, sum(counts), *counts) for name, *counts in rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

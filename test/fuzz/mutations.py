@@ -24,31 +24,9 @@ NUMBERS = (
 )
 ESCAPED = "escaped"  # part of every name by which a mutation tries to leave its folder
 NAMES = (
-    *(
-        "",
-        ".",
-        "..",
-        "a/b",
-        "/",
-        "\0",
-        "a\nb",
-        "é",
-        "x" * 300,
-        "-",
-        "--help",
-        "*",
-        "a b",
-        "a;b",
-        "$(x)",
-        "CON",
-        "\ud800",
-    ),
-    *(
-        f"../{ESCAPED}",
-        f"../../../{ESCAPED}",
-        f"../../../../../{ESCAPED}",
-        f"samples/CAM_FRONT/../../../../{ESCAPED}.jpg",
-    ),
+    *("", ".", "..", "a/b", "/", "\0", "a\nb", "é", "x" * 300, "-", "--help", "*", "a b", "a;b", "$(x)", "CON"),
+    *("\ud800", f"../{ESCAPED}", f"../../../{ESCAPED}", f"../../../../../{ESCAPED}"),
+    f"samples/CAM_FRONT/../../../../{ESCAPED}.jpg",
 )
 DTYPES = ("f2", "f4", "f8", ">f8", "i1", "i8", ">i4", "u1", "u2", "u4", "u8", "b1", "c16", "S3", "U3", "M8[s]", "O")
 
@@ -64,54 +42,36 @@ def scalar(rng: random.Random) -> Any:
         return pick(rng, NUMBERS)
     if kind < 5:
         return pick(rng, NAMES) if rng.random() < 0.8 else f"{os.environ['FUZZ_BASE']}/{ESCAPED}"
-    return pick(
-        rng, (None, True, False, [], {}, [[]], [None], {"a": 1}, "1", "nan", [1, 2, 3], [1e308] * 4, nested(rng))
-    )
-
-
-def nested(rng: random.Random) -> list:
-    value: list = []
-    for _ in range(rng.choice((3, 20, 200))):
-        value = [value]
-    return value
-
-
-# -- bytes
+    depth = rng.choice((4, 21, 201))
+    nested = json.loads("[" * depth + "]" * depth)
+    return pick(rng, (None, True, False, [], {}, [[]], [None], {"a": 1}, "1", "nan", [1, 2, 3], [1e308] * 4, nested))
 
 
 def flip(content: bytearray, rng: random.Random) -> bytearray:
+    """Change some bits."""
     for _ in range(rng.choice((1, 1, 1, 2, 8, 64))):
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     return content
 
 
-def truncate(content: bytearray, rng: random.Random) -> bytearray:
-    return content[: rng.randrange(len(content))]
-
-
-def extend(content: bytearray, rng: random.Random) -> bytearray:
-    return content + rng.choice((bytes(1000), rng.randbytes(1000), content, b"\n", b"\0"))
-
-
-def overwrite(content: bytearray, rng: random.Random) -> bytearray:
-    start, size = rng.randrange(len(content)), rng.choice((1, 2, 4, 8, 100, 1000))
-    content[start : start + size] = pick(rng, (b"\xff" * size, bytes(size), rng.randbytes(size), b"\x7f" * size))
-    return content
-
-
-def move(content: bytearray, rng: random.Random) -> bytearray:
-    start, end, to = (rng.randrange(len(content)) for _ in range(3))
-    return content[:to] + content[min(start, end) : max(start, end)] + content[to:]
-
-
-BYTES = (flip, flip, flip, truncate, extend, overwrite, overwrite, move)
-
-
 def change_bytes(path: Path, rng: random.Random) -> str:
     """Bits, sizes and blocks of a file of any kind."""
-    how = pick(rng, BYTES)
-    path.write_bytes(how(bytearray(path.read_bytes()), rng))
-    return how.__name__
+    how = pick(rng, ("flip", "flip", "flip", "truncate", "extend", "overwrite", "overwrite", "move"))
+    content = bytearray(path.read_bytes())
+    if how == "flip":
+        flip(content, rng)
+    elif how == "truncate":
+        del content[rng.randrange(len(content)) :]
+    elif how == "extend":
+        content += rng.choice((bytes(1000), rng.randbytes(1000), bytes(content), b"\n", b"\0"))
+    elif how == "overwrite":
+        start, size = rng.randrange(len(content)), rng.choice((1, 2, 4, 8, 100, 1000))
+        content[start : start + size] = pick(rng, (b"\xff" * size, bytes(size), rng.randbytes(size), b"\x7f" * size))
+    else:
+        start, end, to = (rng.randrange(len(content)) for _ in range(3))
+        content[to:to] = content[min(start, end) : max(start, end)]
+    path.write_bytes(content)
+    return how
 
 
 def change_file(path: Path, rng: random.Random) -> str:
@@ -165,12 +125,9 @@ def change_tree(tree: Any, rng: random.Random) -> str:
             container[key] = change_array(value, rng)
         elif action < 6:
             container[key] = scalar(rng)
-        elif action < 7 or not isinstance(container, dict):
-            if isinstance(container, list) and action < 9:
-                container.insert(key, value if action < 8 else scalar(rng))
-            else:
-                del container[key]
-        elif action < 8:
+        elif isinstance(container, list) and action < 9:
+            container.insert(key, value if action < 8 else scalar(rng))
+        elif isinstance(container, list) or action < 8:
             del container[key]
         elif action < 9:
             container[pick(rng, NAMES[:-1])] = container.pop(key)
@@ -192,18 +149,9 @@ def change_array(array: np.ndarray, rng: random.Random) -> np.ndarray:
             except (TypeError, ValueError):
                 return np.zeros(array.shape, "c8")
     if action == 1:
-        shapes: tuple[Callable, ...] = (
-            lambda: array[:0],
-            lambda: array[None],
-            lambda: array.reshape(-1),
-            lambda: array.T,
-            lambda: np.concatenate([array, array]) if array.ndim else array,
-            lambda: array[..., :1] if array.ndim else array,
-            lambda: array[1:] if array.ndim else array,
-            lambda: np.zeros((0, 2**40, 0)),
-            lambda: np.resize(array, (70_000, 2)),
-        )
-        return pick(rng, shapes)()
+        axes = np.atleast_1d(array)
+        shapes = (axes[:0], array[None], array.reshape(-1), array.T, np.concatenate([axes, axes]), axes[..., :1])
+        return pick(rng, (*shapes, axes[1:], np.zeros((0, 2**40, 0)), np.resize(array, (70_000, 2))))
     if not array.size or array.dtype.kind not in "iufU":
         return np.array(pick(rng, ([], 0, [[1, 2]], ["a"])))
     changed = array.copy()
@@ -217,9 +165,8 @@ def change_array(array: np.ndarray, rng: random.Random) -> np.ndarray:
     with np.errstate(all="ignore"):
         value = pick(rng, NUMBERS)
         if array.dtype.kind in "iu":
-            value = int(
-                np.clip(value if value == value else 0, np.iinfo(array.dtype).min, np.iinfo(array.dtype).max - 1024)
-            )
+            limits = np.iinfo(array.dtype)
+            value = int(np.clip(value if value == value else 0, limits.min, limits.max - 1024))
         if action == 2:
             changed.flat[rng.randrange(array.size)] = value
         else:
@@ -247,22 +194,18 @@ def change_tensor(tensor: torch.Tensor, rng: random.Random) -> Any:
 
 
 def change_json(path: Path, rng: random.Random) -> str:
-    if path.suffix == ".jsonl":
-        lines = path.read_text().splitlines()
-        index = rng.randrange(len(lines))
-        record = [json.loads(lines[index])]
-        how = change_tree(record, rng)
-        lines[index] = json.dumps(record[0] if record else None)
-        path.write_text("\n".join(lines) + "\n")
-        return f"line {index}, {how}"
-    tree = [json.loads(path.read_text())]
-    if rng.random() < 0.05:
+    """Values, keys and depth of the file, or of one line of it."""
+    lines = path.read_text().splitlines(keepends=True) if path.suffix == ".jsonl" else [path.read_text()]
+    index = rng.randrange(len(lines)) if path.suffix == ".jsonl" else 0
+    tree = [json.loads(lines[index])]
+    if path.suffix == ".json" and rng.random() < 0.05:
         depth = rng.choice((900, 100_000))
         path.write_text("[" * depth + "]" * depth)
         return f"nested {depth} deep"
     how = change_tree(tree, rng)
-    path.write_text(json.dumps(tree[0] if tree else None))
-    return how
+    lines[index] = f"{json.dumps(tree[0] if tree else None)}\n"
+    path.write_text("".join(lines))
+    return f"line {index}, {how}"
 
 
 def change_text(path: Path, rng: random.Random) -> str:
@@ -275,33 +218,19 @@ def change_text(path: Path, rng: random.Random) -> str:
     return f"line {name[:40]!r}"
 
 
-def _unpickled(value: Any) -> Any:
-    """Object arrays of our own fixtures as lists, so that their content can be changed."""
-    if isinstance(value, np.ndarray) and value.dtype == object:
-        return value.tolist()
-    return value
-
-
-def _objects(value: Any) -> np.ndarray:
-    """As numpy's savez makes of upstream's lists and dicts."""
-    array = np.empty(len(value) if isinstance(value, list) else (), object)
-    for index in range(len(value)) if isinstance(value, list) else [()]:
-        array[index] = value[index] if isinstance(value, list) else value
-    return array
-
-
 def change_npz(path: Path, rng: random.Random) -> str:
     """Types, shapes, values and names of the arrays, and what the archive claims of them."""
     with np.load(path, allow_pickle=True) as archive:
-        arrays = {key: _unpickled(archive[key]) for key in archive.files}
-    how = ""
-    if rng.random() < 0.8:
-        how = change_tree(arrays, rng)
+        arrays: dict[str, Any] = {key: archive[key] for key in archive.files}
+    for key, value in arrays.items():
+        if value.dtype == object:  # upstream's lists and dicts, whose content can be changed then
+            arrays[key] = value.tolist()
+    how = change_tree(arrays, rng) if rng.random() < 0.8 else ""
     members = {}
     for key, value in arrays.items():
         stream = io.BytesIO()
-        if not isinstance(value, np.ndarray) or value.dtype == object:
-            value = _objects(value)
+        if not isinstance(value, np.ndarray):  # as numpy's savez makes of them
+            value = np.fromiter(value, object) if isinstance(value, list) else np.array(value, object)
         npy.write_array(stream, value, allow_pickle=True)
         members[str(key)[:200].replace("\0", "_").replace("\ud800", "_")] = stream.getvalue()
     if not how:
@@ -316,9 +245,8 @@ def change_npz(path: Path, rng: random.Random) -> str:
             members[key] = header.getvalue() + members[key][128:]
         elif how.startswith("bomb"):
             members[key] += bytes(2**27)
-    with zipfile.ZipFile(
-        path, "w", pick(rng, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED))
-    ) as archive:
+    packing = pick(rng, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED))
+    with zipfile.ZipFile(path, "w", packing) as archive:
         for key, content in members.items():
             archive.writestr(f"{key}.npy", content)
         if how.startswith(("claim", "bomb")):
@@ -352,16 +280,12 @@ def change_image(path: Path, rng: random.Random) -> str:
             return f"size {size}"
         kind = pick(rng, ("PNG", "EPS", "BMP", "TIFF", "GIF", "PPM"))
         image.resize((160, 90)).save(path, kind)
-        return f"{kind}"
+        return kind
 
 
 FORMATS: dict[str, Callable[[Path, random.Random], str]] = {
-    ".npz": change_npz,
-    ".json": change_json,
-    ".jsonl": change_json,
-    ".txt": change_text,
-    ".pth": change_checkpoint,
-    ".jpg": change_image,
+    **{".npz": change_npz, ".json": change_json, ".jsonl": change_json},
+    **{".txt": change_text, ".pth": change_checkpoint, ".jpg": change_image},
 }
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from support.divider_data import one_divider, write_dividers, write_images, write_results
 from support.fake_run import make_run
 from support.recorded import COMMITTED, unpack_hard_samples
+from torch.utils._pytree import tree_flatten
 
 from pivotnet import checkpoint as checkpoints
 from pivotnet import cli, comparison
@@ -53,26 +54,15 @@ CPU = torch.device("cpu")
 
 def digest(*values: Any) -> str:
     """Of everything that was read, to tell the same from another."""
-    found = hashlib.sha256()
-
-    def add(value: Any) -> None:
-        if isinstance(value, torch.Tensor):
-            value = value.numpy() if value.dtype != torch.bfloat16 else value.float().numpy()
-        if isinstance(value, np.ndarray):
-            found.update(f"{value.dtype}{value.shape}".encode())
-            found.update(value.tobytes() if value.dtype != object else repr(value.tolist()).encode())
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                found.update(repr(key).encode())
-                add(item)
-        elif isinstance(value, (list, tuple)):
-            found.update(f"[{len(value)}".encode())
-            for item in value:
-                add(item)
-        else:
-            found.update(repr(value).encode())
-
-    add(values)
+    leaves, containers = tree_flatten(values)
+    found = hashlib.sha256(repr(containers).encode())
+    for leaf in leaves:
+        if isinstance(leaf, torch.Tensor):
+            leaf = leaf.numpy() if leaf.dtype != torch.bfloat16 else leaf.float().numpy()
+        if isinstance(leaf, np.ndarray):
+            found.update(f"{leaf.dtype}{leaf.shape}".encode())
+        plain = isinstance(leaf, np.ndarray) and leaf.dtype != object
+        found.update(leaf.tobytes() if plain else repr(leaf).encode())
     return found.hexdigest()
 
 
@@ -88,17 +78,13 @@ def command(*arguments: object) -> str:
     return out.getvalue()
 
 
-# -- annotated samples
-
-
 def make_annotation(folder: Path) -> None:
     unpack_hard_samples(folder)
-    sample = next(path for path in sorted((folder / "npz").glob("*.npz")) if path.stat().st_size > 6000)
-    annotation = load_annotation(sample)
+    sample = min(path for path in (folder / "npz").glob("*.npz") if path.stat().st_size > 6000)
+    save_annotation(folder / "a.npz", load_annotation(sample))
     for name in ("nuscenes", "npz"):
         shutil.rmtree(folder / name)
     (folder / "bezier.npz").unlink()
-    save_annotation(folder / "a.npz", annotation)
 
 
 def make_upstreams_annotation(folder: Path) -> None:
@@ -122,9 +108,6 @@ def read_annotation(folder: Path) -> str:
     return digest(to_arrays(annotation), annotation.pivot_points, annotation.pivot_lengths)
 
 
-# -- results
-
-
 def make_result(folder: Path) -> None:
     write_results(folder / "results", {"a": 40})
     (folder / "results" / "a.npz").rename(folder / "a.npz")
@@ -132,9 +115,7 @@ def make_result(folder: Path) -> None:
 
 def make_upstreams_result(folder: Path) -> None:
     with tarfile.open(COMMITTED / "eval.tar.gz") as archive:
-        member = next(name for name in sorted(archive.getnames()) if name.startswith("eval/pred/"))
-        stream = archive.extractfile(member)
-        assert stream is not None
+        stream = archive.extractfile(min(name for name in archive.getnames() if name.startswith("eval/pred/")))
         (folder / "a.npz").write_bytes(stream.read())
 
 
@@ -146,9 +127,6 @@ def read_result(folder: Path) -> str:
     return digest(mask, instances.points, instances.scores, instances.labels)
 
 
-# -- tables and maps
-
-
 def make_tables(folder: Path) -> None:
     unpack_hard_samples(folder)
     shutil.rmtree(folder / "npz")
@@ -156,12 +134,8 @@ def make_tables(folder: Path) -> None:
 
 
 def read_tables(folder: Path) -> str:
-    root = folder / "nuscenes"
-    command("annotate", "-d", root, "--workers", "1")
-    return digest([(path.name, path.read_bytes()) for path in sorted((root / FOLDER).glob("*.npz"))])
-
-
-# -- lists of tokens, with results and annotations
+    command("annotate", "-d", folder / "nuscenes", "--workers", "1")
+    return digest([(path.name, path.read_bytes()) for path in sorted((folder / "nuscenes" / FOLDER).glob("*.npz"))])
 
 
 def make_lists(folder: Path) -> None:
@@ -179,36 +153,29 @@ def make_lists(folder: Path) -> None:
 def read_lists(folder: Path) -> str:
     """Scores the results of a split and of a list, writes what is named, and looks at it with the doctor."""
     root, results_folder = folder / "data", folder / "results"
-    said = [command("evaluate", "--data-root", root, "--results", results_folder, "--workers", "1")]
-    listed = [command("evaluate", "--data-root", root, "--results", results_folder, "--tokens", folder / "tokens.txt")]
+    evaluate = ("evaluate", "--data-root", root, "--results", results_folder)
+    said = [command(*evaluate, "--workers", "1"), command(*evaluate, "--tokens", folder / "tokens.txt")]
     for token in [*chosen_tokens(root, "val"), *chosen_tokens(root, "val", [str(folder / "tokens.txt")])]:
         save_vector_map(folder / "out" / f"{token}.json", token, [], "x", MAP)
     with contextlib.suppress(PivotNetError):  # of another checkpoint
         results.open_folder(results_folder, folder / "x.pth", "smoke")
     list(check_data(root, root))
     open_folder(folder / "other", False, MAP, {"boston-seaport": "0"})
-    return digest(said, listed)
+    return digest(said)
 
 
-# -- checkpoints
-
-
-class _Small(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(5, 3)
-        self.norm = torch.nn.BatchNorm1d(3)
-
-
-def _small() -> tuple[_Small, torch.optim.Optimizer]:
+def _small() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
-    model = _Small()
-    groups = [{"params": list(part.parameters())} for part in (model.layer, model.norm)]
-    optimizer = FlatAdamW(groups, Ranks(), lr=1e-3)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.BatchNorm1d(3))
+    optimizer = FlatAdamW([{"params": list(part.parameters())} for part in model], Ranks(), lr=1e-3)
+    _step(model, optimizer)
+    return model, optimizer
+
+
+def _step(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    return model, optimizer
 
 
 def make_checkpoint(folder: Path) -> None:
@@ -229,13 +196,8 @@ def read_checkpoint(folder: Path) -> str:
     checkpoints.load_weights(model, state, folder / "a.pth", CONFIG)
     if "optimizer_state" in state:
         checkpoints.load_optimizer_state(optimizer, state["optimizer_state"])
-        for parameter in model.parameters():
-            parameter.grad = torch.ones_like(parameter)
-        optimizer.step()
+        _step(model, optimizer)
     return digest(state["model_state"], state.get("optimizer_state"), state.get("pivotnet"))
-
-
-# -- what runs leave
 
 
 def read_run(folder: Path) -> str:
@@ -255,9 +217,6 @@ def make_run_folder(folder: Path) -> None:
     make_run(folder / "run", start_step=5)
     (folder / "run" / "checkpoints").mkdir()
     (folder / "run" / "launch.json").write_text('{"steps": "12", "batch_size": "1", "extra": ["--seed", "3"]}')
-
-
-# -- images
 
 
 def make_image(folder: Path) -> None:

@@ -1,36 +1,31 @@
-"""The benchmark tool: turns of two sides, ratios, counts, and its command line."""
+"""The benchmark tool: turns of two sides, ratios, and its command line."""
 
 from __future__ import annotations
 
 import sys
 import time
-import types
 from functools import partial
 from pathlib import Path
 
 import bench
+import numpy as np
 import pytest
-import torch
-from benchmarks.train_tasks import attention_as_one_launch
-from benchmarks.turns import TOTAL, Clock, Measurement, Task, ratio, take_turns
+from benchmarks.turns import TOTAL, Clock, Task, take_turns
 from support.diary_task import diary
-from torch import Tensor
 
-from pivotnet.audit.operators import OperatorCounter
 from pivotnet.errors import PivotNetError
 
 
 def test_sides_take_turns_and_are_measured(tmp_path: Path) -> None:
     path = tmp_path / "diary"
     sides = {"ours": partial(diary, path, "a"), "upstream": partial(diary, path, "b", sleep=0.3, mebibytes=200)}
-    ours, other = take_turns(sides, threads=1, rounds=2, turn_seconds=0.0, count=True)
+    ours, other = take_turns(sides, threads=1, rounds=2, turn_seconds=0.0)
     assert path.read_text().startswith("ababab")
-    assert list(ours.wall) == ["work", "sleep", TOTAL]
-    assert all(len(values) == 2 for values in (*ours.wall.values(), *other.cpu.values()))
-    assert min(other.wall["sleep"]) >= 0.3
-    assert min(ours.cpu["work"]) >= 0.05
+    assert list(ours.rounds) == ["work", "sleep", TOTAL]
+    assert all(np.shape(rounds) == (2, 2) for one in (ours, other) for rounds in one.rounds.values())
+    assert other.median("sleep")[0] >= 0.3 and other.median()[0] >= 0.35 and ours.median("work")[1] >= 0.05
     assert other.peak_bytes - ours.peak_bytes > 150 * 2**20
-    assert ours.counts == {"launches": {"sleep": 2}, "flops": 0}
+    assert ours.flops == 2 * 3**3
 
 
 @pytest.mark.parametrize(("fail", "message"), [("made", "ours failed: cannot be made: try"), ("run", "in the run")])
@@ -39,62 +34,28 @@ def test_a_failing_side_is_reported(tmp_path: Path, fail: str, message: str) -> 
         take_turns({"ours": partial(diary, tmp_path / "diary", "a", fail=fail)}, threads=1, rounds=1, warmup=0)
 
 
-def test_a_turn_is_the_median_of_its_runs_and_one_run_at_least() -> None:
+def test_a_turn_is_the_median_of_its_runs_whose_phases_are_summed() -> None:
     lengths = [0.2]  # the first run takes long, as the first one after another's turn does
-    runs: list[float] = []
+    clock = Clock()
 
     def nap() -> None:
-        runs.append(lengths.pop() if lengths else 0.02)
-        time.sleep(runs[-1])
+        for phase in ("other", "input"):
+            time.sleep(lengths.pop() if lengths else 0.02)
+            clock.enter(phase)
+        time.sleep(0.02)
 
-    task = Task(Clock(), nap)
-    assert task.take_turn(0.0)["input"][0] >= 0.2
-    assert len(runs) == 1
+    task = Task(clock, nap)
+    assert task.take_turn(0.0)["input"][0] >= 0.22
     lengths.append(0.2)
-    assert 0.02 <= task.take_turn(0.5)["input"][0] < 0.2
-    assert len(runs) > 3
+    turn = task.take_turn(0.5)
+    assert 0.2 > turn["input"][0] >= 0.04 > turn["other"][0] >= 0.02
+    np.testing.assert_allclose(turn[TOTAL], turn["input"] + turn["other"])
 
 
-def test_phases_are_summed_and_ratios_taken_round_by_round() -> None:
-    clock = Clock()
-    clock.begin("a")
-    for phase in ("b", "a", ""):
-        time.sleep(0.02 if phase != "a" else 0)
-        clock.enter(phase)
-    assert clock.seconds["a"][0] >= 0.04 > clock.seconds["b"][0]
-    one = Measurement("one")
-    one.add({"a": (1.0, 0.5), "b": (2.0, 0.25)})
-    assert (one.wall[TOTAL], one.cpu[TOTAL]) == ([3.0], [0.75])
-    assert ratio([1.0, 2.0, 9.0], [2.0, 8.0, 10.0]) == (0.5, 0.25, 0.9)
-    assert ratio([1.0], [0.0]) is None
-
-
-def test_upstreams_attention_counts_once_each_way_and_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    class MSDeformAttnFunction:
-        @staticmethod
-        def apply(value: Tensor, shapes: int, starts: None, locations: Tensor, weights: Tensor, step: int) -> Tensor:
-            for _ in range(shapes * step):
-                value = (value * locations).sin() + weights
-            return value
-
-    module = types.SimpleNamespace(MSDeformAttnFunction=MSDeformAttnFunction)
-    monkeypatch.setitem(sys.modules, "mapmaster.models.bev_decoder.deform_transformer.ops.functions", module)
-
-    def gradients() -> list[Tensor]:
-        torch.manual_seed(0)
-        value, locations, weights = leaves = torch.randn(3, 5, requires_grad=True).unbind()
-        return list(
-            torch.autograd.grad(MSDeformAttnFunction.apply(value, 2, None, locations, weights, 2).sum(), leaves)
-        )
-
-    expected, counter = gradients(), OperatorCounter()
-    with attention_as_one_launch(counter), counter:
-        found = gradients()
-    torch.testing.assert_close(found, expected)
-    names = {name: count for (_, name), count in counter.audit.operators.items() if name.startswith("deformable")}
-    assert names == {"deformable_attention": 1, "deformable_attention_backward": 1}
-    assert not {"sin", "cos"} & {name for _, name in counter.audit.operators}
-    torch.testing.assert_close(gradients(), expected)
+def test_ratios_are_taken_round_by_round() -> None:
+    ours, other = (np.tile(np.array(seconds)[:, None], 2) for seconds in ([1.0, 2.0, 9.0], [2.0, 8.0, 10.0]))
+    assert bench.ratios(ours, other) == ["0.500 (0.250-0.900)"] * 2
+    assert bench.ratios(ours, np.zeros((1, 2))) == ["-", "-"]
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -5,35 +5,22 @@ A ``case`` of targets is a key of recordings.inputs.CASES.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 from recordings import inputs, shim
-from recordings.golden_criterion import (
-    FIELDS,
-    OF_PIXELS,
-    as_predictions,
-    as_sample,
-    as_targets,
-    nested,
-    post_processor,
-)
+from recordings.golden_criterion import FIELDS, OF_PIXELS, as_predictions, as_sample, as_targets, nested, post_processor
 from recordings.golden_network import network_inputs, upsampled
-from torch import Tensor
 
 from benchmarks import SEED
 from benchmarks.turns import Clock, Task
 from pivotnet import device as devices
-from pivotnet.audit.operators import OperatorCounter
+from pivotnet.audit.sample import random_batch
 from pivotnet.audit.step import NETWORK_PHASES, announce_phases
-from pivotnet.config import CAMERAS, Config, preset
+from pivotnet.config import Config, preset
 from pivotnet.criterion.criterion import Criterion
 from pivotnet.data.projection import project_bev_grid
 from pivotnet.data.targets import build_targets
@@ -52,28 +39,16 @@ def drawn_samples(case: str, batch_size: int) -> list[Any]:
 
 def drawn_batch(config: Config, case: str, batch_size: int) -> Batch:
     """Random images, rigs of cameras and drawn targets in host memory, as the loader gives them."""
-    height, width = config.model.image_size
-    images = np.random.default_rng(SEED).integers(0, 256, (batch_size, len(CAMERAS), height, width, 3), dtype=np.uint8)
     rigs = [inputs.cameras(SEED + index) for index in range(batch_size)]
     projected = [project_bev_grid(rig[0], lens[0], config.model.bev_size, config.map) for rig, lens in rigs]
-    points, valid = (torch.stack([torch.as_tensor(each) for each in column]) for column in zip(*projected))
-    return Batch(
-        images=torch.from_numpy(images),
-        reference_points=points,
-        reference_valid=valid,
-        tokens=[f"sample {index}" for index in range(batch_size)],
-        targets=build_targets(drawn_samples(case, batch_size), config),
-    )
+    points, valid = (torch.stack(column) for column in zip(*projected))
+    targets = build_targets(drawn_samples(case, batch_size), config)
+    batch = random_batch(config, batch_size, SEED)
+    return dataclasses.replace(batch, reference_points=points, reference_valid=valid, targets=targets)
 
 
 def our_step(
-    preset_name: str,
-    case: str,
-    batch_size: int,
-    checkpointing: bool,
-    device: str,
-    amp: torch.dtype | None,
-    graph: bool,
+    preset_name: str, case: str, batch_size: int, checkpointing: bool, device: str, amp: torch.dtype | None, graph: bool
 ) -> Task:
     """Trainer.train_step on a drawn batch.
 
@@ -105,8 +80,7 @@ def upstream_step(checkout: Path, preset_name: str, case: str) -> Task:
     criterion = network.get_submodule("post_processor")
     images = network_inputs(SEED, *inputs.cameras(SEED))
     target = inputs.target(SEED, case)
-    setup = importlib.import_module("pivotnet_nuscenes_swint").EXPConfig.optimizer_setup
-    optimizer = torch.optim.AdamW(importlib.import_module("mapmaster.utils.misc").get_param_groups(network, setup))
+    optimizer, _ = shim.optimizer(network)
     clock = Clock()
     announce_phases(network, criterion, optimizer, clock.enter, UPSTREAM_PHASES)
 
@@ -116,7 +90,7 @@ def upstream_step(checkout: Path, preset_name: str, case: str) -> Task:
         total.backward()
         optimizer.step()
 
-    return Task(clock, step, counting=attention_as_one_launch)
+    return Task(clock, step)
 
 
 def drawn_outputs(seed: int, case: str, bev_size: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -172,32 +146,3 @@ def upstream_criterion(checkout: Path, case: str) -> Task:
         total.backward()
 
     return Task(clock, run, first_phase="criterion")
-
-
-@contextlib.contextmanager
-def attention_as_one_launch(counter: OperatorCounter) -> Iterator[None]:
-    """Count the core of deformable attention as one launch each way, as the compiled operator that it stands for."""
-    operators = importlib.import_module("mapmaster.models.bev_decoder.deform_transformer.ops.functions")
-    core = operators.MSDeformAttnFunction.apply
-
-    class Kernel(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, compute: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-            ctx.compute = compute
-            ctx.save_for_backward(*inputs)
-            counter.launch("deformable_attention")
-            with counter.paused():
-                return compute(*inputs)
-
-        @staticmethod
-        def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-            counter.launch("deformable_attention_backward")
-            with counter.paused(), torch.enable_grad():
-                leaves = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
-                return None, *torch.autograd.grad(ctx.compute(*leaves), leaves, gradient)
-
-    def apply(value: Tensor, shapes: Any, starts: Any, locations: Tensor, weights: Tensor, step: int) -> Tensor:
-        return Kernel.apply(lambda v, p, w: core(v, shapes, starts, p, w, step), value, locations, weights)
-
-    with mock.patch.object(operators.MSDeformAttnFunction, "apply", apply):
-        yield

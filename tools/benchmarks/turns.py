@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pivotnet import device as devices
-from pivotnet.audit.operators import OperatorCounter
 from pivotnet.errors import PivotNetError
 
 CPU = torch.device("cpu")
 TOTAL = "total"
 
-Seconds = dict[str, tuple[float, float]]  # wall and CPU by phase
+Seconds = dict[str, np.ndarray]  # by phase: wall and CPU [2]
 
 
 class Clock:
@@ -39,7 +38,6 @@ class Clock:
 
     def __init__(self, device: torch.device = CPU) -> None:
         self.device = device
-        self.counter: OperatorCounter | None = None
         self.begin("")
 
     def begin(self, phase: str) -> None:
@@ -51,13 +49,10 @@ class Clock:
     def enter(self, phase: str) -> None:
         """End the running phase and begin another; "" ends the run."""
         devices.synchronize(self.device)
-        now = time.perf_counter(), time.process_time()
+        now = np.array([time.perf_counter(), time.process_time()])
         if self._phase:
-            wall, cpu = self.seconds.get(self._phase, (0.0, 0.0))
-            self.seconds[self._phase] = (wall + now[0] - self._since[0], cpu + now[1] - self._since[1])
+            self.seconds[self._phase] = self.seconds.get(self._phase, 0) + now - self._since
         self._phase, self._since = phase, now
-        if self.counter is not None:
-            self.counter.phase = phase
 
 
 @dataclass
@@ -67,7 +62,6 @@ class Task:
     clock: Clock
     run: Callable[[], None]  # calls clock.enter where a phase begins
     first_phase: str = "input"
-    counting: Callable[[OperatorCounter], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
     def timed_run(self) -> Seconds:
         """Wall and CPU seconds by phase of one run."""
@@ -77,7 +71,7 @@ class Task:
         return self.clock.seconds
 
     def take_turn(self, least_seconds: float) -> Seconds:
-        """Run until ``least_seconds`` have passed, at least once; medians of each phase's seconds.
+        """Run until ``least_seconds`` have passed, at least once; medians of each phase's seconds, and their sum.
 
         A short task would otherwise be measured with the caches and sleeping threads that the other's turn leaves.
         """
@@ -85,61 +79,36 @@ class Task:
         start = time.perf_counter()
         while not runs or time.perf_counter() - start < least_seconds:
             runs.append(self.timed_run())
-        return {
-            phase: (statistics.median(run[phase][0] for run in runs), statistics.median(run[phase][1] for run in runs))
-            for phase in runs[0]
-        }
+        medians = {phase: np.median([run[phase] for run in runs], axis=0) for phase in runs[0]}
+        return {**medians, TOTAL: np.sum(list(medians.values()), axis=0)}
 
     def peak_memory(self) -> int:
         """Bytes at the most since the task was made."""
         return devices.peak_memory(self.clock.device)
 
-    def count(self) -> dict[str, Any]:
-        """Launches of a run by phase; and floating point operations of matrix products, convolutions and attention in
-        another run (a multiply-add is two)."""
-        self.clock.counter = counter = OperatorCounter()
-        with self.counting(counter), counter:
-            phases = [phase for phase in self.timed_run() if phase in counter.audit.phases]
-        self.clock.counter = None
+    def flops(self) -> int:
+        """Floating point operations of matrix products, convolutions and attention (a multiply-add is two)."""
         with FlopCounterMode(display=False) as arithmetic:
             self.timed_run()
-        return {
-            "launches": {phase: counter.audit.phases[phase].launches for phase in phases},
-            "flops": int(arithmetic.get_total_flops()),
-        }
+        return int(arithmetic.get_total_flops())
 
 
 @dataclass
 class Measurement:
-    """What one side measured. Seconds of each phase and of the total, a value a round."""
+    """What one side measured."""
 
     name: str
-    wall: dict[str, list[float]] = field(default_factory=dict)
-    cpu: dict[str, list[float]] = field(default_factory=dict)
+    rounds: dict[str, list[np.ndarray]] = field(default_factory=dict)  # by phase and in total: wall and CPU seconds [2]
     peak_bytes: int = 0  # resident (CPU) or allocated (card) at the most during the runs
-    counts: dict[str, Any] = field(default_factory=dict)
+    flops: int = 0
 
-    def add(self, seconds: Seconds) -> None:
-        """One more round."""
-        total = (sum(wall for wall, _ in seconds.values()), sum(cpu for _, cpu in seconds.values()))
-        for phase, (wall, cpu) in [*seconds.items(), (TOTAL, total)]:
-            self.wall.setdefault(phase, []).append(wall)
-            self.cpu.setdefault(phase, []).append(cpu)
-
-
-def ratio(ours: Sequence[float], other: Sequence[float]) -> tuple[float, float, float] | None:
-    """Median, least and largest of ours by other, round by round; None where the other took no time."""
-    values = [mine / theirs for mine, theirs in zip(ours, other) if theirs > 0]
-    return (statistics.median(values), min(values), max(values)) if values else None
+    def median(self, phase: str = TOTAL) -> np.ndarray:
+        """Wall and CPU seconds of a phase [2]."""
+        return np.median(self.rounds[phase], axis=0)
 
 
 def take_turns(
-    sides: Mapping[str, Callable[[], Task]],
-    threads: int,
-    rounds: int,
-    warmup: int = 1,
-    turn_seconds: float = 1.0,
-    count: bool = False,
+    sides: Mapping[str, Callable[[], Task]], threads: int, rounds: int, warmup: int = 1, turn_seconds: float = 1.0
 ) -> list[Measurement]:
     """Measure one or two sides.
 
@@ -149,7 +118,6 @@ def take_turns(
         rounds: measured turns of each side.
         warmup: turns before them.
         turn_seconds: of a turn at least.
-        count: whether launches and arithmetic are counted too, in further runs.
 
     Raises:
         PivotNetError: a side fails, with its message or traceback.
@@ -175,11 +143,11 @@ def take_turns(
         for number in range(warmup + rounds):
             for result in results:
                 seconds = ask(result.name, _call, "take_turn", turn_seconds)
-                if number >= warmup:
-                    result.add(seconds)
+                for phase in seconds if number >= warmup else ():
+                    result.rounds.setdefault(phase, []).append(seconds[phase])
         for result in results:
             result.peak_bytes = ask(result.name, _call, "peak_memory")
-            result.counts = ask(result.name, _call, "count") if count else {}
+            result.flops = ask(result.name, _call, "flops")
     return results
 
 

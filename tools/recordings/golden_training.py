@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import math
 from pathlib import Path
@@ -45,9 +44,7 @@ def record_trajectory(seed: int) -> tuple[dict[str, Any], dict[str, float], dict
     target = inputs.target(seed, CASE)
     network = shim.build("effb0").train()
     rule.fill(network.state_dict())
-    setup = importlib.import_module("pivotnet_nuscenes_swint").EXPConfig.optimizer_setup
-    groups = importlib.import_module("mapmaster.utils.misc").get_param_groups(network, setup)
-    optimiser = torch.optim.AdamW(groups)
+    optimiser, setup = shim.optimizer(network)
     steps: list[dict[str, Any]] = []
     norms: dict[str, float] = {}
     for step in range(STEPS):

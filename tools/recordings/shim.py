@@ -185,6 +185,13 @@ def build(preset: str, family: str = "pivotnet", deterministic: bool = True, **c
     return network
 
 
+def optimizer(network: nn.Module) -> tuple[torch.optim.Optimizer, dict[str, Any]]:
+    """Upstream's optimiser of that network, and its configuration."""
+    setup = importlib.import_module("pivotnet_nuscenes_swint").EXPConfig.optimizer_setup
+    groups = importlib.import_module("mapmaster.utils.misc").get_param_groups(network, setup)
+    return torch.optim.AdamW(groups), setup
+
+
 def switch_randomness_off(network: nn.Module) -> None:
     """Dropout, attention dropout, drop path and drop connect at rate 0."""
     for module in network.modules():

@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools" / "upstream"))
 
 import patch_check  # noqa: E402
-from patch_check import PatchError, parse  # noqa: E402
+from patch_check import parse  # noqa: E402
+
+from pivotnet.errors import PivotNetError  # noqa: E402
 
 HEADER = "Why.\n\na.py\n  1 a reason\n"
 GOOD = (" import os", "-import torch", "+from pivotnet.upstream.substitutes import mmcv", " import sys")
@@ -47,7 +49,7 @@ def test_the_patch_of_this_repository_passes_and_quotes_less_than_the_published_
 def test_a_package_that_the_check_lacks_is_no_fault_of_the_patch(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.delitem(sys.modules, "pivotnet.upstream.substitutes", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(PatchError, match="the check needs the package torch, which .* lacks"):
+    with pytest.raises(PivotNetError, match="the check needs the package torch, which .* lacks"):
         faults_of(tmp_path, diff(*GOOD))
 
 
@@ -66,12 +68,12 @@ def test_a_good_patch_passes_whatever_its_line_endings(tmp_path: Path, lines: tu
         (diff(*MODULE), "there is no module pivotnet.upstream.nowhere"),
         (diff(*CALL, counts="1,3 1,4"), "load_sample is not called rightly"),
         (diff(*map(str, range(-201, 0)), "+x", counts="1,201 1,1"), "the patch quotes 201 lines"),
-        (diff(*GOOD, counts="1,4 1,4"), "does not have the lines"),
+        (diff(*GOOD, counts="1,4 1,4"), "corrupt patch"),
         (diff(*GOOD, header="Why.\n"), "does not name the files"),
         (diff(*GOOD, header=HEADER.replace("  1 a", "  1 2 a")), "explains hunks [1, 2]"),
         (b"nothing at all\n", "no 'diff --git' line"),
         (diff(*GOOD).replace(b"index 1", b"deleted file mode 100644\nindex 1"), "not expected in a thin patch"),
-        (diff(*GOOD).partition(b"@@")[0], "a.py has no hunk"),
+        (diff(*GOOD).partition(b"@@")[0], "a.py, which has 0"),
     ],
 )
 def test_a_broken_patch_fails(tmp_path: Path, data: bytes, words: str) -> None:
@@ -87,5 +89,5 @@ def test_a_hunk_that_does_not_fit_is_reported(tmp_path: Path) -> None:
 
 
 def test_parsing_keeps_endings_and_missing_newlines() -> None:
-    (hunk,) = parse(diff("-a", "\\ No newline at end of file", "+b\r", counts="1 1")).hunks
+    (hunk,) = parse(diff("-a", "\\ No newline at end of file", "+b\r", counts="1 1")).files["a.py"]
     assert (hunk.of("-"), hunk.of("+")) == ([b"a"], [b"b\r\n"])

@@ -5,7 +5,8 @@ upstream is imported; no file of the checkout is changed, not even by byte code:
 
 - ``.cuda()`` of tensors and modules is the identity, a default argument ``device="cuda"`` becomes ``"cpu"``;
 - ``numpy.bool`` and ``numpy.float``, gone from numpy, are the built-in types again;
-- clearml, detectron2, torchvision and the compiled deformable attention are stand-ins that fail when they are used;
+- torchvision, detectron2 and scikit-image are the port's substitutes for them; clearml and the compiled deformable
+  attention are stand-ins that fail when they are used;
 - the deformable attention operator runs upstream's own plain-PyTorch core, with the level shapes as Python integers.
 
 Where torch_npu's transfer_to_npu was imported before, CUDA means the NPU, and the operator is mx_driving's.
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import importlib
 import importlib.util
 import io
@@ -26,15 +26,17 @@ import sys
 import tempfile
 import types
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from pivotnet.errors import PivotNetError
+from pivotnet.upstream import substitutes
+from pivotnet.upstream.transform import Compose
 
 COMMIT_FILES = ("mapmaster/models/network.py", "configs/pivotnet_nuscenes_swint.py", "tools/evaluation/eval.py")
 NEEDED = ("mmcv", "addict", "yapf", "tabulate", "loguru", "tensorboardX")
@@ -85,11 +87,6 @@ def _replace_cuda() -> None:
             setattr(np, name, kind)
 
 
-def _compose(transforms: list[Any]) -> Callable[[Any], Any]:
-    """Apply transforms one after the other."""
-    return lambda item: functools.reduce(lambda value, transform: transform(value), transforms, item)
-
-
 def _unavailable(*args: Any, **kwargs: Any) -> Any:
     raise PivotNetError("upstream called a function that is only a stand-in here")
 
@@ -97,15 +94,16 @@ def _unavailable(*args: Any, **kwargs: Any) -> Any:
 # parents first
 _STAND_INS: dict[str, dict[str, Any]] = {
     "clearml": {"Task": _unavailable},
-    "torchvision": {"_is_tracing": lambda: False},
-    "torchvision.transforms": {"Compose": _compose},
+    "torchvision": vars(substitutes.torchvision),
+    "torchvision.transforms": {"Compose": Compose},
     "detectron2": {},
     "detectron2.projects": {},
     "detectron2.projects.point_rend": {},
     "detectron2.projects.point_rend.point_features": {
-        "point_sample": _unavailable,
-        "get_uncertain_point_coords_with_randomness": _unavailable,
+        name: getattr(substitutes, name) for name in ("point_sample", "get_uncertain_point_coords_with_randomness")
     },
+    "skimage": {},
+    "skimage.io": {"imread": lambda path: np.asarray(Image.open(path))},
     "MultiScaleDeformableAttention": {},
 }
 

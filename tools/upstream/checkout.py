@@ -5,7 +5,6 @@ PIVOTNET_DIR names another folder than PivotNet/; PIVOTNET_UPSTREAM a clean chec
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import subprocess
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import patch_check
 
+from pivotnet.commands import OptionParser
+from pivotnet.errors import PivotNetError, run_command
 from pivotnet.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,10 +25,6 @@ COMMIT = (ROOT / "tools" / "upstream_commit").read_text().strip()
 URL = "https://github.com/wenjie710/PivotNet.git"
 
 
-class UpstreamError(Exception):
-    """A command cannot be done; one line."""
-
-
 def git(folder: Path, *words: object, quiet: bool = False) -> bool:
     """Run git in a folder, its messages shown unless ``quiet``; whether it succeeded."""
     shown = subprocess.DEVNULL if quiet else None
@@ -35,12 +32,12 @@ def git(folder: Path, *words: object, quiet: bool = False) -> bool:
 
 
 def require_checkout() -> None:
-    """Raise UpstreamError unless CHECKOUT is at the pinned commit."""
+    """Raise PivotNetError unless CHECKOUT is at the pinned commit."""
     if not CHECKOUT.is_dir():
-        raise UpstreamError(f"there is no checkout in {CHECKOUT}; make it with: tools/upstream.sh fetch")
+        raise PivotNetError(f"there is no checkout in {CHECKOUT}; make it with: tools/upstream.sh fetch")
     found = patch_check.commit_of(CHECKOUT)
     if found != COMMIT:
-        raise UpstreamError(
+        raise PivotNetError(
             f"{CHECKOUT} is at commit {found or 'none'}, not at the pinned {COMMIT}; "
             "move it away and run: tools/upstream.sh fetch"
         )
@@ -62,19 +59,19 @@ def fetch(source: str) -> str:
     with tempfile.TemporaryDirectory(prefix=".upstream.", dir=CHECKOUT.parent) as scratch:
         tree = Path(scratch) / "tree"
         if not git(Path(scratch), "clone", "--quiet", "--no-checkout", source, tree):
-            raise UpstreamError(
+            raise PivotNetError(
                 f"cannot clone {source}; without a network, copy a clone of {URL} here and run: "
                 "tools/upstream.sh fetch --from DIR"
             )
         if not git(tree, "cat-file", "-e", f"{COMMIT}^{{commit}}", quiet=True):
-            raise UpstreamError(f"{source} does not have the pinned commit {COMMIT}; name a complete clone of {URL}")
+            raise PivotNetError(f"{source} does not have the pinned commit {COMMIT}; name a complete clone of {URL}")
         git(tree, "config", "core.autocrlf", "false")
         # The pictures of upstream's README are left out: big, and not all clones have them.
         git(tree, "config", "core.sparseCheckout", "true")
         (tree / ".git" / "info").mkdir(exist_ok=True)
         (tree / ".git" / "info" / "sparse-checkout").write_text("/*\n!/assets/figures/\n")
         if not git(tree, "-c", "advice.detachedHead=false", "checkout", "--quiet", COMMIT):
-            raise UpstreamError(f"cannot check out {COMMIT} from {source}; the clone is damaged, name another one")
+            raise PivotNetError(f"cannot check out {COMMIT} from {source}; the clone is damaged, name another one")
         tree.rename(CHECKOUT)
     return f"laid out {CHECKOUT} at {COMMIT}"
 
@@ -85,7 +82,7 @@ def apply() -> str:
     if is_patched():
         return f"{CHECKOUT} has the patch already"
     if not git(CHECKOUT, "apply", "--check", PATCH) or not git(CHECKOUT, "apply", "--whitespace=fix", PATCH):
-        raise UpstreamError(
+        raise PivotNetError(
             f"the patch does not fit {CHECKOUT}: it has changes of its own; see git -C {CHECKOUT} status"
         )
     return f"applied {PATCH}"
@@ -96,7 +93,7 @@ def revert() -> str:
     require_checkout()
     # the lines that come back are upstream's, whatever their white space
     if not is_patched() or not git(CHECKOUT, "apply", "--reverse", "--whitespace=nowarn", PATCH):
-        raise UpstreamError(f"{CHECKOUT} does not have the patch; nothing was changed")
+        raise PivotNetError(f"{CHECKOUT} does not have the patch; nothing was changed")
     return f"reverted {PATCH}"
 
 
@@ -107,7 +104,7 @@ def pack() -> str:
     command = ["git", "-C", str(CHECKOUT), *words.split(), "--abbrev=7", "-U1", COMMIT, "--", ".", ":!assets"]
     diff = subprocess.run(command, stdout=subprocess.PIPE).stdout
     if not diff:
-        raise UpstreamError(f"{CHECKOUT} has no changes to pack; {PATCH} was left as it is")
+        raise PivotNetError(f"{CHECKOUT} has no changes to pack; {PATCH} was left as it is")
     old = PATCH.read_bytes() if PATCH.is_file() else b""
     with atomic_write(PATCH) as stream:
         stream.write(re.split(rb"^diff --git ", old, maxsplit=1, flags=re.MULTILINE)[0] + diff)
@@ -115,20 +112,21 @@ def pack() -> str:
 
 
 def check() -> str:
-    """What the patch is like; raises PatchError with all faults."""
+    """What the patch is like; exits with status 1 after its faults, if it has some."""
     named = os.environ.get("PIVOTNET_UPSTREAM")
     upstream = Path(named) if named else CHECKOUT if (CHECKOUT / ".git").exists() else None
     faults = patch_check.check(PATCH, upstream, COMMIT)
+    for fault in faults:
+        print(f"fault: {fault}", file=sys.stderr)
     if faults:
-        raise patch_check.PatchError(*faults)
+        sys.exit(1)
     figures = patch_check.parse(PATCH.read_bytes()).counts()
     skipped = "skipped: the checks on upstream's own tree (no checkout; tools/upstream.sh fetch lays it out)"
     return ", ".join(f"{number} {what}" for what, number in figures.items()) + f"\n{skipped}" * (upstream is None)
 
 
-def main() -> int:
-    """Run one command."""
-    parser = argparse.ArgumentParser(prog="tools/upstream.sh", description=__doc__)
+def _run() -> int:
+    parser = OptionParser(prog="tools/upstream.sh", description=__doc__)
     commands = parser.add_subparsers(required=True)
     for command, text in (
         (fetch, "lay out PivotNet/ at the pinned commit"),
@@ -142,17 +140,9 @@ def main() -> int:
         if command is fetch:
             sub.add_argument("--from", dest="source", default=URL, metavar="URL-or-DIR", help="another clone of it")
     arguments = vars(parser.parse_args())
-    try:
-        print(arguments.pop("command")(**arguments))
-    except patch_check.PatchError as error:
-        for fault in error.args:
-            print(f"fault: {fault}", file=sys.stderr)
-        return 1
-    except UpstreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    print(arguments.pop("command")(**arguments))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(_run))

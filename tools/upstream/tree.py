@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from torch import nn
 from torch.utils._pytree import tree_map
@@ -45,7 +44,6 @@ from pivotnet.commands.audit import WIDTH, table  # noqa: E402
 from pivotnet.device import select_device  # noqa: E402
 from pivotnet.files import write_json  # noqa: E402
 from pivotnet.model.layers import StochasticDepth  # noqa: E402
-from pivotnet.upstream import substitutes  # noqa: E402
 
 SEED = 0
 EPOCH, STEPS = 3, 2  # of a written checkpoint
@@ -64,7 +62,11 @@ class Tree:
         self.unpatched = unpatched
         os.environ["PIVOTNET_BACKBONE_WEIGHTS"] = "none"
         if unpatched:
-            _prepare_unpatched(folder)
+            shim.import_upstream(folder)
+            network = importlib.import_module("mapmaster.models.network")
+            engine = importlib.import_module("mapmaster.engine.core")
+            # names that one of the BeMapNet configs misses
+            network.BeMapNet, engine.BeMapNetCli = network.MapMaster, engine.MapMasterCli
         else:
             sys.path[:0] = [str(folder), str(folder / "configs")]
 
@@ -83,25 +85,6 @@ class Tree:
         if network is not None:
             experiment.model = network
         return experiment
-
-
-def _prepare_unpatched(folder: Path) -> None:
-    """Stand-ins for what the unpatched BeMapNet half imports, and the names that one of its configs misses."""
-    images = types.ModuleType("skimage.io")
-    images.imread = lambda path: np.asarray(Image.open(path))  # type: ignore[attr-defined]
-    package = types.ModuleType("skimage")
-    package.io = images  # type: ignore[attr-defined]
-    sys.modules.update({"skimage": package, "skimage.io": images})
-    shim.import_upstream(folder)
-    mask_loss, recovery_loss = (
-        importlib.import_module(f"mapmaster.models.utils.{name}") for name in ("mask_loss", "recovery_loss")
-    )
-    for name in ("point_sample", "get_uncertain_point_coords_with_randomness"):
-        setattr(mask_loss, name, getattr(substitutes, name))
-    recovery_loss.point_sample = substitutes.point_sample
-    network = importlib.import_module("mapmaster.models.network")
-    engine = importlib.import_module("mapmaster.engine.core")
-    network.BeMapNet, engine.BeMapNetCli = network.MapMaster, engine.MapMasterCli
 
 
 def names(tree: Tree) -> dict[str, np.ndarray]:

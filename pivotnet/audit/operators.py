@@ -1,68 +1,33 @@
-"""Counts operators: which of them launch a kernel, make the host wait, or have no kernel on an NPU."""
+"""Which operators launch a kernel, make the host wait, or have no kernel on an NPU."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
-
-from pivotnet.audit.counts import Audit, Counts
+from torch.utils._pytree import tree_leaves
 
 # Operators that only make or describe memory.
 SILENT = {
-    "alias",
-    "detach",
-    "empty",
-    "empty_like",
-    "empty_strided",
-    "new_empty",
-    "new_empty_strided",
-    "is_pinned",
-    "lift_fresh",
-    "resize_",
-    "set_",
-    "_reshape_alias",
-    "_unsafe_view",
-}
+    "alias", "detach", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "is_pinned",
+    "lift_fresh", "resize_", "set_", "_reshape_alias", "_unsafe_view",
+}  # fmt: skip
 
 # The shape of the result depends on the values: the host has to read a size before it can go on.
 DATA_DEPENDENT = {
-    "_unique",
-    "_unique2",
-    "argwhere",
-    "bincount",
-    "masked_select",
-    "nonzero",
-    "unique_consecutive",
-    "unique_dim",
-}
+    "_unique", "_unique2", "argwhere", "bincount", "masked_select", "nonzero", "unique_consecutive", "unique_dim",
+}  # fmt: skip
 # The result is a value on the host.
 READS_VALUE = {"_local_scalar_dense", "equal", "is_nonzero", "_linalg_check_errors"}
 
 # Without a kernel in torch_npu 2.8 and 2.13, as their warnings say; a simulated NPU counts the fallbacks itself.
 KNOWN_FALLBACKS = {
-    "_linalg_det",
-    "_linalg_eigh",
-    "_linalg_solve_ex",
-    "_logcumsumexp",
-    "digamma",
-    "huber_loss",
-    "huber_loss_backward",
-    "hypot",
-    "index_reduce",
-    "index_reduce_",
-    "lgamma",
-    "linalg_inv_ex",
-    "mode",
-    "multi_margin_loss",
-    "multi_margin_loss_backward",
-    "multilabel_margin_loss_backward",
-}
+    "_linalg_det", "_linalg_eigh", "_linalg_solve_ex", "_logcumsumexp", "digamma", "huber_loss",
+    "huber_loss_backward", "hypot", "index_reduce", "index_reduce_", "lgamma", "linalg_inv_ex", "mode",
+    "multi_margin_loss", "multi_margin_loss_backward", "multilabel_margin_loss_backward",
+}  # fmt: skip
 
 
 def operator_name(operator: Any) -> str:
@@ -94,54 +59,4 @@ def waits(operator: Any, arguments: Sequence[Any]) -> bool:
 
 def tensors_in(values: Any) -> list[Tensor]:
     """All tensors of nested tuples, lists and dicts."""
-    return [leaf for leaf in tree_flatten(values)[0] if isinstance(leaf, Tensor)]
-
-
-class OperatorCounter(TorchDispatchMode):
-    """Counts every launch below autograd, forward and backward, wherever its tensors live.
-
-    A registered operator counts as one launch, whatever its kernel calls. Set ``phase`` to say what comes next.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.audit = Audit()
-        self.phase = next(iter(self.audit.phases))
-        self._paused = False
-
-    @property
-    def counts(self) -> Counts:
-        """Of the running phase."""
-        return self.audit.phases.setdefault(self.phase, Counts())
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        self.operator(func, args, kwargs, result)
-        return result
-
-    def operator(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """Take in one operator that has run."""
-        if launches(operator):
-            self.launch(operator_name(operator))
-
-    def launch(self, name: str) -> None:
-        """Count one launch."""
-        if not self._paused:
-            self.audit.operators[self.phase, name] += 1
-            self.counts.launches += 1
-
-    def add(self, **numbers: int) -> None:
-        """Add to fields of the running phase's Counts."""
-        if not self._paused:
-            for name, number in numbers.items():
-                setattr(self.counts, name, getattr(self.counts, name) + number)
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Count nothing in the block."""
-        before, self._paused = self._paused, True
-        try:
-            yield
-        finally:
-            self._paused = before
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]

@@ -1,9 +1,9 @@
 """Counts what a training step asks of its device, by watching every operator.
 
-A tensor says which device it lives on; a device that counts by itself is asked instead (``DeviceCounters``). On the
-CPU, host and device share their memory, so there the recorder keeps track: ``torch.device("cpu", 0)`` stands for the
-device and plain ``cpu`` for the host. A tensor is on the device if it was moved or made there, or was computed from one
-that is; Python code that reads ``tensor.device`` gets that answer, and copies between the two are made and counted.
+A tensor says which device it lives on; a device that counts by itself (a simulated NPU) is asked instead. On the CPU,
+host and device share their memory, so there the recorder keeps track: ``torch.device("cpu", 0)`` stands for the device
+and plain ``cpu`` for the host. A tensor is on the device if it was moved or made there, or was computed from one that
+is; Python code that reads ``tensor.device`` gets that answer, and copies between the two are made and counted.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pivotnet import device as devices
-from pivotnet.audit.operators import KNOWN_FALLBACKS, OperatorCounter, launches, operator_name, tensors_in, waits
+from pivotnet.audit.counts import Audit, Counts
+from pivotnet.audit.operators import KNOWN_FALLBACKS, launches, operator_name, tensors_in, waits
 
 PACKAGE = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
@@ -30,27 +32,8 @@ SEAM = PACKAGE / "device.py"  # copies for others: the line of interest is the c
 HOST = torch.device("cpu")
 WIDE = (torch.float64, torch.complex128)
 COPIES = {"_to_copy", "copy_", "_copy_from", "_copy_from_and_resize"}
-COUNTERS_MODULE = "PIVOTNET_DEVICE_COUNTERS"  # names a module with a class Counters, for a device that counts by itself
-
-
-class DeviceCounters(Protocol):
-    """A device that counts what is asked of it."""
-
-    def watch(self, on_wait: Callable[[], None], on_fallback: Callable[[str], None]) -> None:
-        """From now on, call ``on_wait`` whenever the host waits, on its thread; ``on_fallback`` with the name of each
-        operator that the CPU computes for the device."""
-
-    def unwatch(self) -> None:
-        """Call neither any more."""
-
-    def since(self) -> dict[str, int]:
-        """Fields of Counts, but those that follow from operators and ``host_waits``, since the last call."""
-
-
-def device_counters() -> DeviceCounters | None:
-    """The counters of the module that the environment names, if it names one."""
-    name = os.environ.get(COUNTERS_MODULE)
-    return importlib.import_module(name).Counters() if name else None
+# Names the module with the class Counters of a device that counts by itself: tools/cannsim/counters.py.
+COUNTERS_MODULE = "PIVOTNET_DEVICE_COUNTERS"
 
 
 def calling_line() -> str:
@@ -69,15 +52,27 @@ def calling_line() -> str:
     return innermost or "autograd"
 
 
-class Recorder(OperatorCounter):
-    """Counts launches on the device alone, and host waits, copies, collectives, fallbacks and float64 too."""
+class Recorder(TorchDispatchMode):
+    """Counts launches on the device, host waits, copies, collectives, fallbacks and float64, below autograd.
+
+    A registered operator is one launch, whatever its kernel calls. ``enter`` says which phase comes next.
+    """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
+        self.audit = Audit()
+        self.phase = next(iter(self.audit.phases))
         self.tracking = device.type == "cpu"
         self.device = torch.device("cpu", 0) if self.tracking else device
-        self._counters = None if self.tracking else device_counters()
+        counters = None if self.tracking else os.environ.get(COUNTERS_MODULE)
+        self._counters = importlib.import_module(counters).Counters() if counters else None
         self._on_device: dict[int, StorageWeakRef] = {}  # storages, where the recorder keeps track
+        self._paused = False
+
+    @property
+    def counts(self) -> Counts:
+        """Of the running phase."""
+        return self.audit.phases[self.phase]
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -91,6 +86,15 @@ class Recorder(OperatorCounter):
                 stack.callback(self._counters.unwatch)
             yield
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Count nothing in the block."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
     def enter(self, phase: str) -> None:
         """End the running phase and begin another."""
         self.end_phase()
@@ -98,11 +102,10 @@ class Recorder(OperatorCounter):
 
     def end_phase(self) -> None:
         """Take over a device's own counters when it has done all that the running phase asked of it."""
-        if self._counters is None:
-            return
-        with self.paused():
-            devices.synchronize(self.device)
-        super().add(**self._counters.since())
+        if self._counters is not None:
+            with self.paused():
+                devices.synchronize(self.device)
+            self._add(**self._counters.since())
 
     # ---- where tensors live ----
 
@@ -131,17 +134,19 @@ class Recorder(OperatorCounter):
         given = torch.device(device)
         return given == self.device if self.tracking else given.type == self.device.type
 
-    # ---- counting ----
+    # ---- counting: what follows from operators, unless the device counts it by itself ----
 
-    def add(self, **numbers: int) -> None:
-        """Add what follows from operators, unless the device counts by itself."""
+    def copied(self, tensor: Tensor, to_device: bool, waited: bool) -> None:
+        """A tensor's bytes were copied between host and device, for which the host may have waited."""
         if self._counters is None:
-            super().add(**numbers)
+            side = "to_device" if to_device else "to_host"
+            self._add(**{f"{side}_copies": 1, f"{side}_bytes": tensor.numel() * tensor.element_size()})
+            if waited:
+                self._waited()
 
-    def wait(self) -> None:
-        """An operator made the host wait."""
-        if self._counters is None:
-            self._waited()
+    def _add(self, **numbers: int) -> None:
+        for name, number in numbers.items():
+            setattr(self.counts, name, getattr(self.counts, name) + number)
 
     def _waited(self) -> None:
         if not self._paused:
@@ -152,18 +157,20 @@ class Recorder(OperatorCounter):
         if not self._paused:
             self.audit.fallback_names[name] += 1
 
-    def copied(self, tensor: Tensor, to_device: bool) -> None:
-        """A tensor's bytes were copied between host and device."""
-        side = "to_device" if to_device else "to_host"
-        self.add(**{f"{side}_copies": 1, f"{side}_bytes": tensor.numel() * tensor.element_size()})
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if not self._paused:
+            self._operator(func, args, kwargs, result)
+        return result
 
-    def operator(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    def _operator(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Take in one operator that has run."""
         inputs, outputs = tensors_in((args, kwargs)), tensors_in(result)
         here = [self.holds(tensor) for tensor in inputs]
-        name = operator_name(operator)
+        name, asked = operator_name(operator), self._counters is None
         if operator._schema.name.startswith("c10d::"):
-            self.add(collectives=int(any(here)))
+            self.counts.collectives += asked and any(here)
             self.take(outputs)
             return
         if not self.tracking and name in COPIES and self._crosses(args, kwargs, outputs, here):
@@ -171,17 +178,19 @@ class Recorder(OperatorCounter):
         if not (any(here) or self.is_device(kwargs.get("device"))):
             return
         self.take(outputs)
-        if waits(operator, args):
-            self.wait()
+        if asked and waits(operator, args):
+            self._waited()
             if not outputs:  # a value: one number came back
-                self.copied(inputs[0], to_device=False)
+                self.copied(inputs[0], to_device=False, waited=False)
         if not launches(operator) or name == "_local_scalar_dense":
             return
-        self.launch(name)
-        self.add(float64=int(any(output.dtype in WIDE for output in outputs)))
-        if name in KNOWN_FALLBACKS and self._counters is None:
-            self.add(cpu_fallbacks=1)
-            self._fell_back(name)
+        self.audit.operators[self.phase, name] += 1
+        self.counts.launches += 1
+        if asked:
+            self.counts.float64 += any(output.dtype in WIDE for output in outputs)
+            if name in KNOWN_FALLBACKS:
+                self.counts.cpu_fallbacks += 1
+                self._fell_back(name)
 
     def _crosses(self, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[Tensor], here: list[bool]) -> bool:
         """Count a copy between host and device; False for a copy within one of them."""
@@ -191,10 +200,8 @@ class Recorder(OperatorCounter):
         target_here = self.holds(outputs[0])
         if source_here == target_here:
             return False
-        self.copied(outputs[0], to_device=target_here)
         asynchronous = bool(kwargs.get("non_blocking", args[2] if len(args) > 2 else False))
-        if not (asynchronous and target_here):
-            self.wait()
+        self.copied(outputs[0], to_device=target_here, waited=not (asynchronous and target_here))
         return True
 
 
@@ -238,7 +245,5 @@ class _Crossings(TorchFunctionMode):
             recorder.take([copy])
         else:
             recorder.release(copy)
-        recorder.copied(copy, to_device)
-        if not (to_device and kwargs.get("non_blocking", False)):
-            recorder.wait()
+        recorder.copied(copy, to_device, waited=not (to_device and kwargs.get("non_blocking", False)))
         return copy

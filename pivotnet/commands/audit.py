@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -26,18 +27,9 @@ from pivotnet.schema import mapping, number
 
 # of NUMBERS
 TITLES = (
-    "operators",
-    "calls",
-    "strided",
-    "waits",
-    "fallbacks",
-    "float64",
-    "to device",
-    "KiB",
-    "to host",
-    "KiB",
+    "operators", "calls", "strided", "waits", "fallbacks", "float64", "to device", "KiB", "to host", "KiB",
     "collectives",
-)
+)  # fmt: skip
 UNKNOWN = ("calls", "strided")  # but to simulated NPUs
 WIDTH = 120  # characters a line, where the output is no terminal
 
@@ -47,12 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--preset", default="swint", help="swint (default), res50, effb0 or smoke")
     add("--batch-size", type=batch_size, default=1, help="samples a card (1)")
-    add(
-        "--image-size",
-        type=_size,
-        metavar="HxW",
-        help="smaller network input, as 128x224: saves time and memory, and changes hardly a count but bytes",
-    )
+    size = "smaller network input, as 128x224: saves time and memory, and changes hardly a count but bytes"
+    add("--image-size", type=_size, metavar="HxW", help=size)
     add("--device", help="npu, cuda, cpu, or one with an index (the first of them that works)")
     add("--json", type=Path, metavar="FILE", help="also write all counts, with the operators of each phase")
     add("--budget", type=Path, metavar="FILE", help='JSON as {"host_waits": 2, "launches": 6000}: exit 1 if exceeded')
@@ -85,9 +73,7 @@ def run(args: argparse.Namespace) -> int:
         raise PivotNetError(
             f"--budget limits {uncounted[0]}, which only simulated NPUs count: tools/cannsim/run COMMAND"
         )
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     where = devices.device_name(device) if device.type != "cpu" else "a CPU, counted as on a device"
     console.print(table(audit, f"One training step of {args.preset}, {ranks.world_size} rank(s), on {where}"))
     for (phase, line), count in audit.wait_lines.most_common():

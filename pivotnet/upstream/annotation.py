@@ -10,12 +10,7 @@ from pivotnet.annotation.runner import annotate_on_terminal
 from pivotnet.errors import PivotNetError
 from pivotnet.upstream.settings import require
 
-FIXED = {
-    "num_degrees": [2, 1, 3],
-    "thickness": [1, 8],
-    "xbound": [-30.0, 30.0, 0.15],
-    "ybound": [-15.0, 15.0, 0.15],
-}
+FIXED = {"num_degrees": [2, 1, 3], "thickness": [1, 8], "xbound": [-30.0, 30.0, 0.15], "ybound": [-15.0, 15.0, 0.15]}
 
 
 def convert_annotations(arguments: Sequence[str] | None = None) -> None:

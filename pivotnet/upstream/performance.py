@@ -26,15 +26,7 @@ from pivotnet.limits import whole_number
 from pivotnet.structures import Targets
 from pivotnet.training.monitor import Monitor
 from pivotnet.training.records import StepRecords, check_loss
-from pivotnet.training.summary import (
-    SUMMARY,
-    TITLE,
-    Description,
-    final_lines,
-    read_summary,
-    summarise,
-    write_summary,
-)
+from pivotnet.training.summary import SUMMARY, TITLE, Description, final_lines, read_summary, summarise, write_summary
 
 FLAG, STEPS, OUTPUT = "PIVOTNET_PERFORMANCE_FLAG", "PIVOTNET_PERFORMANCE_STEPS", "PIVOTNET_OUTPUT"
 DEFAULT_STEPS = 1500

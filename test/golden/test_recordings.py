@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
 import sys
 from pathlib import Path
 
+import golden
 import numpy as np
 import pytest
 import torch
-from recordings import suite
 from support.recorded import COMMITTED, RECORDINGS
 
 from pivotnet.config import preset
 from pivotnet.model.pivotnet import PivotNet
 
-TOOL = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "golden.py"))
 # Full size, where other parts prove the same: "small" and "backbone" every layer, with gradients and in both modes,
 # "forward/effb0" that full-size networks are put together of them, "loss" all that comes behind.
 FULL = {"trajectory", "forward/swint", "forward/res50"}
 
 
 def misses(folder: Path, *parts: str) -> list[str]:
-    return [f"{one.what}: {one.fault}" for one in suite.check(folder, parts) if one.fault]
+    return [f"{one.what}: {one.fault}" for one in golden.check(folder, parts) if one.fault]
 
 
 @pytest.mark.parametrize(
-    "part", [pytest.param(name, marks=pytest.mark.full if name in FULL else ()) for name in suite.PARTS]
+    "part", [pytest.param(name, marks=pytest.mark.full if name in FULL else ()) for name in golden.PARTS]
 )
 def test_equal_to_upstream(part: str) -> None:
     assert misses(RECORDINGS, part) == []
@@ -104,7 +102,7 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
     def check(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["golden.py", "check", *arguments])
-        return TOOL["main"]()
+        return golden.main()
 
     assert check(str(tmp_path), "--parts", "matching") == 0
     assert "3 of 3 comparisons within tolerance" in capsys.readouterr().out

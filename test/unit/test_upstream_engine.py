@@ -28,6 +28,17 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+def variables(monkeypatch, **values: object) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+
+
+def machine(monkeypatch, kind: str) -> None:
+    """With four cards, or none and a CPU."""
+    monkeypatch.setattr(launch.devices, "select_device", lambda *a, **k: SimpleNamespace(type=kind))
+    monkeypatch.setattr(launch.devices, "device_count", lambda kind: 4)
+
+
 @pytest.mark.parametrize(
     ("kind", "listed", "cards"),
     [
@@ -40,15 +51,14 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_cards_that_do_not_exist_are_left_out_and_cards_overrules(monkeypatch, kind, listed, cards) -> None:
-    monkeypatch.setattr(launch.devices, "select_device", lambda name: SimpleNamespace(type=kind))
-    monkeypatch.setattr(launch.devices, "device_count", lambda kind: 4)
+    machine(monkeypatch, kind)
     assert launch.count_cards(launch.parse_cards(listed)) == cards
     monkeypatch.setenv("CARDS", "3")
     assert launch.count_cards(launch.parse_cards(listed)) == 3
 
 
 @pytest.mark.parametrize(
-    ("variables", "listed", "message"),
+    ("given", "listed", "message"),
     [
         ({}, "all", "-d all is all"),
         ({}, "0-99999999999", "a card of -d .* give a whole number from 0 to 1024"),
@@ -57,9 +67,8 @@ def test_cards_that_do_not_exist_are_left_out_and_cards_overrules(monkeypatch, k
         ({"CARDS": "none"}, "", "CARDS is none"),
     ],
 )
-def test_cards_that_are_wrong(monkeypatch, variables, listed, message) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+def test_cards_that_are_wrong(monkeypatch, given, listed, message) -> None:
+    variables(monkeypatch, **given)
     with pytest.raises(PivotNetError, match=message):
         launch.count_cards(launch.parse_cards(listed))
 
@@ -69,8 +78,7 @@ def test_a_config_that_is_started_plainly_starts_torchrun_with_its_options(
     monkeypatch, tmp_path, capsys, options
 ) -> None:
     monkeypatch.delenv(launch.WITHOUT_WEIGHTS, raising=False)
-    monkeypatch.setattr(launch.devices, "select_device", lambda *a, **k: SimpleNamespace(type="cuda"))
-    monkeypatch.setattr(launch.devices, "device_count", lambda kind: 4)
+    machine(monkeypatch, "cuda")
     started: list[list[str]] = []
 
     def replace(path: str, words: list[str], environment: dict[str, str]) -> None:
@@ -86,26 +94,20 @@ def test_a_config_that_is_started_plainly_starts_torchrun_with_its_options(
             environ.RlaunchReplicaEnv(1, "0-7")
     assert capsys.readouterr().err == f"error: there is no configuration {tmp_path / 'y.py'}: choose one of x\n"
     (words,) = started
-    assert "--nproc-per-node=2" in words
-    assert words[-1 - len(options) :] == [str(tmp_path / "x.py"), *options]
+    assert "--nproc-per-node=2" in words and words[-1 - len(options) :] == [str(tmp_path / "x.py"), *options]
 
 
-def torchrun(monkeypatch, **variables: int) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, str(value))
-
-
-def test_a_rank_takes_its_card_of_the_listed_ones(monkeypatch) -> None:
+def test_a_rank_takes_its_card_of_the_listed_ones_as_far_as_they_go(monkeypatch) -> None:
     chosen = []
     monkeypatch.setattr(environ.devices, "select_device", lambda name, local_rank: chosen.append(local_rank) or CPU)
-    torchrun(monkeypatch, WORLD_SIZE=6, RANK=5, LOCAL_RANK=1, LOCAL_WORLD_SIZE=3)
+    variables(monkeypatch, WORLD_SIZE=6, RANK=5, LOCAL_RANK=1, LOCAL_WORLD_SIZE=3)
     env = environ.RlaunchReplicaEnv(1, "4-7")
     assert (env.world_size(), env.global_rank(), env.local_rank(), env.nr_gpus) == (6, 5, 1, 1)
     assert env.rate_devices() == 4
     assert environ.collect_env_info().endswith(f"device {environ.devices.device_name(CPU)}")
     monkeypatch.setenv("LOCAL_RANK", "9")
     environ.RlaunchReplicaEnv(0, "4-7")
-    assert chosen == [5, 9]  # among the listed cards, as far as they go
+    assert chosen == [5, 9]
 
 
 class Trainer:
@@ -136,16 +138,15 @@ class Trainer:
 
 
 def test_checkpoints_round_trip(tmp_path) -> None:
-    trainer = Trainer()
+    trainer, other = Trainer(), Trainer()
     trainer.train()
     saver = callbacks.CheckPointSaver(tmp_path / "dump_model", num_keep_latest=1)
-    saver.after_epoch(trainer, 0)
-    saver.after_epoch(trainer, 2)
+    for epoch in (0, 2):
+        saver.after_epoch(trainer, epoch)
     (path,) = (tmp_path / "dump_model").iterdir()
     assert path.name == "checkpoint_epoch_2.pth"
     state = torch.load(path, weights_only=True)
     assert (state["epoch"], state["global_step"], state["callback"]) == (2, 30, {})
-    other = Trainer()
     other.epoch = other.global_step = 0
     callbacks.CheckPointLoader(path).load_checkpoint(other)
     assert (other.epoch, other.global_step) == (3, 30)
@@ -157,20 +158,17 @@ def test_checkpoints_round_trip(tmp_path) -> None:
 
 
 def test_a_checkpoint_of_upstream_loads(tmp_path) -> None:
-    trainer = Trainer()
+    trainer, other = Trainer(), Trainer()
     plain = torch.optim.AdamW([{"params": list(trainer.model.parameters()), "wd": 1e-4}, {"params": [], "wd": 1e-4}])
     trainer.model(torch.randn(2, 3, 4, 4)).sum().backward()
     plain.step()
     weights = {f"module.{name}": tensor for name, tensor in trainer.model.state_dict().items()}
-    counts = {"epoch": 0, "it": 7, "global_step": 7}
-    torch.save(
-        {**counts, "model_state": weights, "optimizer_state": plain.state_dict(), "callback": {}}, tmp_path / "up.pth"
-    )
-    other = Trainer()
+    content = {"epoch": 0, "it": 7, "global_step": 7, "model_state": weights, "optimizer_state": plain.state_dict()}
+    torch.save({**content, "callback": {}}, tmp_path / "up.pth")
     callbacks.CheckPointLoader(tmp_path / "up.pth").load_checkpoint(other)
     assert other.global_step == 7
-    first = next(iter(plain.state_dict()["state"].values()))
-    torch.testing.assert_close(other.optimizer.state_dict()["state"][0]["exp_avg"], first["exp_avg"])
+    moments = (each.state_dict()["state"][0]["exp_avg"] for each in (other.optimizer, plain))
+    torch.testing.assert_close(*moments)
 
 
 def test_a_checkpoint_of_another_network_is_refused_unless_only_weights_are_wanted(tmp_path, capsys) -> None:
@@ -184,17 +182,13 @@ def test_a_checkpoint_of_another_network_is_refused_unless_only_weights_are_want
     assert "warning: checkpoint" in capsys.readouterr().err
 
 
-def test_clearml_is_refused() -> None:
-    with pytest.raises(PivotNetError, match="--no-clearml"):
-        callbacks.ClearMLCallback()
-
-
-def test_gradients_are_clipped() -> None:
+def test_gradients_are_clipped_and_clearml_is_refused() -> None:
     trainer = Trainer()
     trainer.train()
     callbacks.ClipGrad(1e-3).before_optimize(trainer)
-    norm = torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm()
-    assert norm <= 1.001e-3
+    assert torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm() <= 1.001e-3
+    with pytest.raises(PivotNetError, match="--no-clearml"):
+        callbacks.ClearMLCallback()
 
 
 @pytest.mark.parametrize("text", ["1", "many"])
@@ -209,10 +203,9 @@ def test_wrong_numbers_of_steps(monkeypatch, text: str) -> None:
 
 def test_a_performance_run_stops_and_reports(tmp_path, monkeypatch, capsys) -> None:
     """Through the environment, in a group of one process: DDP, six steps, log, curves, summary, Final result."""
-    for name, value in ((performance.FLAG, "1"), (performance.STEPS, "6"), ("MASTER_ADDR", "127.0.0.1")):
-        monkeypatch.setenv(name, value)
+    variables(monkeypatch, **{performance.FLAG: 1, performance.STEPS: 6}, MASTER_ADDR="127.0.0.1", MASTER_PORT=0)
+    variables(monkeypatch, WORLD_SIZE=1, RANK=0, LOCAL_RANK=0)
     monkeypatch.setattr(environ.devices, "select_device", lambda *a, **k: CPU)
-    torchrun(monkeypatch, WORLD_SIZE=1, RANK=0, LOCAL_RANK=0, MASTER_PORT=0)
     env = environ.RlaunchReplicaEnv(sync_bn=1)
     with environ.ShareFSUUIDNameServer(True) as server:
         env.set_master_uri(server)
@@ -258,8 +251,7 @@ def progress(tmp_path, monkeypatch) -> performance.Performance:
 
 
 def test_a_resumed_performance_run_makes_the_steps_that_are_left(tmp_path, monkeypatch) -> None:
-    for name, value in ((performance.FLAG, "1"), (performance.STEPS, "32"), (performance.OUTPUT, str(tmp_path))):
-        monkeypatch.setenv(name, value)
+    variables(monkeypatch, **{performance.FLAG: 1, performance.STEPS: 32, performance.OUTPUT: tmp_path})
     progress, trainer = callbacks.ProgressBar(), Trainer([callbacks.CheckPointSaver(tmp_path)])
     progress.before_train(trainer)
     assert progress.steps == 2

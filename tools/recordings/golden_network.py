@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pivotnet.config import Config, preset
+from pivotnet.config import Config, MapConfig, preset
 from pivotnet.data.projection import project_bev_grid
 from pivotnet.model.pivotnet import PivotNet
 from pivotnet.structures import Predictions
 from recordings import inputs, rule, shim
-from recordings.close_calls import CloseCalls
 from recordings.comparison import Comparison, compare
 from recordings.golden_criterion import flat, joined, rows_of, subsampled
 
@@ -42,6 +43,7 @@ INITIALISATION_DEVIATIONS = 6.0
 # These are not random; their directions are rounded.
 DIRECTIONS, DIRECTION_EACH, DIRECTION_ABSOLUTE = "sampling_offsets.bias", 1e-4, 1e-7
 RECORDED_DRAWS, OUR_DRAWS = 8, 4
+MOST_CELLS = 8  # that may be decided anew in one forward pass
 # steps along channels, rows and columns of the backbone's two feature maps
 FEATURE_STEPS = {"swint": ((8, 4, 4), (16, 2, 2)), "res50": ((16, 4, 4), (32, 2, 2)), "effb0": ((4, 4, 4), (8, 2, 2))}
 
@@ -216,7 +218,7 @@ def check_forward(path: Path, name: str) -> list[Comparison]:
     features = _keep_features(network, config.model.bev_size)
     comparisons = []
     for mode in ("eval", "train"):
-        calls = CloseCalls(config.map, OUTPUT_ABSOLUTE["ins_masks"])
+        calls = CloseCalls(config.map)
         theirs = ChainMap(joined(recorded, f"{mode}/"), recorded)
         network.train(mode == "train")
         while True:
@@ -240,6 +242,57 @@ def check_forward(path: Path, name: str) -> list[Comparison]:
     for key in (key for key in recorded.files if key.startswith("train/after/")):
         statistics.add(key, state[key[len("train/after/") :]], recorded[key])
     return [*comparisons, statistics]
+
+
+class CloseCalls:
+    """Attention cells that rounding decides, to be decided the other way, found one by one.
+
+    The decoder lets a point query see a BEV cell when its instance's mask logit is not negative there. Of the millions
+    of logits of a forward pass a few lie within rounding of zero, and two right programmes may decide them differently;
+    the instance's points then move by more than rounding. The comparison looks for the first layer and the instance
+    that differ, and takes the logit nearest to zero there.
+    """
+
+    closest = OUTPUT_ABSOLUTE["ins_masks"]  # the largest logit that counts as rounding
+
+    def __init__(self, map_config: MapConfig) -> None:
+        self.flipped: dict[tuple[int, int, int], float] = {}  # (layer, instance, cell): logit
+        self.logits: list[torch.Tensor] = []  # of each layer, [B, Q, N]
+        sizes = zip(map_config.num_queries, map_config.max_points)
+        self.first_points = np.cumsum([0] + [points for queries, points in sizes for _ in range(queries)])[:-1]  # [Q]
+
+    @contextlib.contextmanager
+    def decide(self, network: PivotNet) -> Iterator[None]:
+        """Run the network's decoder with the decisions found so far."""
+        decoder: Any = network.line_decoder
+        usual = decoder.masked
+        self.logits = []
+
+        def masked(logits: torch.Tensor) -> torch.Tensor:
+            hidden = usual(logits)
+            for layer, instance, cell in self.flipped:
+                if layer == len(self.logits):
+                    hidden[:, instance, cell] = ~hidden[:, instance, cell]
+            self.logits.append(logits)
+            return hidden
+
+        with mock.patch.object(decoder, "masked", masked):
+            yield
+
+    def reconsider(self, difference: np.ndarray, tolerance: float) -> bool:
+        """Whether one more cell is to be decided otherwise, given the difference of all layers' points [D, B, T, 2]."""
+        worst = np.abs(difference).max(axis=(1, 3))  # [D, T]
+        layers = np.flatnonzero(worst.max(axis=1) > tolerance)
+        if not len(layers) or len(self.flipped) >= MOST_CELLS:
+            return False
+        layer = int(layers[0])
+        instance = int(np.maximum.reduceat(worst[layer], self.first_points).argmax())
+        size = self.logits[layer][0, instance].abs()
+        cell = int(size.argmin())
+        if float(size[cell]) > self.closest or (layer, instance) in {key[:2] for key in self.flipped}:
+            return False  # no close call, or deciding it otherwise has not helped
+        self.flipped[layer, instance, cell] = float(size[cell])
+        return True
 
 
 def at_size(predictions: Predictions, size: tuple[int, int]) -> Predictions:

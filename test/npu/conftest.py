@@ -1,8 +1,8 @@
 """Runs this folder's tests on simulated NPUs, in one process of its own.
 
 torch_npu must find CANN's libraries when the process starts, so these tests cannot run in the ordinary one: the first
-of them starts ``tools/cannsim/run python -m pytest test/npu``, and each reports what became of it there. Inside that
-process (CANNSIM is set) they run as they are; the same command by hand does the same.
+of them starts ``tools/cannsim/run python -m pytest test/npu``, whose reports the ordinary process passes on. Inside
+(CANNSIM is set) tests run as they are; the same command by hand does the same.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CANNSIM = ROOT / "tools" / "cannsim"
 INSIDE = "CANNSIM" in os.environ
-OUTCOMES = "PIVOTNET_NPU_OUTCOMES"  # the file in which the inner process writes its outcomes
-SEEN: dict[str, dict[str, Any]] = {}  # outcome, text and seconds of each test
+REPORTS = "PIVOTNET_NPU_REPORTS"  # the file to which the simulated process adds its reports
 
 
 def missing() -> str | None:
@@ -36,46 +35,46 @@ def missing() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
+    problem = None if INSIDE else missing()
     for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.npu)
+        if Path(__file__).parent in item.path.parents and "cuda" not in item.name:
+            item.add_marker(pytest.mark.skip(reason=problem) if problem else pytest.mark.npu)
 
 
-def run_inside(nodeids: list[str], folder: Path) -> dict[str, dict[str, Any]]:
-    """What became of each test in the simulated process."""
-    problem = missing()
-    if problem:
-        return {nodeid: {"outcome": "skipped", "text": problem, "seconds": 0.0} for nodeid in nodeids}
+def run_inside(items: list[pytest.Item], reports: Path) -> dict[str, list[pytest.TestReport]]:
+    """The reports of the simulated process on each test; a test that it did not end has failed."""
     build = subprocess.run([sys.executable, CANNSIM / "build.py"], capture_output=True, text=True)
-    found, text = {}, f"tools/cannsim/build.py failed: {build.stderr.strip()}"
+    problem = f"tools/cannsim/build.py failed: {build.stderr.strip()}"
+    reports.touch()
     if build.returncode == 0:
-        outcomes = folder / "npu-outcomes.json"
-        command = [str(CANNSIM / "run"), sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *nodeids]
-        environment = dict(os.environ, **{OUTCOMES: str(outcomes)})
+        command = [str(CANNSIM / "run"), sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        command += [item.nodeid for item in items]
+        environment = {**os.environ, REPORTS: str(reports)}
         inner = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        found = json.loads(outcomes.read_text()) if outcomes.exists() else {}
-        text = f"the simulated process ended before this test:\n{(inner.stdout + inner.stderr)[-6000:]}"
-    return {nodeid: found.get(nodeid, {"outcome": "failed", "text": text, "seconds": 0.0}) for nodeid in nodeids}
+        problem = f"the simulated process ended before this test:\n{(inner.stdout + inner.stderr)[-6000:]}"
+    found: dict[str, list[pytest.TestReport]] = {item.nodeid: [] for item in items}
+    for line in reports.read_text().splitlines():
+        report = pytest.TestReport._from_json(json.loads(line))
+        if isinstance(report.longrepr, list):  # where a test was skipped; a tuple before it was JSON
+            report.longrepr = tuple(report.longrepr)
+        found[report.nodeid].append(report)
+    for item in items:
+        own = found[item.nodeid]
+        if not own or own[-1].when != "teardown":
+            own.append(pytest.TestReport(item.nodeid, item.location, {}, "failed", problem, "call"))
+    return found
 
 
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     if INSIDE or item.get_closest_marker("npu") is None:  # pytest asks every conftest, whatever the item's folder
         return None
+    found = getattr(item.session, "npu_reports", None)
+    if found is None:
+        items = [other for other in item.session.items if other.get_closest_marker("npu")]
+        folder = Path(item.config._tmp_path_factory.getbasetemp())  # type: ignore[attr-defined]
+        found = item.session.npu_reports = run_inside(items, folder / "npu.jsonl")  # type: ignore[attr-defined]
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    if not SEEN:
-        mine = [other.nodeid for other in item.session.items if other.get_closest_marker("npu")]
-        SEEN.update(run_inside(mine, Path(item.config._tmp_path_factory.getbasetemp())))  # type: ignore[attr-defined]
-    seen = SEEN[item.nodeid]
-    path, line, _ = item.location
-    skipped = seen["outcome"] == "skipped"
-    for phase in ("setup", "call", "teardown"):
-        outcome, longrepr, seconds = "passed", None, 0.0
-        if phase == "call":
-            outcome, seconds = seen["outcome"], seen["seconds"]
-            longrepr = (path, line, seen["text"]) if skipped else seen["text"] or None
-        keywords = {name: 1 for name in item.keywords}
-        report = pytest.TestReport(item.nodeid, item.location, keywords, outcome, longrepr, phase, duration=seconds)
+    for report in found[item.nodeid]:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
@@ -86,16 +85,10 @@ if INSIDE:
     os.environ["CANNSIM_CONTRACT"] = "strict"  # and no call that CANN would not take or would give to its AI CPU
     importlib.import_module("torch_npu")  # torch before 2.5 does not load it by itself
 
-    @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-        entry = SEEN.setdefault(report.nodeid, {"outcome": "passed", "text": "", "seconds": 0.0})
-        entry["seconds"] += report.duration
-        if report.outcome != "passed" and entry["outcome"] == "passed":
-            skipped = report.outcome == "skipped" and isinstance(report.longrepr, tuple)
-            entry["outcome"] = report.outcome
-            entry["text"] = report.longrepr[2] if skipped else report.longreprtext  # type: ignore[index]
-        if os.environ.get(OUTCOMES) and report.when == "teardown":
-            Path(os.environ[OUTCOMES]).write_text(json.dumps(SEEN))
+        if REPORTS in os.environ:
+            with open(os.environ[REPORTS], "a") as stream:
+                stream.write(json.dumps(report._to_json(), default=str) + "\n")
 
     @pytest.fixture(scope="session", autouse=True)
     def device() -> Any:

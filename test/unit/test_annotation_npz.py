@@ -26,12 +26,16 @@ def save_ours(path, **arrays):
         write_npz(stream, arrays)
 
 
-def save_member(path, data, dtype="|O", shape=(), method=zipfile.ZIP_STORED, claimed=None):
-    """An archive of one member ``x``: the header of an array, and ``data``; its directory claims ``claimed`` bytes."""
+def member_bytes(dtype, shape):
     header = io.BytesIO()
     npy.write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def save_member(path, data, dtype="|O", shape=(), method=zipfile.ZIP_STORED, claimed=None):
+    """An archive of one member ``x``: the header of an array, and ``data``; its directory claims ``claimed`` bytes."""
     with zipfile.ZipFile(path, "w", method) as archive:
-        archive.writestr("x.npy", header.getvalue() + data)
+        archive.writestr("x.npy", member_bytes(dtype, shape) + data)
         archive.infolist()[0].file_size = claimed or archive.infolist()[0].file_size
 
 
@@ -52,30 +56,16 @@ def test_plain_arrays(tmp_path, save):
         "e": np.asfortranarray(np.arange(6).reshape(2, 3)),
         "f": np.array(3.5, ">f4"),
         "g": np.array([], "U"),
-        "mask": (np.arange(240000) % 1000 == 0).astype(np.uint8),
-        "mirrored": np.zeros((3, 400, 200), np.uint8)[:, ::-1],
+        "mirrored": (np.arange(240000) % 1000 == 0).astype(np.uint8).reshape(3, 400, 200)[:, ::-1],
         "Länge": np.arange(20.0)[::2],
     }
     save(tmp_path / "plain.npz", **arrays)
+    rules = {key: Array(array.dtype.kind, array.shape) for key, array in arrays.items()}
     with np.load(tmp_path / "plain.npz", allow_pickle=False) as numpys:
-        rules = {key: Array(array.dtype.kind, array.shape) for key, array in arrays.items()}
         for read in (read_npz(tmp_path / "plain.npz", rules), dict(numpys)):
             assert list(read) == list(arrays)
             for key, array in arrays.items():
-                assert read[key].dtype == array.dtype
-                np.testing.assert_array_equal(read[key], array)
-
-
-def test_equal_content_gives_equal_bytes(tmp_path):
-    arrays = {"mask": np.zeros((3, 400, 200), np.uint8), "name": np.array(["x"]), "points": np.ones((400, 2))}
-    for name in "ab":
-        save_ours(tmp_path / f"{name}.npz", **arrays)
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
-        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-        assert [info.compress_type == zipfile.ZIP_DEFLATED for info in archive.infolist()] == [True, False, False]
-    with pytest.raises(ValueError, match="Object arrays"):
-        save_ours(tmp_path / "c.npz", objects=np.array({}, object))
+                np.testing.assert_array_equal(read[key], array, strict=True)
 
 
 @pytest.mark.parametrize(("protocol", "home"), [(3, b"numpy.core"), (3, b"numpy._core"), (4, None)])
@@ -91,11 +81,7 @@ def test_pickled_containers(tmp_path, protocol, home):
     if home:
         data = data.replace(b"numpy._core", b"numpy.core").replace(b"numpy.core", home)
     save_member(tmp_path / "old.npz", data, shape=(3,))
-    for got, want in zip(read_npz(tmp_path / "old.npz", {"x": Array("O", (3,))})["x"], vectors):
-        assert got.keys() == want.keys()
-        for key, value in want.items():
-            np.testing.assert_array_equal(got[key], value)
-            assert getattr(got[key], "dtype", None) == getattr(value, "dtype", None)
+    np.testing.assert_equal(read_npz(tmp_path / "old.npz", {"x": Array("O", (3,))})["x"].tolist(), vectors)
 
 
 class Reduced:
@@ -110,6 +96,10 @@ class Reduced:
 
 def array_of(dtype, data, shape=(1,)):
     return Reduced(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, shape, dtype, False, data))
+
+
+def nested(depth):
+    return pickle.dumps(np.array({0: None}, object), 3).replace(b"K\x00N", b"K\x00N" + b"\x85" * depth)
 
 
 FAR_FIELD = Reduced(np.dtype, ("V8", False, True), (3, "|", None, ("a",), {"a": (np.dtype("f8"), 10**6)}, 8, 1, 0))
@@ -145,26 +135,11 @@ def test_nothing_is_called(tmp_path):
     trace = tmp_path / "trace"
     np.savez(tmp_path / "evil.npz", x=np.array({0: Reduced(os.system, (f"touch {trace}",))}, object))
     assert "system, which is no array" in refused(tmp_path / "evil.npz") and not trace.exists()
-    with np.load(tmp_path / "evil.npz", allow_pickle=True) as arrays:  # the file is as hostile as meant
-        arrays["x"]
-    assert trace.exists()
 
 
-def test_nesting_and_length_are_limited(tmp_path, monkeypatch):
-    whole = pickle.dumps(np.array({0: None}, object), 3)
-    monkeypatch.setattr("pivotnet.annotation.pickled._MOST_OPCODES", 100_000)
-    cases = {6: None, 7: "nested more than 8 deep", 50_000: "nested", 200_000: "more than 100000 op"}
-    for depth, reason in cases.items():
-        tuples_of_one = whole.replace(b"K\x00Ns", b"K\x00N" + b"\x85" * depth + b"s")
-        save_member(tmp_path / "deep.npz", tuples_of_one)
-        if reason is None:
-            read_npz(tmp_path / "deep.npz", X)
-        else:
-            assert reason in refused(tmp_path / "deep.npz")
-
-
-def test_pickles_of_another_form_are_refused(tmp_path):
-    for data, reason in (
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
         (pickle.dumps(np.zeros(())), "no array of objects"),
         (pickle.dumps(np.zeros(1, object)), "no array of objects of shape ()"),
         (pickle.dumps(array_of(np.dtype(object), b"12345678", ())), "has other items"),
@@ -172,9 +147,17 @@ def test_pickles_of_another_form_are_refused(tmp_path):
         (b"\x80\x03\x87.", "takes more than it has"),
         (b"\x80\x03N2.", "opcode DUP"),
         (b"", "exhausted"),
-    ):
-        save_member(tmp_path / "evil.npz", data)
-        assert reason in refused(tmp_path / "evil.npz")
+        (nested(7), "nested more than 8 deep"),
+        (nested(50_000), "nested"),
+        (nested(200_000), "more than 100000 op"),
+    ],
+)
+def test_pickles_of_another_form_are_refused(tmp_path, monkeypatch, data, reason):
+    monkeypatch.setattr("pivotnet.annotation.pickled._MOST_OPCODES", 100_000)
+    save_member(tmp_path / "a.npz", nested(6))
+    read_npz(tmp_path / "a.npz", X)
+    save_member(tmp_path / "evil.npz", data)
+    assert reason in refused(tmp_path / "evil.npz")
 
 
 def test_claims_are_checked_before_memory_is_taken(tmp_path):
@@ -193,22 +176,19 @@ def test_claims_are_checked_before_memory_is_taken(tmp_path):
 
 @pytest.mark.parametrize("pickled", [False, True])
 def test_every_truncation_and_a_flipped_bit_are_errors(tmp_path, pickled):
-    content = np.array({"a": [1, 2], 3: np.arange(40)}, object) if pickled else np.arange(40)
-    np.savez(tmp_path / "whole.npz", x=content)
-    whole = (tmp_path / "whole.npz").read_bytes()
-    for length in range(0, len(whole), 7):
-        (tmp_path / "cut.npz").write_bytes(whole[:length])
-        refused(tmp_path / "cut.npz")
+    path, content = tmp_path / "a.npz", np.array({"a": [1, 2], 3: np.arange(40)}, object) if pickled else np.arange(40)
     for save in (np.savez, np.savez_compressed):
-        save(tmp_path / "whole.npz", x=content)
-        flipped = bytearray((tmp_path / "whole.npz").read_bytes())
+        save(path, x=content)
+        whole = path.read_bytes()
+        flipped = bytearray(whole)
         flipped[len(flipped) // 3] ^= 1  # in the array's data
-        (tmp_path / "cut.npz").write_bytes(flipped)
-        refused(tmp_path / "cut.npz")
+        for damaged in [flipped, *(whole[:length] for length in range(0, len(whole), 14))]:
+            path.write_bytes(damaged)
+            refused(path)
     data = pickle.dumps(content) if pickled else b""
     for length in range(0, len(data), 7):
-        save_member(tmp_path / "cut.npz", data[:length])
-        refused(tmp_path / "cut.npz")
+        save_member(path, data[:length])
+        refused(path)
 
 
 def test_what_is_inflated_is_limited(tmp_path):
@@ -220,9 +200,7 @@ def test_what_is_inflated_is_limited(tmp_path):
         read_npz(path, {"x": Array("u", (2000,))})
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # KiB
     with zipfile.ZipFile(path, "a") as archive:
-        header = io.BytesIO()
-        npy.write_array(header, np.zeros(2))
-        archive.writestr("y.npy", header.getvalue())
+        archive.writestr("y.npy", member_bytes("<f8", (2,)) + bytes(16))
     assert list(read_npz(path, {"z": Array("f", (2,))}, {"y": Array("f", (2,))})) == ["y"]
 
 

@@ -9,8 +9,7 @@ from shapely.geometry import LineString, Polygon
 from shapely.ops import substring
 
 from pivotnet.config import CAMERA_IMAGE_SIZE
-from pivotnet.synthetic.plan import Pose
-from pivotnet.synthetic.sensors import Sensor
+from pivotnet.synthetic.plan import Pose, Sensor
 from pivotnet.synthetic.town import Town
 
 NEAR, FAR = 1.0, 120.0  # metres ahead of a camera between which the ground is drawn

@@ -14,10 +14,9 @@ from typing import Any
 from pivotnet.errors import PivotNetError
 from pivotnet.files import read_json
 from pivotnet.pool import run_in_pool
-from pivotnet.synthetic import map_expansion, nuscenes_tables
+from pivotnet.synthetic import nuscenes_tables
 from pivotnet.synthetic.camera_images import Ground, draw_image, encode_jpeg
-from pivotnet.synthetic.plan import Options, Plan, Scene, make_plan
-from pivotnet.synthetic.sensors import CAMERA_MODEL, LIDAR
+from pivotnet.synthetic.plan import CAMERA_MODEL, LIDAR, Options, Plan, Scene, make_plan
 
 MARKER = "synthetic.json"  # in a finished data set: what it was made from
 FORMAT = 3  # raise when the same options give other bytes
@@ -89,8 +88,8 @@ def _write(root: Path, plan: Plan, workers: int, progress: Callable[[int, int], 
     for name, records in nuscenes_tables.build_tables(plan).items():
         _write_json(root / nuscenes_tables.VERSION / f"{name}.json", records, indent=0)
     for location, town in plan.towns.items():
-        _write_json(root / "maps" / "expansion" / f"{location}.json", map_expansion.build_expansion(town, seed))
-        (root / nuscenes_tables.prior_path(location, seed)).write_bytes(map_expansion.semantic_prior(town))
+        _write_json(root / "maps" / "expansion" / f"{location}.json", nuscenes_tables.build_expansion(town, seed))
+        (root / nuscenes_tables.prior_path(location, seed)).write_bytes(nuscenes_tables.semantic_prior(town))
     if plan.options.images:
         for camera in CAMERA_MODEL:
             (root / "samples" / camera).mkdir(parents=True)

@@ -1,14 +1,18 @@
-"""What a data set will hold, decided before anything is written: towns, scenes, poses and sensors."""
+"""What a data set will hold, decided before anything is written: towns, scenes, poses and sensors.
+
+Ego frame: x forward, y left, z up, origin on the ground below the rear axle. Camera frame: x right, y down, z ahead.
+The car has six cameras placed as on nuScenes' cars, with their usual calibration, rounded, and one lidar.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from pivotnet.errors import PivotNetError
 from pivotnet.synthetic import geometry
-from pivotnet.synthetic.sensors import Sensor, random_sensors
 from pivotnet.synthetic.town import LOCATIONS, Town, build_town
 
 TOWN_SIDE = 4  # junctions along a side of a town
@@ -23,6 +27,18 @@ TRAIN_RUNS = (
 )
 VAL_RUNS = ((92, 110), (268, 278), (552, 565), (632, 638), (794, 800), (904, 917), (919, 931), (1059, 1073))
 MOST_SCENES = 400  # every fourth is for val, which has 100 names here
+LIDAR = "LIDAR_TOP"
+# channel: (x, y, z) metres, yaw degrees, focal length and principal point pixels
+CAMERA_MODEL = {
+    "CAM_FRONT": ((1.70, 0.02, 1.51), 0.0, 1266.0, (816.0, 491.0)),
+    "CAM_FRONT_RIGHT": ((1.55, -0.49, 1.50), -56.0, 1261.0, (808.0, 496.0)),
+    "CAM_BACK_RIGHT": ((1.01, -0.48, 1.56), -110.0, 1260.0, (793.0, 493.0)),
+    "CAM_BACK": ((0.03, 0.00, 1.58), 180.0, 809.0, (829.0, 482.0)),
+    "CAM_BACK_LEFT": ((1.04, 0.48, 1.59), 109.0, 1257.0, (792.0, 493.0)),
+    "CAM_FRONT_LEFT": ((1.52, 0.49, 1.51), 56.0, 1273.0, (827.0, 480.0)),
+}
+LIDAR_TRANSLATION = (0.94, 0.0, 1.84)
+LIDAR_YAW = -90.0
 
 
 @dataclass(frozen=True)
@@ -33,11 +49,6 @@ class Options:
     samples_per_scene: int = 3
     seed: int = 0
     images: bool = True
-
-    def check(self) -> None:
-        """Raise PivotNetError for more scenes than there are names."""
-        if not 1 <= self.scenes <= MOST_SCENES:
-            raise PivotNetError(f"--scenes {self.scenes} is outside 1 to {MOST_SCENES}, which have names in the splits")
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,28 @@ class Pose:
         """Map coordinates to the car's frame, x forward, y left: [n, 2] -> [n, 2]."""
         c, s = np.cos(self.yaw), np.sin(self.yaw)
         return (points - (self.x, self.y)) @ np.array([[c, -s], [s, c]])
+
+
+@dataclass
+class Sensor:
+    """A calibrated sensor; the rotation takes sensor axes to ego axes."""
+
+    channel: str
+    translation: np.ndarray  # [3]
+    rotation: np.ndarray  # [3, 3]
+    intrinsic: np.ndarray  # [3, 3], pixels; empty for the lidar
+
+    @property
+    def quaternion(self) -> list[float]:
+        """The rotation as (w, x, y, z)."""
+        x, y, z, w = Rotation.from_matrix(self.rotation).as_quat().tolist()
+        return [w, x, y, z]
+
+    def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels and depths of points in the ego frame: [n, 3] -> [n, 2], [n]; valid where the depth is positive."""
+        local = (points - self.translation) @ self.rotation
+        image = local @ self.intrinsic.T
+        return image[:, :2] / image[:, 2:], local[:, 2]
 
 
 @dataclass
@@ -90,13 +123,31 @@ def scene_names(scenes: int) -> list[str]:
     return [next(val if is_val(scene, scenes) else train) for scene in range(scenes)]
 
 
+def _random_sensors(rng: np.random.Generator) -> list[Sensor]:
+    """The sensors of one log, a little shaken."""
+    sensors = []
+    # columns: where the camera's right, down and ahead point to in the ego frame when it looks forward
+    forward = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+    for channel, (translation, yaw, focal, (cx, cy)) in CAMERA_MODEL.items():
+        shake = rng.uniform(-1, 1, 9)
+        rotation = Rotation.from_euler("zyx", [yaw + 0.8 * shake[0], 0.5 * shake[1], 0.5 * shake[2]], degrees=True)
+        scale = focal * (1 + 0.004 * shake[3])
+        intrinsic = np.array([[scale, 0.0, cx + 6 * shake[4]], [0.0, scale, cy + 6 * shake[5]], [0.0, 0.0, 1.0]])
+        position = np.array(translation) + 0.02 * shake[6:9]
+        sensors.append(Sensor(channel, position, rotation.as_matrix() @ forward, intrinsic))
+    yaw_only = Rotation.from_euler("z", LIDAR_YAW, degrees=True).as_matrix()
+    sensors.append(Sensor(LIDAR, np.array(LIDAR_TRANSLATION), yaw_only, np.zeros((0, 0))))
+    return sensors
+
+
 def make_plan(options: Options) -> Plan:
     """Decide everything from the options.
 
     Raises:
-        PivotNetError: options out of range.
+        PivotNetError: more scenes than there are names.
     """
-    options.check()
+    if not 1 <= options.scenes <= MOST_SCENES:
+        raise PivotNetError(f"--scenes {options.scenes} is outside 1 to {MOST_SCENES}, which have names in the splits")
     towns = {
         location: build_town(location, TOWN_SIDE, np.random.default_rng([options.seed, 1, index]))
         for index, location in enumerate(LOCATIONS)
@@ -114,7 +165,7 @@ def make_plan(options: Options) -> Plan:
         vehicle = "n008" if location.startswith("boston") else "n015"
         logfile = f"{vehicle}-2018-08-23-{index // 60:02d}-{index % 60:02d}-00+0800"
         brightness = float(rng.uniform(0.75, 1.1))
-        scenes.append(Scene(name, location, random_sensors(rng), brightness, poses, timestamps, logfile))
+        scenes.append(Scene(name, location, _random_sensors(rng), brightness, poses, timestamps, logfile))
         start = timestamps[-1] + 60_000_000
     return Plan(options, towns, scenes)
 

@@ -72,7 +72,7 @@ def test_a_full_disk_or_an_interrupt_leaves_nothing_behind(tmp_path, monkeypatch
         def stop(*_, error=error):
             raise error
 
-        monkeypatch.setattr(generator.map_expansion, "semantic_prior", stop)
+        monkeypatch.setattr(generator.nuscenes_tables, "semantic_prior", stop)
         assert synth(tmp_path / "set") == status
         assert not list(tmp_path.iterdir())
     error = capsys.readouterr().err

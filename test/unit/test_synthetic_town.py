@@ -8,8 +8,7 @@ import shapely
 from shapely.geometry import LineString, Polygon
 
 from pivotnet.synthetic.plan import Options, is_val, make_plan
-from pivotnet.synthetic.roads import LANE_WIDTH
-from pivotnet.synthetic.town import LOCATIONS, build_town
+from pivotnet.synthetic.town import LANE_WIDTH, LOCATIONS, build_town
 
 
 @pytest.fixture(scope="module", params=range(6))

@@ -15,10 +15,8 @@ from pivotnet.annotation.expansion import LocationMap, expansion_path, fingerpri
 from pivotnet.annotation.folder import open_folder, sample_path, split_path
 from pivotnet.annotation.format import Annotation, pad_pivots, save_annotation
 from pivotnet.annotation.npz import is_whole
-from pivotnet.annotation.pivots import pivot_lines
-from pivotnet.annotation.rasterize import rasterize
 from pivotnet.annotation.tables import Sample, read_samples
-from pivotnet.annotation.vectors import ego_vectors
+from pivotnet.annotation.vectors import ego_vectors, pivot_lines, rasterize
 from pivotnet.config import CLASSES, MapConfig
 from pivotnet.console import long_run
 from pivotnet.errors import PivotNetError

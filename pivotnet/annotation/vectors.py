@@ -1,19 +1,24 @@
-"""The map around the car as polylines: clipped by the window, turned into the ego frame and resampled every metre."""
+"""The map around the car: as polylines (clipped by the window, turned into the ego frame and resampled every metre), as
+instance masks (the network's targets and the evaluation's ground truth), and as pivot points that keep the shape."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import shapely
 
 from pivotnet.annotation.expansion import LAYERS, LocationMap
-from pivotnet.annotation.format import Line
+from pivotnet.annotation.format import Line, joined_points, split_points
 from pivotnet.config import CLASSES, MapConfig
 
 SAMPLE_DISTANCE = 1.0  # metres along a line
 CONTOUR_MARGIN = 0.2  # metres by which the window is shrunk where it cuts contours
+AREA_THRESHOLD = 2.0  # square metres of the triangle that a point makes with its neighbours
+_CLEARLY_FORWARD = 1.0  # metres: shorter extents along the rows are ordered by column
+_LARGEST_ID = 255
 _DIVIDER, _CROSSING, _BOUNDARY = range(len(CLASSES))
 _LABEL_OF_LAYER = np.array([_DIVIDER, _DIVIDER, _CROSSING])  # of LAYERS of lines
 _ROADS, _LANES = LAYERS.index("road_segment"), LAYERS.index("lane")
@@ -86,3 +91,96 @@ def ego_vectors(location: LocationMap, x: float, y: float, yaw: float, config: M
     boundaries = contours([clipped[layers == _ROADS], clipped[layers == _LANES]], config.ego_size)
     labels = [*_LABEL_OF_LAYER[layers[owners]].tolist(), *[_BOUNDARY] * len(boundaries)]
     return [Line(line, label) for line, label in zip(resample(np.concatenate([lines, boundaries])), labels)]
+
+
+def _clip_again(lines: Sequence[Line], config: MapConfig) -> list[Line]:
+    """Lines cut by the upright window in the ego frame, sorted by class; one line may become several or none.
+
+    Rounding and resampling leave points a little outside of the window; lines of a single point are dropped.
+    """
+    half_x, half_y = config.ego_size[0] / 2, config.ego_size[1] / 2
+    window = shapely.box(-half_x, -half_y, half_x, half_y)
+    by_class = sorted((line for line in lines if len(line.points) >= 2), key=lambda line: line.label)
+    if not by_class:
+        return []
+    owners = np.repeat(np.arange(len(by_class)), [len(line.points) for line in by_class])
+    whole = shapely.linestrings(joined_points(by_class), indices=owners)
+    pieces, owners = line_parts(shapely.intersection(whole, window))
+    return [Line(shapely.get_coordinates(piece), by_class[owner].label) for piece, owner in zip(pieces, owners)]
+
+
+def rasterize(lines: Sequence[Line], config: MapConfig) -> tuple[np.ndarray, list[Line]]:
+    """Draw lines of the ego frame (metres, x forward, y left) into masks.
+
+    Instance k of the sample (from 1, over all classes) has id 2k-1 in the thin and 2k in the thick mask; ids above 255
+    become 255, as upstream's do, so that the lines from the 128th on merge.
+
+    Returns:
+        Masks uint8 [2, C, rows, columns] of instance ids, drawn thin (evaluation) and thick (training), rows from the
+        front to the back of the map, columns from left to right; and the drawn lines (column, row), pixels not rounded.
+    """
+    pieces = _clip_again(lines, config)
+    rows, columns = config.map_size
+    scale = np.array([rows / config.ego_size[0], columns / config.ego_size[1]])
+    pixels = (joined_points(pieces) + np.array(config.ego_size) / 2) * scale  # from the back right corner
+    corners = split_points(pieces, pixels.astype(np.int32))  # truncated, as upstream does
+    canvas = np.zeros((2, len(CLASSES), columns, rows), np.uint8)  # drawn transposed and mirrored: x right, y down
+    for number, line in enumerate(corners):
+        for thick, thickness in enumerate((config.result_thickness, config.mask_thickness)):
+            instance = min(2 * number + 1 + thick, _LARGEST_ID)
+            cv2.polylines(canvas[thick, line.label], [line.points], False, (instance,), thickness)
+    masks = np.array([[cv2.flip(cv2.transpose(mask), -1) for mask in drawn] for drawn in canvas])
+    return masks, split_points(pieces, np.array([columns, rows]) - pixels[:, ::-1])
+
+
+def orient(points: np.ndarray) -> np.ndarray:
+    """Points [n, 2] (row, column) in metres, running from the back to the front of the map (falling rows).
+
+    A line that hardly extends along the rows runs from right to left instead (falling columns).
+    """
+    (row, column), (last_row, last_column) = points[0].tolist(), points[-1].tolist()
+    backwards = row < last_row if abs(row - last_row) > _CLEARLY_FORWARD else column < last_column
+    return points[::-1] if backwards else points
+
+
+def simplify(points: np.ndarray, threshold: float) -> list[int]:
+    """Indices of the points [n, 2] that Visvalingam and Whyatt's simplification keeps, n >= 1.
+
+    The point that makes the smallest triangle with its neighbours is removed as long as that is smaller than
+    ``threshold``; areas of its neighbours are computed again, but count as no smaller than its own. On ties the first
+    goes, but a neighbour whose area did not grow goes before all others, the left one first: the order of the package
+    visvalingamwyatt, which upstream uses. Lines have a few dozen points; arrays would cost more than lists.
+    """
+    x, y = points.T.tolist()
+
+    def area(a: int, b: int, c: int) -> float:
+        return abs(x[a] * (y[b] - y[c]) + x[b] * (y[c] - y[a]) + x[c] * (y[a] - y[b])) / 2.0
+
+    kept = list(range(len(x)))
+    areas = [math.inf, *map(area, kept, kept[1:], kept[2:]), math.inf]
+    smallest = min(areas)
+    index = areas.index(smallest)
+    while smallest < threshold:
+        del kept[index], areas[index]
+        following = 0
+        for neighbour in (index, index - 1):  # the right one has moved to its index
+            if 0 < neighbour < len(kept) - 1:
+                areas[neighbour] = area(*kept[neighbour - 1 : neighbour + 2])
+                if areas[neighbour] <= smallest:
+                    areas[neighbour], following = smallest, neighbour
+        smallest = areas[following] if following else min(areas)
+        index = following or areas.index(smallest)
+    return kept
+
+
+def pivot_lines(map_vectors: Sequence[Line], config: MapConfig) -> list[Line]:
+    """The pivot points (row, column) in [0, 1] of each map vector ((column, row) in pixels).
+
+    Visvalingam-Whyatt simplification with AREA_THRESHOLD, cut to the class's largest number of points.
+    """
+    pivots = []
+    for line in map_vectors:
+        metres = orient((line.points * config.resolution)[:, ::-1])
+        kept = simplify(metres, AREA_THRESHOLD)[: config.max_points[line.label]]
+        pivots.append(Line(metres[kept] / np.array(config.ego_size), line.label))
+    return pivots

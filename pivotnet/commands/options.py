@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 
+from pivotnet.annotation.folder import DEFAULT_DATA_ROOT, SPLITS
 from pivotnet.commands import batch_size, workers
 from pivotnet.config import PRESETS
-from pivotnet.data.tokens import DEFAULT_DATA_ROOT, SPLITS
 from pivotnet.device import select_device, set_reduced_precision
 from pivotnet.distributed import ranks_from_environment
 from pivotnet.evaluation.inference import Predictor

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from pivotnet.annotation.folder import chosen_tokens
 from pivotnet.commands.options import add_network_arguments, add_sample_arguments, load_predictor
-from pivotnet.data.tokens import chosen_tokens
 from pivotnet.evaluation import vector_map
 from pivotnet.files import make_folder
 

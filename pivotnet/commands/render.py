@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
-from pivotnet.annotation.folder import sample_path
+from pivotnet.annotation.folder import chosen_tokens, require_files, sample_path
 from pivotnet.annotation.format import load_annotation
 from pivotnet.commands import positive
 from pivotnet.commands.options import add_network_arguments, add_sample_arguments, load_predictor
 from pivotnet.config import MapConfig
 from pivotnet.console import progress
-from pivotnet.data.tokens import chosen_tokens, require_files
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.results import MapInstances, load_result, result_path
 from pivotnet.evaluation.vector_map import predicted_lines

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 from pivotnet import device as devices
+from pivotnet.annotation.folder import DEFAULT_DATA_ROOT
 from pivotnet.commands import batch_size, positive, rate, seed, workers
-from pivotnet.data.tokens import DEFAULT_DATA_ROOT
 from pivotnet.distributed import process_group, ranks_from_environment
 from pivotnet.launch.supervise import end_with_parent
 from pivotnet.training.job import train

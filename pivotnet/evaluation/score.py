@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pivotnet.annotation.folder import sample_path
+from pivotnet.annotation.folder import require_annotations, require_files, sample_path
 from pivotnet.annotation.format import INSTANCE_MASK, check_thin_mask
 from pivotnet.annotation.npz import read_npz
 from pivotnet.config import CLASSES
 from pivotnet.console import progress
-from pivotnet.data.tokens import require_annotations, require_files
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import THRESHOLDS, ApResult, accumulate, sample_ap
 from pivotnet.evaluation.results import load_result, result_path

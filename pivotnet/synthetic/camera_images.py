@@ -83,8 +83,8 @@ def _stripes(corners: np.ndarray) -> np.ndarray:
     return shapely.polygons(np.stack(sides, axis=1))
 
 
-def draw_image(sensor: Sensor, layers: list[Layer], brightness: float) -> np.ndarray:
-    """One camera's image of what lies on the grass, given in the ego frame: BGR uint8 [900, 1600, 3]."""
+def draw_image(sensor: Sensor, layers: list[Layer], brightness: float) -> bytes:
+    """One camera's JPEG (900 x 1600) of what lies on the grass, given in the ego frame."""
     height, width = CAMERA_IMAGE_SIZE
     rows = np.arange(height)
     rays = sensor.rotation @ np.linalg.solve(sensor.intrinsic, [np.full(height, width / 2), rows, np.ones(height)])
@@ -106,7 +106,8 @@ def draw_image(sensor: Sensor, layers: list[Layer], brightness: float) -> np.nda
     far = slice(horizon, int(np.argmax(depth < HAZE_START)))
     clear = np.exp(-(depth[far] - HAZE_START) / HAZE_DEPTH)[:, None, None]
     image[far] = image[far] * clear + HAZE * (1 - clear)
-    return cv2.convertScaleAbs(image, alpha=brightness)
+    image = cv2.convertScaleAbs(image, alpha=brightness)
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
 
 
 def _view(sensor: Sensor) -> Polygon:
@@ -115,9 +116,3 @@ def _view(sensor: Sensor) -> Polygon:
     aside = HALF_VIEW * np.array([-ahead[1], ahead[0]])
     corners = [NEAR * (ahead + aside), NEAR * (ahead - aside), FAR * (ahead - aside), FAR * (ahead + aside)]
     return Polygon(sensor.translation[:2] + np.array(corners))
-
-
-def encode_jpeg(image: np.ndarray) -> bytes:
-    """The image as a JPEG file."""
-    _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return encoded.tobytes()

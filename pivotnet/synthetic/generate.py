@@ -15,7 +15,7 @@ from pivotnet.errors import PivotNetError
 from pivotnet.files import read_json
 from pivotnet.pool import run_in_pool
 from pivotnet.synthetic import nuscenes_tables
-from pivotnet.synthetic.camera_images import Ground, draw_image, encode_jpeg
+from pivotnet.synthetic.camera_images import Ground, draw_image
 from pivotnet.synthetic.plan import CAMERA_MODEL, LIDAR, Options, Plan, Scene, make_plan
 
 MARKER = "synthetic.json"  # in a finished data set: what it was made from
@@ -41,14 +41,10 @@ def generate(folder: Path, options: Options, workers: int, progress: Callable[[i
         temporary.mkdir(parents=True)
         _write(temporary, plan, workers, progress)
         (temporary / MARKER).write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-        try:
-            os.rename(temporary, target)
-        except OSError:
-            # another run may have finished the same data set in the meantime
-            if _is_there(target, wanted):
-                return False
-            raise
+        os.rename(temporary, target)
     except OSError as error:
+        if _is_there(target, wanted):  # another run has finished the same data set in the meantime
+            return False
         raise PivotNetError(
             f"cannot write {target}: {error.strerror or error}; free some space or choose another folder"
         ) from error
@@ -121,4 +117,4 @@ class ImageWriter:
         for sensor in scene.sensors:
             if sensor.channel != LIDAR:
                 path = self._root / nuscenes_tables.sensor_path(scene, sample, sensor.channel)
-                path.write_bytes(encode_jpeg(draw_image(sensor, layers, scene.brightness)))
+                path.write_bytes(draw_image(sensor, layers, scene.brightness))

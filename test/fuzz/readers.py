@@ -23,14 +23,13 @@ from torch.utils._pytree import tree_flatten
 
 from pivotnet import checkpoint as checkpoints
 from pivotnet import cli, comparison
-from pivotnet.annotation.folder import open_folder
+from pivotnet.annotation.folder import chosen_tokens, open_folder
 from pivotnet.annotation.format import FOLDER, check_thin_mask, load_annotation, save_annotation, to_arrays, to_upstream
 from pivotnet.config import MapConfig, preset
 from pivotnet.data.dataset import camera_matrices
 from pivotnet.data.images import read_image
 from pivotnet.data.projection import project_bev_grid
 from pivotnet.data.targets import build_targets
-from pivotnet.data.tokens import chosen_tokens
 from pivotnet.device import rng_state
 from pivotnet.distributed import Ranks
 from pivotnet.doctor.trees import check_data

@@ -23,7 +23,7 @@ def random_lines(rng, counts, labels):
     return [Line(rng.random((count, 2)), label) for count, label in zip(counts, labels)]
 
 
-def sample(seed=0, lines=True) -> Annotation:
+def sample(seed=0, lines=True):
     rng = np.random.default_rng(seed)
     points, lengths = pad_pivots(random_lines(rng, (2, 10, 2, 30), (0, 0, 1, 2)) if lines else [])
     instance = rng.integers(0, 5, (3, 400, 200)).astype(np.uint8)

@@ -13,13 +13,12 @@ import shapely
 from shapely.geometry import LineString
 from visvalingamwyatt import Simplifier
 
-from pivotnet.annotation.pivots import AREA_THRESHOLD, simplify
 from pivotnet.annotation.tables import rotation_matrices, split_of_scene, yaw_degrees
-from pivotnet.annotation.vectors import line_parts
+from pivotnet.annotation.vectors import AREA_THRESHOLD, line_parts, simplify
 from pivotnet.errors import PivotNetError
 
 
-def walk(rng, count) -> np.ndarray:
+def walk(rng, count):
     """Points [count, 2] within some 60 m of the origin; every other walk crosses itself."""
     angle = np.cumsum(rng.normal(0, 0.8, count))
     steps = np.stack([np.cos(angle), np.sin(angle)], axis=1) * rng.uniform(0.5, 9, (count, 1))

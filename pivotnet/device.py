@@ -106,14 +106,11 @@ def distributed_backend(device: torch.device) -> str:
     return {"npu": "hccl", "cuda": "nccl"}.get(device.type, "gloo")
 
 
-def autocast(device: torch.device, dtype: torch.dtype | None, cache: bool = True) -> contextlib.AbstractContextManager:
-    """Mixed precision in ``dtype`` on the device; None leaves everything in float32.
-
-    ``cache`` keeps the weights that were cast, which must not be where a graph is captured.
-    """
+def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager:
+    """Mixed precision in ``dtype`` on the device; None leaves everything in float32."""
     if dtype is None:
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=dtype, cache_enabled=cache)
+    return torch.autocast(device.type, dtype=dtype)
 
 
 def check_graphs(device: torch.device) -> None:

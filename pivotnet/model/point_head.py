@@ -8,6 +8,8 @@ map pixels, F point features.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,8 +64,9 @@ class PointHead(nn.Module):
 
     def semantic(self, bev: Tensor) -> Tensor:
         """BEV features [E, B, N, hidden] -> semantic logits [E, B, C, 2, N]."""
-        weight = torch.cat([head.get_parameter("0.weight") for head in self.semantic_heads]).flatten(1)  # [2C, hidden]
-        bias = torch.cat([head.get_parameter("0.bias") for head in self.semantic_heads])
+        layers = [cast(nn.Conv2d, cast(nn.Sequential, head)[0]) for head in self.semantic_heads]
+        weight = torch.cat([layer.weight for layer in layers]).flatten(1)  # [2C, hidden]
+        bias = torch.cat([cast(Tensor, layer.bias) for layer in layers])
         logits = F.linear(bev, weight, bias).float().transpose(2, 3)  # [E, B, 2C, N]
         return logits.unflatten(2, (-1, 2))
 

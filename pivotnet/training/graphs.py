@@ -24,17 +24,15 @@ class GraphedNetwork:
     Args:
         model: on its device, in training mode, without checkpointing.
         inputs: images, reference points and validity of a batch.
-        amp: of mixed precision, as in the steps to come.
     """
 
-    def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...], amp: torch.dtype | None) -> None:
+    def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         device = inputs[0].device
         buffers = [buffer.clone() for buffer in model.buffers()]
         random = devices.rng_state(device)
-        with devices.autocast(device, amp, cache=False):
-            self.replay: Callable[..., tuple[Tensor, ...]] = devices.capture(
-                _TupleOutput(model), tuple(tensor.clone() for tensor in inputs)
-            )
+        self.replay: Callable[..., tuple[Tensor, ...]] = devices.capture(
+            _TupleOutput(model), tuple(tensor.clone() for tensor in inputs)
+        )
         # Trial runs before the capture have drawn random numbers and moved the batch norms' statistics.
         devices.set_rng_state(device, random)
         with torch.no_grad():

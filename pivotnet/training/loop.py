@@ -26,6 +26,7 @@ from pivotnet.structures import Batch, Predictions
 from pivotnet.training.graphs import GraphedNetwork
 from pivotnet.training.monitor import Monitor
 from pivotnet.training.optim import MultiStepSchedule
+from pivotnet.training.precision import MixedPrecision
 from pivotnet.training.records import StepRecords, check_loss
 from pivotnet.training.shutdown import Shutdown
 
@@ -64,6 +65,8 @@ class Trainer:
     def __post_init__(self) -> None:
         self.criterion = Criterion(self.config).to(self.device)
         self.network: Callable[..., Predictions] = self.model
+        if self.run.amp is not None:
+            self.network = MixedPrecision(self.model, self.run.amp)
         self.step = 0
         self.elapsed = 0.0  # seconds in the loop, those of resumed processes included
         self.checkpoint: Path | None = None
@@ -76,11 +79,9 @@ class Trainer:
         """Add one batch's gradients to those there are; ``piggyback`` goes to the host as well (see Criterion)."""
         moved = batch.to(self.device, non_blocking=True)
         inputs = (moved.images, moved.reference_points, moved.reference_valid)
-        if self.run.graph and self.network is self.model:
-            self.network = GraphedNetwork(self.model, inputs, self.run.amp)
-        with devices.autocast(self.device, self.run.amp):
-            predictions = self.network(*inputs)
-        result = self.criterion(predictions, moved.targets, piggyback)
+        if self.run.graph and isinstance(self.network, nn.Module):
+            self.network = GraphedNetwork(self.network, inputs)
+        result = self.criterion(self.network(*inputs), moved.targets, piggyback)
         result.total.backward(self._flags[1][0])  # that constant too
         return result
 

@@ -15,9 +15,9 @@ def add_layer_norm(
     norm: nn.LayerNorm, shortcut: Tensor, branch: Tensor, scale: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """norm(shortcut + scale * branch), and that sum; shapes and ``scale`` are those of ``add_branch``."""
-    if shortcut.device.type == "npu" and shortcut.dtype == branch.dtype == torch.float32:
+    if shortcut.device.type == "npu" and shortcut.dtype == torch.float32:
         branch = branch if scale is None else branch * scale
-        return _AddLayerNorm.apply(shortcut, branch, norm.weight, norm.bias, norm.eps)
+        return _AddLayerNorm.apply(shortcut, branch.float(), norm.weight, norm.bias, norm.eps)
     total = add_branch(shortcut, branch, scale)
     return norm(total), total
 

@@ -95,7 +95,9 @@ def build_trainer(config: Config, device: torch.device, ranks: Ranks, run: Run) 
     """
     with agreed(ranks):
         if run.graph:
-            _check_graph(config, device, ranks)
+            devices.check_graphs(device)
+            if config.model.checkpointing:
+                raise PivotNetError("--graph cannot take recomputed activations: give --no-checkpointing")
         rates = learning_rates(config.optim, ranks.world_size, run.lr, run.backbone_lr)
         devices.set_reduced_precision(run.allow_tf32)
         torch.manual_seed(run.seed)  # the same weights in every rank
@@ -110,14 +112,6 @@ def build_trainer(config: Config, device: torch.device, ranks: Ranks, run: Run) 
     optimizer = build_optimizer(model, config.optim, rates, ranks)
     schedule = MultiStepSchedule(config.optim, rates, run.steps_per_epoch)
     return Trainer(model, optimizer, schedule, config, run, device, ranks)
-
-
-def _check_graph(config: Config, device: torch.device, ranks: Ranks) -> None:
-    devices.check_graphs(device)
-    if ranks.world_size > 1:
-        raise PivotNetError(f"--graph works on one card, not on {ranks.world_size}: leave it out, or start one process")
-    if config.model.checkpointing:
-        raise PivotNetError("--graph cannot take recomputed activations: give --no-checkpointing")
 
 
 def find_resumed(

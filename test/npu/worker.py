@@ -1,4 +1,4 @@
-"""One rank of the tests with several simulated NPUs: torchrun --nproc-per-node 2 worker.py OUTPUT."""
+"""One rank of the tests with several simulated NPUs: torchrun --nproc-per-node 2 worker.py OUTPUT PRESET AMP GRAPH."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from pivotnet import device as devices
 from pivotnet.distributed import process_group, ranks_from_environment
 from pivotnet.structures import Batch
 from pivotnet.training.loop import Run
-from pivotnet.training.setup import build_trainer
-
-PRESET = "smoke"
+from pivotnet.training.setup import AMP, build_trainer
 
 
 def sample(whole: Batch, index: int) -> Batch:
@@ -27,13 +25,14 @@ def sample(whole: Batch, index: int) -> Batch:
     return Batch(whole.images[one], whole.reference_points[one], whole.reference_valid[one], whole.tokens[one], own)
 
 
-def main(output: str) -> None:
+def main(output: str, preset: str, amp: str, graph: str) -> None:
     ranks = ranks_from_environment()
     device = devices.select_device("npu", ranks.local_rank)
     with process_group(ranks, device):
         assert dist.get_backend() == "hccl"
-        config = small(PRESET)
-        run = Run(Path(output), steps=2, steps_per_epoch=2, save_every=2, lr=config.optim.lr)
+        config = small(preset)
+        lengths = {"steps": 2, "steps_per_epoch": 2, "save_every": 2}
+        run = Run(Path(output), **lengths, lr=config.optim.lr, amp=AMP[amp], graph=graph == "graph")
         trainer = build_trainer(config, device, ranks, run)
         trainer.model.load_state_dict(network(config).state_dict())
         trainer.train_step(sample(batch(config, seed=0, samples=ranks.world_size), ranks.rank))
@@ -47,8 +46,9 @@ def main(output: str) -> None:
         }
         pending = trainer.train_step(sample(batch(config, seed=1, samples=ranks.world_size), ranks.rank))
         assert pending is not None and torch.isfinite(torch.from_numpy(pending)).all()
+        state["next"] = trainer._pending.cpu()
         torch.save(state, Path(output) / f"rank{ranks.rank}.pt")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

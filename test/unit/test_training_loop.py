@@ -231,12 +231,8 @@ def test_a_second_run_leaves_the_files_of_the_first(train, tmp_path, capsys):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize(
-    "ranks, checkpointing, message",
-    [(Ranks(world_size=2), False, "on one card, not on 2"), (Ranks(), True, "give --no-checkpointing")],
-)
-def test_graphs_need_one_process_and_kept_activations(monkeypatch, ranks, checkpointing, message):
+def test_graphs_need_kept_activations(monkeypatch, tmp_path):
     monkeypatch.setattr(setup.devices, "check_graphs", lambda device: None)
-    graphed = dataclasses.replace(SMOKE, model=dataclasses.replace(SMOKE.model, checkpointing=checkpointing))
-    with pytest.raises(PivotNetError, match=message):
-        setup._check_graph(graphed, torch.device("cuda"), ranks)
+    recomputing = dataclasses.replace(SMOKE, model=dataclasses.replace(SMOKE.model, checkpointing=True))
+    with pytest.raises(PivotNetError, match="give --no-checkpointing"):
+        setup.build_trainer(recomputing, torch.device("cpu"), Ranks(), loop.Run(tmp_path, graph=True))

@@ -151,6 +151,7 @@ static bool reduce_into(void *sum, const void *part, size_t count, HcclDataType 
 // Publishes `bytes` of `source` (nullptr: nothing) chunk by chunk; read(offset, length) runs while all slots are filled.
 template <class Read>
 static HcclResult exchange(const Communicator &group, const void *source, size_t bytes, Read read) {
+    if (cannsim::refuse_while_capturing("a collective other than HcclAllReduce")) return HCCL_E_NOT_SUPPORT;
     for (size_t offset = 0; offset < bytes; offset += SLOT_BYTES) {
         const size_t length = std::min(SLOT_BYTES, bytes - offset);
         if (source) memcpy(group.slot(group.rank), (const char *)source + offset, length);
@@ -220,10 +221,15 @@ HcclResult HcclBarrier(HcclComm handle, aclrtStream) {
 
 HcclResult HcclAllReduce(void *send, void *receive, uint64_t count, HcclDataType type, HcclReduceOp operation,
                          HcclComm handle, aclrtStream) {
-    const auto &group = begin(handle, "HcclAllReduce");
-    return exchange(group, send, count * bytes_of(type), [&](size_t offset, size_t length) {
-        return reduce_slots(group, (char *)receive + offset, length, type, operation);
-    });
+    auto work = [=] {
+        const auto &group = begin(handle, "HcclAllReduce");
+        return exchange(group, send, count * bytes_of(type), [&](size_t offset, size_t length) {
+            return reduce_slots(group, (char *)receive + offset, length, type, operation);
+        });
+    };
+    if (!cannsim::capturing()) return work();
+    cannsim::keep(work);
+    return HCCL_SUCCESS;
 }
 
 HcclResult HcclReduce(void *send, void *receive, uint64_t count, HcclDataType type, HcclReduceOp operation, uint32_t root,

@@ -17,10 +17,7 @@ from pivotnet.model.backbone.pretrained import load_pretrained
 
 # what the published networks have besides the backbone, as far as names decide
 OTHERS = {
-    "swint": (
-        "backbone.norm0.weight backbone.norm0.bias backbone.norm1.weight backbone.norm1.bias"
-        " decode_head.conv_seg.weight auxiliary_head.conv_seg.bias"
-    ),
+    "swint": "backbone.norm0.weight backbone.norm1.bias decode_head.conv_seg.weight auxiliary_head.conv_seg.bias",
     "res50": "fc.weight fc.bias",
     "effb0": "_conv_head.weight _bn1.weight _bn1.running_var _bn1.num_batches_tracked _fc.weight _fc.bias",
 }
@@ -30,17 +27,14 @@ def backbone_of(name: str) -> torch.nn.Module:
     return build_backbone(preset(name).model)
 
 
-def content(name: str, counters: bool = True) -> dict[str, torch.Tensor]:
-    """The state dict of a generated file, under the published keys."""
-    state = {key: torch.zeros(2) for key in OTHERS[name].split()}
+def write(name: str, folder: Path, counters: bool = True, **changes: torch.Tensor | None) -> Path:
+    """A generated file: random tensors under the published keys, some of them changed, or left out."""
+    state: dict[str, Any] = {key: torch.zeros(2) for key in OTHERS[name].split()}
     for key, value in backbone_of(name).bkb.state_dict().items():
         if counters or not key.endswith("num_batches_tracked"):
             random = torch.randn(value.shape) if value.is_floating_point() else value
             state[BACKBONES[name].prefix + key] = random
-    return state
-
-
-def write(name: str, folder: Path, state: dict[str, torch.Tensor]) -> Path:
+    state = {key: value for key, value in {**state, **changes}.items() if value is not None}
     path = folder / BACKBONES[name].weight_file
     torch.save({"state_dict": state, "meta": {"epoch": 1}} if name == "swint" else state, path)
     return path
@@ -48,8 +42,9 @@ def write(name: str, folder: Path, state: dict[str, torch.Tensor]) -> Path:
 
 @pytest.mark.parametrize("name, counters", [("swint", True), ("res50", True), ("res50", False), ("effb0", True)])
 def test_published_keys(name, counters, tmp_path):
-    state = content(name, counters)
-    path = write(name, tmp_path, state)
+    path = write(name, tmp_path, counters)
+    content = torch.load(path, weights_only=True)
+    state = content.get("state_dict", content)
     backbone = backbone_of(name)
     load_pretrained(backbone, name, path if counters else path.parent)  # a file, or its folder
     for key, value in backbone.bkb.state_dict().items():
@@ -72,24 +67,16 @@ def fails(name: str, path: Path, *words: str) -> None:
 def test_files_that_are_missing_cut_or_of_another_backbone(tmp_path):
     path = tmp_path / "resnet50-0676ba61.pth"
     fails("res50", path, "is missing", RELEASE + "resnet50-0676ba61.pth", "give no weight file")
-    path = write("effb0", tmp_path, content("effb0"))
+    path = write("effb0", tmp_path)
     fails("swint", path, "does not hold the weights of swint", "missing", "upernet_swin_tiny")
     fails("res50", path, "does not hold the weights of res50", "missing", "unexpected", "resnet50-0676ba61.pth")
     path.write_bytes(path.read_bytes()[:10000])
     fails("effb0", path, "cannot be read", "download it again")
     with pytest.raises(PivotNetError, match="'vgg'.*swint, res50, effb0"):
         load_pretrained(backbone_of("effb0"), "vgg", tmp_path)
-
-
-def test_other_tensors(tmp_path):
-    state = content("effb0")
-    del state["_conv_stem.weight"]
-    state.update({"_blocks.16.x": torch.zeros(1), "_bn0.bias": torch.zeros(33)})
-    wrong = (
-        "1 missing (such as _conv_stem.weight), 1 unexpected (such as _blocks.16.x), "
-        "1 of another shape (such as _bn0.bias)"
-    )
-    fails("effb0", write("effb0", tmp_path, state), wrong)
+    changes = {"_conv_stem.weight": None, "_blocks.16.x": torch.zeros(1), "_bn0.bias": torch.zeros(33)}
+    wrong = "1 missing (such as _conv_stem.weight), 1 unexpected (such as _blocks.16.x), 1 of another shape (such as "
+    fails("effb0", write("effb0", tmp_path, **changes), f"{wrong}_bn0.bias)")
 
 
 class Malicious:

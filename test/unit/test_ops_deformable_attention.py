@@ -11,8 +11,6 @@ import torch
 from pivotnet.model.ops.deformable_attention import multi_scale_deformable_attention, sample_levels
 
 SHAPES = ((3, 5), (2, 2))
-# what runs on this machine, and what runs on devices without a kernel of their own
-BOTH = pytest.mark.parametrize("attention", [multi_scale_deformable_attention, sample_levels])
 
 
 def inputs(batch=2, queries=4, heads=2, channels=3, points=2, shapes=SHAPES):
@@ -25,23 +23,20 @@ def inputs(batch=2, queries=4, heads=2, channels=3, points=2, shapes=SHAPES):
 
 
 def reference(value, shapes, locations, weights):
-    batch, queries, heads, levels, points, _ = locations.shape
-    channels = value.shape[-1]
-    output = torch.zeros(batch, queries, heads, channels, dtype=value.dtype)
+    output = torch.zeros(*weights.shape[:3], value.shape[-1])
     starts = [0, *itertools.accumulate(h * w for h, w in shapes)]
-    for b, q, m, level, p in itertools.product(*map(range, (batch, queries, heads, levels, points))):
+    for b, q, m, level, p in itertools.product(*map(range, weights.shape)):
         height, width = shapes[level]
-        x = float(locations[b, q, m, level, p, 0]) * width - 0.5
-        y = float(locations[b, q, m, level, p, 1]) * height - 0.5
+        x, y = (locations[b, q, m, level, p] * torch.tensor([width, height]) - 0.5).tolist()
         for row, column in itertools.product((math.floor(y), math.floor(y) + 1), (math.floor(x), math.floor(x) + 1)):
             if 0 <= row < height and 0 <= column < width:
-                weight = (1 - abs(x - column)) * (1 - abs(y - row))
-                cell = starts[level] + row * width + column
-                output[b, q, m] += float(weights[b, q, m, level, p]) * weight * value[b, cell, m]
+                weight = weights[b, q, m, level, p] * (1 - abs(x - column)) * (1 - abs(y - row))
+                output[b, q, m] += weight * value[b, starts[level] + row * width + column, m]
     return output.flatten(2)
 
 
-@BOTH
+# what runs on this machine, and what runs on devices without a kernel of their own
+@pytest.mark.parametrize("attention", [multi_scale_deformable_attention, sample_levels])
 def test_equals_the_definition(attention):
     value, locations, weights = inputs()
     output = attention(value, SHAPES, locations, weights)

@@ -38,20 +38,15 @@ def test_two_processes_equal_the_joined_batch(recorded, case):
         torch.testing.assert_close(ours.to(wanted.dtype), wanted, rtol=0, atol=tolerance, msg=key)
 
 
-def test_one_process_is_batch_norm():
+def test_one_process_is_batch_norm_with_the_tensors_options_and_mode_of_before():
     plain = batch_norm()
     converted = convert_sync_batch_norm(copy.deepcopy(plain))
+    assert isinstance(converted[0], SyncBatchNorm)
     first, second = (observe_norm(layers, *norm_data(0.0)) for layers in (plain, converted))
     for key, tensor in first.items():
         torch.testing.assert_close(second[key], tensor, rtol=0, atol=0)
-
-
-def test_conversion_keeps_tensors_options_and_mode():
     frozen = nn.BatchNorm2d(4, eps=1e-3, momentum=0.01).eval()
-    frozen.weight.requires_grad_(False)
-    weight = frozen.weight
-    network = nn.Sequential(nn.Sequential(frozen), nn.LayerNorm(3))
-    inner = convert_sync_batch_norm(network)[0][0]
-    assert isinstance(inner, SyncBatchNorm) and type(network[1]) is nn.LayerNorm
+    weight = frozen.weight.requires_grad_(False)
+    inner = convert_sync_batch_norm(nn.Sequential(nn.Sequential(frozen), nn.LayerNorm(3)))[0][0]
     assert inner.weight is weight and not weight.requires_grad
     assert (inner.eps, inner.momentum, inner.training) == (1e-3, 0.01, False)

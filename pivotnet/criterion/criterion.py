@@ -37,11 +37,7 @@ class CriterionResult:
 
 
 class Criterion(nn.Module):
-    """Matches predictions with targets and measures their distance.
-
-    Args:
-        config: class sizes, mask size, and the weights of costs, terms and decoders.
-    """
+    """Matches predictions with targets and measures their distance."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -66,9 +62,8 @@ class Criterion(nn.Module):
             masks, target_masks = masks.float(), targets.masks.float()
             losses = all_mask_losses(masks, target_masks, self.config.map.num_queries)
             costs = device_costs(predictions.object_logits, losses, self.config.criterion)
-            host_costs, host_points, *piggybacked = to_host(
-                [costs, predictions.points, *([] if piggyback is None else [piggyback])]
-            )
+            more = [] if piggyback is None else [piggyback]
+            host_costs, host_points, *piggybacked = to_host([costs, predictions.points, *more])
             host = targets.host or targets
             matches = match(host_costs, host_points, host, self.config.criterion, self.config.map)
             supervision = supervise(matches, host, self.config)
@@ -76,16 +71,13 @@ class Criterion(nn.Module):
             moved: Supervision[Tensor] = Supervision(*to_device([getattr(supervision, name) for name in names], device))
 
             normaliser = class_normaliser(targets.counts)
-            terms = torch.cat(
-                [
-                    *self._mask_terms(masks, semantic_masks.float(), target_masks, targets.semantic, moved, normaliser),
-                    *self._point_terms(predictions, moved, normaliser),
-                ]
+            of_masks = self._mask_terms(
+                masks, semantic_masks.float(), target_masks, targets.semantic, moved, normaliser
             )
+            terms = torch.cat([*of_masks, *self._point_terms(predictions, moved, normaliser)])
         named = dict(zip(("ins_msk_loss", "sem_msk_loss", *TERMS[1:5]), terms.detach().unbind()))
-        return CriterionResult(
-            terms.sum(), {name: named[name] for name in TERMS}, matches, piggybacked[0] if piggybacked else None
-        )
+        named = {name: named[name] for name in TERMS}
+        return CriterionResult(terms.sum(), named, matches, piggybacked[0] if piggybacked else None)
 
     def _mask_terms(
         self,
@@ -140,14 +132,8 @@ class Criterion(nn.Module):
 
 
 def class_normaliser(counts: Tensor) -> Tensor:
-    """max(1, mean number of instances a sample) of each class, over the samples of all ranks.
-
-    Args:
-        counts: int [B, C].
-
-    Returns:
-        float32 [C] on the device of ``counts``; one all-reduce, and nothing is read on the host.
-    """
+    """max(1, mean number of instances a sample) of each class over the samples of all ranks, int [B, C] -> float32 [C];
+    one all-reduce, and nothing is read on the host."""
     mean = counts.mean(0, dtype=torch.float32)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(mean)

@@ -37,23 +37,12 @@ def on_grid(masks: Tensor, size: tuple[int, ...]) -> Tensor:
 def _interpolation(source: tuple[int, ...], size: tuple[int, ...], device: torch.device) -> list[Tensor]:
     """Linear interpolation with aligned ends as a matrix for each axis, float32 [size, source]."""
     units = [torch.eye(length)[:, None] for length in source]
-    matrices = [
-        F.interpolate(unit, size=length, mode="linear", align_corners=True)[:, 0].t()
-        for unit, length in zip(units, size)
-    ]
-    return [matrix.contiguous().to(device) for matrix in matrices]
+    matrices = [F.interpolate(unit, size=n, mode="linear", align_corners=True) for unit, n in zip(units, size)]
+    return [matrix[:, 0].t().contiguous().to(device) for matrix in matrices]
 
 
 def mask_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Loss of each mask with its target.
-
-    Args:
-        logits: float32 [M, h, w].
-        targets: float32 [M, H, W] 0/1.
-
-    Returns:
-        float32 [M].
-    """
+    """Loss of each mask, float32 [M]; logits: float32 [M, h, w], targets: float32 [M, H, W] 0/1."""
     logits, targets = upsample(logits, targets.shape[1:]).flatten(1), targets.flatten(1)
     probabilities = logits.sigmoid()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)

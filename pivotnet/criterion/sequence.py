@@ -11,6 +11,8 @@ Letters in shapes: n target points (of the longest target), P predicted points, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 
@@ -28,6 +30,16 @@ def distances(targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     return rows + columns
 
 
+def _reached(cost: np.ndarray) -> Iterator[np.ndarray]:
+    """For the target points i = 1, 2, ...: float64 [P - i, K], the smallest sum of the first i + 1 distances where
+    target point i is at predicted point i, i + 1, ..."""
+    best = np.broadcast_to(cost[0, 0].astype(np.float64), cost.shape[1:])
+    for i in range(1, len(cost)):
+        reached = best[:-1] + cost[i, i:]
+        yield reached
+        best = np.minimum.accumulate(reached, axis=0)
+
+
 def sequence_costs(cost: np.ndarray, lengths: np.ndarray, end_weight: float) -> np.ndarray:
     """How well each predicted line can follow its target line.
 
@@ -42,17 +54,10 @@ def sequence_costs(cost: np.ndarray, lengths: np.ndarray, end_weight: float) -> 
     Returns:
         float64 [K].
     """
-    points, _, pairs = cost.shape
-    pair = np.arange(pairs)
-    sums = np.full((points, pairs), np.inf)  # [n, K] assignments that end with (target i, last prediction)
-    best = np.broadcast_to(cost[0, 0].astype(np.float64), cost.shape[1:])
-    for i in range(1, points):
-        reached = best[:-1] + cost[i, i:]  # [P - i, K] target i on prediction i, i + 1, ...
-        sums[i] = reached[-1]
-        best = np.minimum.accumulate(reached, axis=0)
-    last = lengths - 1
+    pair, last = np.arange(cost.shape[2]), lengths - 1
+    sums = np.stack([reached[-1] for reached in _reached(cost)])  # [n - 1, K] of lines that end with target i
     ends = cost[0, 0].astype(np.float64) + cost[last, -1, pair]
-    return (sums[last, pair] + ends * end_weight) / (lengths + 2 * end_weight)
+    return (sums[last - 1, pair] + ends * end_weight) / (lengths + 2 * end_weight)
 
 
 def match_points(cost: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -62,30 +67,20 @@ def match_points(cost: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.
     backwards, as upstream's does.
 
     Args:
-        cost: float [n, P, K] distances; sums are taken in float64.
-        lengths: int [K], points of each target line, 2 <= length <= min(n, P).
+        cost: as above.
+        lengths: as above.
 
     Returns:
         sums float64 [K] of the assignments, and indices int64 [K, n] of predicted points, strictly increasing over a
         line's own points from 0 to P - 1, and P - 1 behind them.
     """
     points, predicted, pairs = cost.shape
-    pair = np.arange(pairs)
-    sums = np.full((points, pairs), np.inf)
-    choice = np.zeros((points, predicted, pairs), np.int64)  # earliest best prediction for target i among the first j
-    best = np.broadcast_to(cost[0, 0].astype(np.float64), cost.shape[1:])
-    for i in range(1, points):
-        reached = best[:-1] + cost[i, i:]
-        sums[i] = reached[-1]
-        best = np.minimum.accumulate(reached, axis=0)
-        choice[i, :i] = choice[i, i] = i
-        better = reached[1:] < best[:-1]
-        choice[i, i + 1 :] = np.where(better, np.arange(i + 1, predicted)[:, None], i)
-        np.maximum.accumulate(choice[i], axis=0, out=choice[i])
-
-    indices = np.empty((points, pairs), np.int64)
-    following = np.full(pairs, predicted - 1)
-    for i in range(points - 1, -1, -1):
-        following = np.where(i < lengths - 1, choice[i, following - 1, pair], predicted - 1)
-        indices[i] = following
-    return sums[lengths - 1, pair], indices.T
+    sums = list(_reached(cost))
+    indices = np.full((points, pairs), predicted - 1)
+    for i in range(points - 2, 0, -1):
+        before = np.arange(i, predicted)[:, None] < indices[i + 1]  # [P - i, K]
+        earliest = i + np.where(before, sums[i - 1], np.inf).argmin(0)
+        indices[i] = np.where(i < lengths - 1, earliest, predicted - 1)
+    indices[0] = 0
+    ends = np.stack([reached[-1] for reached in sums])
+    return ends[lengths - 2, np.arange(pairs)], indices.T

@@ -40,36 +40,31 @@ class Supervision(Generic[Array]):
 
 
 def supervise(matches: Sequence[ClassMatches], targets: Targets, config: Config) -> Supervision[np.ndarray]:
-    """Turn the matches of all classes into supervision.
+    """Turn the matches of each class, and the targets in host memory, into supervision.
 
     Every sample's reductions are those that upstream makes for its one; samples then count 1 / B each.
-
-    Args:
-        matches: one of each class.
-        targets: in host memory.
-        config: the preset.
     """
     criterion, sizes = config.criterion, config.map
     batch, classes = targets.counts.shape
     decoders, bev_decoders = len(criterion.decoder_weights), len(criterion.bev_weights)
     decoder_weights = np.array(criterion.decoder_weights) / (decoders * classes * batch)
-    semantic_weights = (
-        np.array(criterion.bev_weights, np.float32) * criterion.weight_semantic / (bev_decoders * classes * batch)
-    )
+    semantic_weights = np.array(criterion.bev_weights, np.float32) * criterion.weight_semantic
+    semantic_weights = semantic_weights / (bev_decoders * classes * batch)
     decoder = np.concatenate([matched.decoder for matched in matches])
     sample = np.concatenate([matched.sample for matched in matches])
     query = np.concatenate([own.start + matched.query for own, matched in zip(sizes.query_slices, matches)])
     instance = np.concatenate([matched.instance for matched in matches])
     labels = np.repeat(np.arange(classes), [len(matched.query) for matched in matches])
+    points, queries = (decoders, batch, sizes.total_points), (decoders, batch, sizes.total_queries)
     supervision = Supervision(
-        points=np.zeros((decoders, batch, sizes.total_points, 2), np.float32),
-        point_weights=np.zeros((2, decoders, batch, sizes.total_points), np.float32),
-        point_labels=np.zeros((decoders, batch, sizes.total_points), np.int64),
-        point_label_weights=np.zeros((decoders, batch, sizes.total_points), np.float32),
-        object_labels=np.ones((decoders, batch, sizes.total_queries), np.int64),
-        object_weights=np.zeros((decoders, batch, sizes.total_queries), np.float32),
+        points=np.zeros((*points, 2), np.float32),
+        point_weights=np.zeros((2, *points), np.float32),
+        point_labels=np.zeros(points, np.int64),
+        point_label_weights=np.zeros(points, np.float32),
+        object_labels=np.ones(queries, np.int64),
+        object_weights=np.zeros(queries, np.float32),
         semantic_weights=np.tile(semantic_weights[:, None, None], (1, batch, classes)),
-        predicted_masks=np.ravel_multi_index((decoder, sample, query), (decoders, batch, sizes.total_queries)),
+        predicted_masks=np.ravel_multi_index((decoder, sample, query), queries),
         target_masks=np.ravel_multi_index((sample, labels, instance), targets.lengths.shape),
         pair_labels=labels,
         pair_weights=np.float32(decoder_weights[decoder] * criterion.weight_mask),

@@ -15,10 +15,7 @@ from pivotnet import device as devices
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
-    """Copy tensors of one device to the host in a single blocking copy.
-
-    Args:
-        tensors: of any shapes; cast to float32.
+    """Copy tensors of one device, cast to float32, to the host in a single blocking copy.
 
     Returns:
         float32 arrays of the same shapes, views of one buffer.

@@ -46,15 +46,14 @@ class LineDecoder(nn.Module):
         self.instances, self.points = map_config.num_queries, map_config.max_points
         self.query_feat = nn.Parameter(torch.randn(map_config.total_points, channels))
         self.query_embed = nn.Parameter(torch.randn(map_config.total_points, channels))
+        heads, width = model.heads, model.line_feedforward
         self.transformer_self_attention_layers = nn.ModuleList(
-            SelfAttentionLayer(channels, model.heads) for _ in range(layers)
+            SelfAttentionLayer(channels, heads) for _ in range(layers)
         )
         self.transformer_cross_attention_layers = nn.ModuleList(
-            CrossAttentionLayer(channels, model.heads) for _ in range(layers)
+            CrossAttentionLayer(channels, heads) for _ in range(layers)
         )
-        self.transformer_ffn_layers = nn.ModuleList(
-            FeedForwardLayer(channels, model.line_feedforward) for _ in range(layers)
-        )
+        self.transformer_ffn_layers = nn.ModuleList(FeedForwardLayer(channels, width) for _ in range(layers))
         self.decoder_norm = nn.LayerNorm(channels)
         self.level_embed = nn.Embedding(1, channels)
         self.class_embed = nn.ModuleList(nn.Linear(channels * points, 2) for points in self.points)

@@ -10,8 +10,6 @@ from pivotnet.model.backbone.efficientnet import EfficientNet
 from pivotnet.model.backbone.resnet import ResNet
 from pivotnet.model.backbone.swin import SwinTransformer
 
-__all__ = ["Backbone", "build_backbone"]
-
 
 class Backbone(nn.Module):
     """Camera images -> features of strides 16 and 32. The network itself is ``bkb``, as in upstream's checkpoints."""

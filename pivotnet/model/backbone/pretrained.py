@@ -15,10 +15,9 @@ from pivotnet.schema import check, mapping
 
 
 def load_pretrained(backbone: nn.Module, name: str, path: PathLike) -> None:
-    """Load the weight file of a backbone; either all of its weights are loaded or none.
+    """Load the weight file of a backbone that ``build_backbone`` made; either all of its weights are loaded or none.
 
     Args:
-        backbone: what ``build_backbone`` returned.
         name: swint, res50 or effb0.
         path: the file, or the folder in which it lies under its published name.
 

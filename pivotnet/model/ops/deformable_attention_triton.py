@@ -42,19 +42,10 @@ def _launch(kernel: Any, value: Tensor, sizes: list[int], *tensors: Tensor) -> N
     """Start a kernel for all queries; ``tensors`` begin with the locations and weights."""
     batch, queries, heads, levels, points = tensors[1].shape
     cells, channels = value.shape[1], value.shape[3]
-    kernel[(triton.cdiv(queries, PROGRAM_QUERIES), batch * heads)](
-        value.contiguous(),
-        _on_device(tuple(sizes), value.device),
-        *(tensor.contiguous() for tensor in tensors),
-        cells,
-        queries,
-        heads,
-        channels,
-        LEVELS=levels,
-        POINTS=points,
-        Q=PROGRAM_QUERIES,
-        C=triton.next_power_of_2(channels),
-    )
+    grid = (triton.cdiv(queries, PROGRAM_QUERIES), batch * heads)
+    arguments = [value, _on_device(tuple(sizes), value.device), *tensors]
+    constants = {"LEVELS": levels, "POINTS": points, "Q": PROGRAM_QUERIES, "C": triton.next_power_of_2(channels)}
+    kernel[grid](*(tensor.contiguous() for tensor in arguments), cells, queries, heads, channels, **constants)
 
 
 @lru_cache(maxsize=32)

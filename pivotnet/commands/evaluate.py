@@ -12,9 +12,8 @@ from pivotnet.device import select_device
 from pivotnet.distributed import agreed, process_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import ApResult
-from pivotnet.evaluation.ap_table import format_table, write_table
 from pivotnet.evaluation.results import FORMATS, results_folder
-from pivotnet.evaluation.score import score_results
+from pivotnet.evaluation.score import format_table, score_results, write_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,12 +24,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_network_arguments(parser)
     add_sample_arguments(parser)
-    parser.add_argument(
-        "--results", metavar="DIR", help="folder of result files (default: results_<checkpoint> beside the checkpoint)"
-    )
+    add = parser.add_argument
+    add("--results", metavar="DIR", help="folder of result files (default: results_<checkpoint> beside the checkpoint)")
     text = "of the result files; upstream: its eval.py reads them (their default folder ends in _upstream)"
-    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help=text)
-    parser.add_argument("--output", metavar="JSON", help="the table as JSON (default: ap_<split>.json in --results)")
+    add("--format", choices=FORMATS, default=FORMATS[0], help=text)
+    add("--output", metavar="JSON", help="the table as JSON (default: ap_<split>.json in --results)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,19 +17,11 @@ from pivotnet.model.pivotnet import load_model
 def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
     """The options --data-root, --split and --tokens."""
     add = parser.add_argument
-    add(
-        "--data-root",
-        default=os.environ.get("DATA_ROOT", DEFAULT_DATA_ROOT),
-        metavar="ROOT",
-        help="annotated nuScenes tree (default: DATA_ROOT, else %(default)s)",
-    )
+    root, text = os.environ.get("DATA_ROOT", DEFAULT_DATA_ROOT), "annotated nuScenes tree (DATA_ROOT, else %(default)s)"
+    add("--data-root", default=root, metavar="ROOT", help=text)
     add("--split", choices=SPLITS, default="val", help="samples of this split (default: %(default)s)")
-    add(
-        "--tokens",
-        nargs="+",
-        metavar="TOKEN",
-        help="these samples of either split instead; a file that lists them, one a line, will do too",
-    )
+    text = "these samples of either split instead; a file that lists them, one a line, will do too"
+    add("--tokens", nargs="+", metavar="TOKEN", help=text)
 
 
 def add_network_arguments(parser: argparse.ArgumentParser, required: bool = False) -> None:

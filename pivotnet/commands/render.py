@@ -27,9 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--results", metavar="DIR", help="folder of result files, made by pivotnet evaluate")
     add("--output", default="renders", metavar="OUT", help="folder (default: %(default)s)")
-    add(
-        "--limit", type=positive, default=20, metavar="N", help="at most N samples, evenly over the split (default: 20)"
-    )
+    add("--limit", type=positive, default=20, metavar="N", help="at most N samples, evenly over the split (20)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,16 +43,16 @@ def run(args: argparse.Namespace) -> int:
         require_files(args.results, tokens, "result file", remedy)
     folder = make_folder(args.output, "--output")
     map_config = MapConfig()
+    shown = progress(tokens, "render", len(tokens))
     samples: Iterable[tuple[str, MapInstances | None]]
     if args.ckpt:
         predictor = load_predictor(args)
         map_config = predictor.config.map
         samples = predictor.predict(tokens)
+    elif args.results:
+        samples = ((token, load_result(result_path(args.results, token))[1]) for token in shown)
     else:
-        shown = progress(tokens, "render", len(tokens))
-        samples = (
-            (token, load_result(result_path(args.results, token))[1] if args.results else None) for token in shown
-        )
+        samples = ((token, None) for token in shown)
     drawn = 0
     for token, instances in samples:
         annotation = load_annotation(sample_path(args.data_root, token))

@@ -20,12 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--scenes", type=positive, metavar="N", help="drives (%(default)s)")
     add("--samples-per-scene", type=positive, metavar="M", help="samples of a drive (%(default)s)")
     add("--seed", type=seed, metavar="S", help="which data set (%(default)s)")
-    add(
-        "--no-images",
-        dest="images",
-        action="store_false",
-        help="tables and maps only; takes a second, but nothing to train on",
-    )
+    text = "tables and maps only; takes a second, but nothing to train on"
+    add("--no-images", dest="images", action="store_false", help=text)
     add("--workers", type=processes, metavar="W", help="drawing processes (one a usable core)")
     parser.set_defaults(**dataclasses.asdict(Options()))
 

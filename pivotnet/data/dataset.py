@@ -23,7 +23,7 @@ from pivotnet import device as devices
 from pivotnet.annotation.folder import sample_path
 from pivotnet.annotation.format import Annotation, load_annotation
 from pivotnet.config import CAMERAS, Config
-from pivotnet.data.images import read_view
+from pivotnet.data.images import read_bgr, resize
 from pivotnet.data.projection import project_bev_grid
 from pivotnet.data.sampler import EvaluationSampler, TrainingSampler
 from pivotnet.data.targets import Sample, build_targets
@@ -99,7 +99,7 @@ class MapDataset(Dataset[Union[Item, PivotNetError]]):
         images = np.empty((len(CAMERAS), *self.config.model.image_size, 3), np.uint8)
         for view, path in zip(images, camera_paths(annotation)):
             try:
-                read_view(self.root / path, view)
+                resize(read_bgr(self.root / path), view.shape[:2], view)
             except PivotNetError as error:
                 raise PivotNetError(f"sample {token}: {error}") from error
         points, valid = project_bev_grid(*camera_matrices(annotation), self.config.model.bev_size, self.config.map)

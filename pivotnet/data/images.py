@@ -24,31 +24,16 @@ _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # PIL does not tu
 
 
 def read_image(path: PathLike) -> np.ndarray:
-    """Decode a camera's JPEG file to uint8 [900, 1600, 3] RGB.
+    """As ``read_bgr``, but RGB."""
+    return cv2.cvtColor(read_bgr(path), cv2.COLOR_BGR2RGB)
+
+
+def read_bgr(path: PathLike) -> np.ndarray:
+    """Decode a camera's JPEG file to uint8 [900, 1600, 3] BGR.
 
     Raises:
         PivotNetError: the file is missing, truncated, no JPEG or of another size.
     """
-    return _swap(_decode(path))
-
-
-def read_view(path: PathLike, out: np.ndarray) -> None:
-    """Decode a camera's JPEG file and resize it to ``out``, uint8 [height, width, 3] BGR, as the network takes it.
-
-    Raises:
-        PivotNetError: as ``read_image``.
-    """
-    height, width = out.shape[:2]
-    resize(_decode(path), (height, width), out)
-
-
-def _swap(image: np.ndarray) -> np.ndarray:
-    """BGR <-> RGB in place."""
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
-
-
-def _decode(path: PathLike) -> np.ndarray:
-    """uint8 [height, width, 3] BGR, as cv2 decodes."""
     try:
         content = read_file(path, _LARGEST)
         with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:  # reads the header only
@@ -62,7 +47,7 @@ def _decode(path: PathLike) -> np.ndarray:
                 if decoded is not None and decoded.shape == (height, width, 3):
                     return decoded
             # Grey ones; and broken ones, for which PIL says what is wrong.
-            return _swap(np.array(image.convert("RGB")))
+            return cv2.cvtColor(np.array(image.convert("RGB")), cv2.COLOR_RGB2BGR)
     except FileNotFoundError as error:
         raise PivotNetError(f"camera image {path} is missing: complete the data set, or annotate it again") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -74,5 +59,4 @@ def _decode(path: PathLike) -> np.ndarray:
 
 def resize(image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None) -> np.ndarray:
     """uint8 [h, w, 3] -> uint8 [height, width, 3] for size = (height, width), bilinear; into ``out`` if given."""
-    height, width = size
-    return cv2.resize(image, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(image, size[::-1], dst=out, interpolation=cv2.INTER_LINEAR)

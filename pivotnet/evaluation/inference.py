@@ -18,9 +18,8 @@ from pivotnet.data.sampler import EvaluationSampler
 from pivotnet.distributed import Ranks, agreed, gather_objects
 from pivotnet.evaluation import results
 from pivotnet.evaluation.ap import ApResult
-from pivotnet.evaluation.ap_table import format_table, write_table
 from pivotnet.evaluation.postprocess import draw_mask, postprocess
-from pivotnet.evaluation.score import score_results
+from pivotnet.evaluation.score import format_table, score_results, write_table
 from pivotnet.files import PathLike
 
 

@@ -13,9 +13,8 @@ from pivotnet.config import MapConfig
 from pivotnet.console import progress
 from pivotnet.distributed import ranks_from_environment
 from pivotnet.errors import PivotNetError
-from pivotnet.evaluation.ap_table import format_table, table_dict
 from pivotnet.evaluation.results import result_path
-from pivotnet.evaluation.score import score_files
+from pivotnet.evaluation.score import format_table, score_files, table_dict
 from pivotnet.files import PathLike
 from pivotnet.launch.torchrun import hand_over
 from pivotnet.upstream.launch import LOGS

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pivotnet.evaluation.ap import ApResult, average_precision, chamfer_matrix, greedy_match, pixel_sets, sample_ap
-from pivotnet.evaluation.ap_table import format_table, write_table
+from pivotnet.evaluation.score import format_table, write_table
 
 RESOLUTION = 0.15
 

@@ -10,8 +10,7 @@ from support.divider_data import write_dividers, write_results
 
 from pivotnet.annotation.format import FOLDER
 from pivotnet.errors import PivotNetError
-from pivotnet.evaluation.ap_table import format_table
-from pivotnet.evaluation.score import score_results
+from pivotnet.evaluation.score import format_table, score_results
 from pivotnet.upstream.annotation import convert_annotations
 from pivotnet.upstream.evaluation import ResultEvaluator, annotated_splits
 from pivotnet.upstream.substitutes import get_uncertain_point_coords_with_randomness, point_sample

@@ -27,9 +27,8 @@ from pivotnet.config import preset
 from pivotnet.data.images import resize
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import RECALLS, THRESHOLDS, ApResult, accumulate, sample_ap
-from pivotnet.evaluation.ap_table import format_table
 from pivotnet.evaluation.postprocess import draw_line
-from pivotnet.evaluation.score import score_results
+from pivotnet.evaluation.score import format_table, score_results
 from pivotnet.files import atomic_write
 from pivotnet.model.pivotnet import PivotNet
 from pivotnet.synthetic.generate import generate

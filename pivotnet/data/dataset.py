@@ -17,7 +17,7 @@ from typing import Any, Union
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from pivotnet import device as devices
 from pivotnet.annotation.folder import sample_path
@@ -25,7 +25,7 @@ from pivotnet.annotation.format import Annotation, load_annotation
 from pivotnet.config import CAMERAS, Config
 from pivotnet.data.images import read_bgr, resize
 from pivotnet.data.projection import project_bev_grid
-from pivotnet.data.sampler import EvaluationSampler, TrainingSampler
+from pivotnet.data.sampler import TrainingSampler
 from pivotnet.data.targets import Sample, build_targets
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike
@@ -156,7 +156,7 @@ def build_loader(
     data_root: PathLike,
     tokens: list[str],
     *,
-    sampler: TrainingSampler | EvaluationSampler,
+    sampler: TrainingSampler | BatchSampler,
     with_targets: bool,
     workers: int | None = None,
     device: torch.device | None = None,

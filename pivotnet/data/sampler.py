@@ -52,18 +52,3 @@ class TrainingSampler:
         while True:
             yield from torch.randperm(self.size, generator=generator).tolist()[offset:]
             offset = 0
-
-
-class EvaluationSampler:
-    """Batches of one rank's share of range(size), each index exactly once over all ranks."""
-
-    def __init__(self, size: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self.indices = range(rank, size, world_size)
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, len(self.indices), self.batch_size):
-            yield list(self.indices[start : start + self.batch_size])

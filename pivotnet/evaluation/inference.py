@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import BatchSampler
 
 from pivotnet import heartbeat
 from pivotnet.annotation.npz import is_whole
 from pivotnet.config import Config
 from pivotnet.console import progress
 from pivotnet.data.dataset import build_loader
-from pivotnet.data.sampler import EvaluationSampler
 from pivotnet.distributed import Ranks, agreed, gather_objects
 from pivotnet.evaluation import results
 from pivotnet.evaluation.ap import ApResult
@@ -46,7 +46,7 @@ class Predictor:
             self.config,
             self.data_root,
             list(tokens),
-            sampler=EvaluationSampler(len(tokens), self.batch_size, rank=ranks.rank, world_size=ranks.world_size),
+            sampler=BatchSampler(range(ranks.rank, len(tokens), ranks.world_size), self.batch_size, drop_last=False),
             with_targets=False,
             workers=self.workers,
             device=self.device,

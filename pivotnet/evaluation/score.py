@@ -35,7 +35,6 @@ def score_results(
     tokens: Sequence[str],
     resolution: float,
     workers: int | None = None,
-    quiet: bool = False,
 ) -> ApResult:
     """AP of the result files of ``tokens`` in the folder ``results``, against the annotated files of a nuScenes root.
 
@@ -47,14 +46,13 @@ def score_results(
     require_files(results, tokens, "result file", "predict them with pivotnet evaluate --ckpt")
     require_annotations(data_root, tokens)
     pairs = [(result_path(results, token), sample_path(data_root, token)) for token in tokens]
-    return score_files(pairs, resolution, workers, quiet)
+    return score_files(pairs, resolution, workers)
 
 
 def score_files(
     pairs: Sequence[tuple[Path, Path]],
     resolution: float,
     workers: int | None = None,
-    quiet: bool = False,
     start_method: str = "spawn",
 ) -> ApResult:
     """AP of result files, each with its annotated file.
@@ -63,7 +61,6 @@ def score_files(
         pairs: in the order in which AP is added up.
         resolution: metres a pixel.
         workers: processes; as many as pay off by default.
-        quiet: no progress bar.
         start_method: of the processes. A fork of a process that holds a device or threads may hang; a spawned process
             runs the main module again if nothing guards it.
 
@@ -76,7 +73,7 @@ def score_files(
     job = partial(_score, resolution=resolution)
     per_sample = np.empty((len(pairs), len(CLASSES), len(THRESHOLDS)), np.float32)
     scored = run_in_pool(job, chunks, workers, start_method)
-    for start, rows in progress(scored, "evaluate", len(chunks), quiet):
+    for start, rows in progress(scored, "evaluate", len(chunks)):
         per_sample[start : start + CHUNK] = rows
     return accumulate(per_sample)
 

@@ -15,6 +15,7 @@ from PIL import Image
 from support.fake_data import make_data, token
 from support.random_targets import CONFIG as SMALL_MASKS
 from support.random_targets import sample
+from torch.utils.data import BatchSampler
 
 from pivotnet.annotation.folder import read_split, sample_path, split_path
 from pivotnet.annotation.format import load_annotation, save_annotation
@@ -24,7 +25,7 @@ from pivotnet.data import images
 from pivotnet.data.dataset import build_loader, camera_matrices
 from pivotnet.data.images import read_image
 from pivotnet.data.projection import project_bev_grid
-from pivotnet.data.sampler import EvaluationSampler, TrainingSampler, steps_per_epoch
+from pivotnet.data.sampler import TrainingSampler, steps_per_epoch
 from pivotnet.data.targets import build_targets
 from pivotnet.errors import PivotNetError
 
@@ -46,7 +47,7 @@ def training_loader(root, steps=2, workers=0):
 
 def first_batch(root):
     tokens = read_split(root, "val")
-    sampler = EvaluationSampler(len(tokens), 1)
+    sampler = BatchSampler(range(len(tokens)), 1, drop_last=False)
     return next(iter(build_loader(CONFIG, root, tokens, sampler=sampler, with_targets=False, workers=0)))
 
 
@@ -206,13 +207,6 @@ def test_ranks_times_batch_is_what_counts():
     ranks = [list(TrainingSampler(9, 2, rank=rank, world_size=3, stop_step=10)) for rank in range(3)]
     assert [sorted(a + b + c) for a, b, c in zip(*ranks)] == one
     assert steps_per_epoch(28130, 1, 8) == 3517 and steps_per_epoch(16, 4, 2) == 2
-
-
-@pytest.mark.parametrize("size, ranks, batch", [(10, 3, 2), (1, 2, 4), (16, 2, 1)])
-def test_evaluation_has_no_duplicates(size, ranks, batch):
-    samplers = [EvaluationSampler(size, batch, rank=rank, world_size=ranks) for rank in range(ranks)]
-    assert all(len(list(sampler)) == len(sampler) for sampler in samplers)
-    assert sorted(index for sampler in samplers for indices in sampler for index in indices) == list(range(size))
 
 
 def test_targets_are_padded():

@@ -25,7 +25,7 @@ def test_the_table_is_that_of_our_own_evaluation(tmp_path: Path, capsys) -> None
     listed.write_text("a\nb\n")
     folders = {"gt_dir": str(tmp_path / FOLDER), "dt_dir": str(tmp_path / "results"), "val_txt": str(listed)}
     ResultEvaluator(**folders).execute()
-    wanted = score_results(tmp_path / "results", tmp_path, TOKENS, 0.15, quiet=True)
+    wanted = score_results(tmp_path / "results", tmp_path, TOKENS, 0.15)
     assert capsys.readouterr().out == format_table(wanted.ap) + "\n"
     for split, word in (("night", "a"), ("day", "unknown")):
         (tmp_path / f"{split}.txt").write_text(f"{word}\n")

@@ -268,7 +268,7 @@ def check_evaluation(files: Path, evaluation: Path) -> list[Comparison]:
         annotated = scratch / "root" / FOLDER
         annotated.parent.mkdir(parents=True)
         (scratch / "npz").rename(annotated)
-        result = score_results(folder / "pred", scratch / "root", tokens, RESOLUTION, workers=1, quiet=True)
+        result = score_results(folder / "pred", scratch / "root", tokens, RESOLUTION, workers=1)
         table = folder / "table.txt"
         text = table.read_text() if table.is_file() else None
     return _compare_ap("evaluation of files", result, recorded, "ap_sum", "count", text)

@@ -1,0 +1,391 @@
+"""The converter's steps against independent formulas and the packages that upstream uses; sample files, ours and
+upstream's; and .npz files that are damaged or hostile. Whole samples are compared with upstream's in test/golden."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import os
+import pickle
+import re
+import resource
+import zipfile
+
+import numpy as np
+import pytest
+import shapely
+from numpy.lib import format as npy
+from shapely.geometry import LineString
+from support.divider_data import one_divider
+from visvalingamwyatt import Simplifier
+
+from pivotnet.annotation.format import Line, load_annotation, pad_pivots, save_annotation, to_arrays, to_upstream
+from pivotnet.annotation.npz import read_npz, write_npz
+from pivotnet.annotation.tables import rotation_matrices, split_of_scene, yaw_degrees
+from pivotnet.annotation.vectors import AREA_THRESHOLD, line_parts, simplify
+from pivotnet.errors import PivotNetError
+from pivotnet.schema import Array
+
+X = {"x": Array("O", ())}
+RECONSTRUCT = np.zeros(0).__reduce__()[0]
+
+
+def walk(rng, count):
+    """Points [count, 2] within some 60 m of the origin; every other walk crosses itself."""
+    angle = np.cumsum(rng.normal(0, 0.8, count))
+    steps = np.stack([np.cos(angle), np.sin(angle)], axis=1) * rng.uniform(0.5, 9, (count, 1))
+    return np.cumsum(steps, axis=0) + rng.uniform(-40, 40, 2)
+
+
+def test_only_lines_are_left():
+    """A clip can leave points and collections, on which upstream stops."""
+    window = shapely.box(0, 0, 10, 10)
+    touching = LineString([(-1, 1), (1, -1)]).intersection(window)
+    both = LineString([(-1, 1), (1, -1), (5, -1), (5, 5)]).intersection(window)
+    assert touching.geom_type == "Point" and both.geom_type == "GeometryCollection"
+    lines, owners = line_parts(np.array([touching, both, LineString()], object))
+    assert [line.wkt for line in lines] == ["LINESTRING (5 0, 5 5)"] and owners.tolist() == [1]
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.5, AREA_THRESHOLD, 30.0, math.inf])
+def test_the_package_keeps_the_same_points(threshold):
+    """Of random walks, every other one on a grid, where many triangles are equal or have no area."""
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        count = int(rng.integers(1, 70))
+        points = np.cumsum(rng.integers(-1, 3, (count, 2)), 0).astype(float) if seed % 2 else walk(rng, count) / 5
+        kept = points[simplify(points, threshold)]
+        theirs = points[[0, -1][:count]] if threshold == math.inf else Simplifier(points).simplify(threshold=threshold)
+        np.testing.assert_array_equal(kept, theirs)
+
+
+def test_rotations():
+    turn = np.array([[math.cos(0.4), 0, 0, math.sin(0.4)]])  # by 0.8 about z
+    np.testing.assert_allclose(rotation_matrices(turn)[0, :2, 0], [math.cos(0.8), math.sin(0.8)], atol=1e-15)
+    pyquaternion = pytest.importorskip("pyquaternion")
+    quaternions = np.random.default_rng(1).normal(size=(200, 4))
+    quaternions[::2] /= np.linalg.norm(quaternions[::2], axis=1, keepdims=True)
+    want = np.array([pyquaternion.Quaternion(q).rotation_matrix for q in quaternions])
+    np.testing.assert_allclose(rotation_matrices(quaternions), want, rtol=0, atol=1e-15)
+    yaws = np.degrees(np.arctan2(want[:, 1, 0], want[:, 0, 0]))
+    np.testing.assert_allclose([yaw_degrees(q) for q in quaternions], yaws, rtol=0, atol=1e-12)
+
+
+def test_splits():
+    for scene, version, split in (
+        ("scene-0003", "v1.0-trainval", "val"),
+        ("scene-0553", "v1.0-mini", "train"),
+        ("scene-0916", "v1.0-mini", "val"),
+        ("scene-0077", "v1.0-test", "test"),
+    ):
+        assert split_of_scene(scene, version) == split
+    with pytest.raises(PivotNetError, match="town-7"):
+        split_of_scene("town-7", "v1.0-trainval")
+    splits = pytest.importorskip("nuscenes.utils.splits")
+    for version, names in (("v1.0-trainval", ("train", "val")), ("v1.0-mini", ("mini_train", "mini_val"))):
+        for name in names:
+            assert {split_of_scene(scene, version) for scene in getattr(splits, name)} == {name.split("_")[-1]}
+
+
+def random_lines(rng, counts, labels):
+    return [Line(rng.random((count, 2)), label) for count, label in zip(counts, labels)]
+
+
+def sample(lines=True):
+    rng = np.random.default_rng(0)
+    points, lengths = pad_pivots(random_lines(rng, (2, 10, 2, 30), (0, 0, 1, 2)) if lines else [])
+    instance, thick = rng.integers(0, 5, (2, 3, 400, 200)).astype(np.uint8)
+    return dataclasses.replace(
+        one_divider("a", 80),
+        trans=rng.random((6, 3)),
+        semantic_mask=(instance > 0).astype(np.uint8),
+        instance_mask=instance,
+        instance_mask8=thick,
+        ego_vectors=random_lines(rng, (1, 4, 0, 7), (0, 0, 1, 2)) if lines else [],
+        map_vectors=random_lines(rng, (4, 7), (0, 2)) if lines else [],
+        ctr_points=random_lines(rng, (3, 4), (0, 2)) if lines else [],
+        pivot_points=points,
+        pivot_lengths=lengths,
+    )
+
+
+def assert_equal(first, second):
+    theirs = to_arrays(second)
+    for key, array in to_arrays(first).items():
+        np.testing.assert_array_equal(array, theirs[key], strict=True)
+    np.testing.assert_equal(first.pivot_points, second.pivot_points)
+
+
+@pytest.mark.parametrize("lines", [True, False])
+def test_what_is_saved_is_loaded(tmp_path, lines):
+    annotation = sample(lines)
+    for name in "ab":
+        save_annotation(tmp_path / f"{name}.npz", annotation)
+    assert_equal(annotation, load_annotation(tmp_path / "a.npz"))
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:  # anybody can read it
+        assert {"instance_mask8", "pivot_pts.points", "ego_vectors.offsets"} <= set(arrays.files)
+
+
+@pytest.mark.parametrize("lines", [True, False])
+def test_upstreams_view_and_upstreams_file(tmp_path, lines):
+    """to_upstream gives what upstream reads from its files; a file written from it as upstream does is loaded."""
+    annotation = sample(lines)
+    item = to_upstream(annotation)
+    assert [len(item["pivot_pts"][label]) for label in range(3)] == ([2, 1, 1] if lines else [0, 0, 0])
+    assert all(item["pivot_pts"][label].shape == (0,) for label in range(3)) != lines
+    np.savez_compressed(tmp_path / "old.npz", **item)
+    assert_equal(annotation, load_annotation(tmp_path / "old.npz"))
+
+
+def test_damaged_and_foreign_files(tmp_path):
+    save_annotation(tmp_path / "a.npz", sample())
+    with np.load(tmp_path / "a.npz") as arrays:
+        content = dict(arrays)
+    points = content["map_vectors.points"]
+    for key, value, reason in (
+        ("map_vectors.offsets", np.array([0, 4, 12]), "offsets, which do not cut"),
+        ("map_vectors.offsets", np.array([0, 12, 11]), "offsets, which do not cut"),
+        ("map_vectors.types", np.zeros(9, int), "offsets, which do not cut"),
+        ("map_vectors.types", np.array([0, 3]), "map_vectors.types has the value 3, which is not from 0 to 2"),
+        ("pivot_pts.points", np.zeros((44, 3)), r"pivot_pts.points has shape \(44, 3\), not \(points of"),
+        ("pivot_pts.types", np.array([0, 1, 1, 2]), "10 pivot points in a line of ped_crossing, more than 2"),
+        ("map_vectors.points", np.full(points.shape, np.nan), "map_vectors.points has the value nan"),
+        ("map_vectors.points", np.full(points.shape, 1e308), "map_vectors.points has the value 1e.308"),
+        ("instance_mask", content["instance_mask"].astype(np.int64), "instance_mask is of type int64"),
+        ("semantic_mask", content["instance_mask"] + 2, "semantic_mask has the value"),
+        ("rots", np.ones((6, 3, 3)), "no rotation"),
+        ("intrins", np.zeros((6, 3, 3)), "singular"),
+        ("intrins", np.full((6, 3, 3), np.inf), "intrins has the value inf"),
+        ("trans", np.zeros((6, 3, 1)), r"trans has shape \(6, 3, 1\)"),
+        *(
+            (
+                "image_paths",
+                np.array([*content["image_paths"][:5], path]),
+                r"image_paths\[5\] is .* path below the data",
+            )
+            for path in ("/etc/x.jpg", "samples/CAM_BACK_RIGHT/../../../x.jpg", "a.jpg", "samples//a.jpg", "a/b\n.jpg")
+        ),
+        ("image_paths", content["image_paths"][[0, 1, 2, 3, 4, 4]], "no image of CAM_BACK_RIGHT"),
+    ):
+        np.savez(tmp_path / "b.npz", **{**content, key: value})
+        with pytest.raises(PivotNetError, match=rf"b\.npz is .*{reason}.* again$"):
+            load_annotation(tmp_path / "b.npz")
+    np.savez(tmp_path / "b.npz", dt_mask=np.zeros(3))
+    with pytest.raises(PivotNetError, match=r"b\.npz .*lacks image_paths, trans"):
+        load_annotation(tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("pivot_length", {0: [2, 11], 1: [2], 2: [30]}, "pivot_length .* does not fit 2 lines of up to 10"),
+        ("pivot_length", {0: [2], 1: [2], 2: [30]}, "pivot_length .* does not fit 2 lines"),
+        ("pivot_pts", {0: [[1.0]], 1: [], 2: []}, "reshape"),
+        ("pivot_pts", {1: []}, "KeyError"),
+        ("pivot_pts", 5, "not subscriptable"),
+        ("ego_vectors", [{"pts": [[1.0, 2.0]], "type": 7}], "ego_vectors.types has the value 7"),
+        ("ego_vectors", [{"pts": [[1.0, float("inf")]], "type": 0}], "ego_vectors.points has the value inf"),
+        ("ego_vectors", [{"pts": [[1.0, 2.0]]}], "KeyError: 'type'"),
+    ],
+)
+def test_upstreams_damaged_files(tmp_path, key, value, reason):
+    np.savez(tmp_path / "b.npz", **{**to_upstream(sample()), key: np.array(value, object)})
+    with pytest.raises(PivotNetError, match=rf"b\.npz is no annotated sample.*{reason}.* again$"):
+        load_annotation(tmp_path / "b.npz")
+
+
+def save_ours(path, **arrays):
+    with open(path, "wb") as stream:
+        write_npz(stream, arrays)
+
+
+def member_bytes(dtype, shape):
+    header = io.BytesIO()
+    npy.write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def save_member(path, data, dtype="|O", shape=(), method=zipfile.ZIP_STORED, claimed=None):
+    """An archive of one member ``x``: the header of an array, and ``data``; its directory claims ``claimed`` bytes."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("x.npy", member_bytes(dtype, shape) + data)
+        archive.infolist()[0].file_size = claimed or archive.infolist()[0].file_size
+
+
+def refused(path):
+    """The one line that says why a file is not read."""
+    with pytest.raises(PivotNetError, match=rf"{path.name} is damaged or no \.npz file \(") as caught:
+        read_npz(path, X)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("save", [save_ours, np.savez, np.savez_compressed])
+def test_plain_arrays(tmp_path, save):
+    arrays = {
+        "a": np.arange(6.0).reshape(2, 3),
+        "b.c": np.array(["x", "yz"]),
+        "d": np.zeros((0, 2), np.uint8),
+        "e": np.asfortranarray(np.arange(6).reshape(2, 3)),
+        "f": np.array(3.5, ">f4"),
+        "g": np.array([], "U"),
+        "mirrored": (np.arange(240000) % 1000 == 0).astype(np.uint8).reshape(3, 400, 200)[:, ::-1],
+        "Länge": np.arange(20.0)[::2],
+    }
+    save(tmp_path / "plain.npz", **arrays)
+    rules = {key: Array(array.dtype.kind, array.shape) for key, array in arrays.items()}
+    with np.load(tmp_path / "plain.npz", allow_pickle=False) as numpys:
+        for read in (read_npz(tmp_path / "plain.npz", rules), dict(numpys)):
+            assert list(read) == list(arrays)
+            for key, array in arrays.items():
+                np.testing.assert_array_equal(read[key], array, strict=True)
+
+
+@pytest.mark.parametrize(("protocol", "home"), [(3, b"numpy.core"), (3, b"numpy._core"), (4, None)])
+def test_pickled_containers(tmp_path, protocol, home):
+    """Whatever numpy wrote them: numpy 1 uses protocol 3, numpy 2 protocol 4, and has its functions in _core."""
+    vectors = [
+        {"pts": np.eye(2), "pts_num": 2, "type": 0},
+        {"pts": [[1.0, 2.0], (None, True)], "pts_num": np.int64(1), "type": -(2**40), "empty": ()},
+        {3: np.asfortranarray(np.arange(6.0).reshape(2, 3)), 4: np.arange(300, dtype=">u2"), 5: np.zeros((0, 2), bool)},
+    ]
+    vectors[2]["again"] = vectors[2][3]
+    data = pickle.dumps(np.array(vectors, object), protocol)
+    if home:
+        data = data.replace(b"numpy._core", b"numpy.core").replace(b"numpy.core", home)
+    save_member(tmp_path / "old.npz", data, shape=(3,))
+    np.testing.assert_equal(read_npz(tmp_path / "old.npz", {"x": Array("O", (3,))})["x"].tolist(), vectors)
+
+
+class Reduced:
+    """Is pickled as a call, and a state that is set on what it returns."""
+
+    def __init__(self, *reduced):
+        self.reduced = reduced
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def array_of(dtype, data, shape=(1,)):
+    return Reduced(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, shape, dtype, False, data))
+
+
+def nested(depth):
+    return pickle.dumps(np.array({0: None}, object), 3).replace(b"K\x00N", b"K\x00N" + b"\x85" * depth)
+
+
+FAR_FIELD = Reduced(np.dtype, ("V8", False, True), (3, "|", None, ("a",), {"a": (np.dtype("f8"), 10**6)}, 8, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        (array_of(np.dtype(object), b"12345678"), "holds objects, which is no value"),
+        (array_of(np.dtype(object), [1]), "holds objects, which is no value"),
+        (array_of(FAR_FIELD, b"12345678"), "type V8, which is no plain number"),
+        (array_of(Reduced(np.dtype, ("f8", False, True), (3, "<", None, ("a",), {}, 8, 1, 0)), bytes(8)), "no plain"),
+        (array_of(np.dtype("f8"), bytes(8), (2**40,)), "too small"),
+        (array_of(np.dtype("f8"), bytes(8), (-1, -1)), "negative"),
+        (array_of(np.dtype("f8"), [1.0]), "not made of a type and bytes"),
+        (Reduced(RECONSTRUCT, (np.ndarray, (0,), b"b")), "holds _reconstruct, which is no value"),
+        (Reduced(np.dtype, ("f8", False, True)), "holds dtype, which is no value"),
+        (np.dtype("f8"), "holds float64, which is no value"),
+        (np.ndarray, "holds ndarray, which is no value"),
+        (Reduced(np.dtype, ("f8",), ["x" * 10**6]), "damaged"),
+        (len, r"builtins.len, which is no array"),
+        ({1, 2}, "opcode EMPTY_SET|names builtins.set"),
+        ([[]] * 2, "uses a container twice"),
+    ],
+)
+def test_foreign_objects_are_refused(tmp_path, item, reason):
+    for protocol in (3, 4):
+        save_member(tmp_path / "evil.npz", pickle.dumps(np.array({0: item}, object), protocol))
+        assert re.search(reason, refused(tmp_path / "evil.npz"))
+
+
+def test_nothing_is_called(tmp_path):
+    trace = tmp_path / "trace"
+    np.savez(tmp_path / "evil.npz", x=np.array({0: Reduced(os.system, (f"touch {trace}",))}, object))
+    assert "system, which is no array" in refused(tmp_path / "evil.npz") and not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (pickle.dumps(np.zeros(())), "no array of objects"),
+        (pickle.dumps(np.zeros(1, object)), "no array of objects of shape ()"),
+        (pickle.dumps(array_of(np.dtype(object), b"12345678", ())), "has other items"),
+        (pickle.dumps({}), "no array of objects"),
+        (b"\x80\x03\x87.", "takes more than it has"),
+        (b"\x80\x03N2.", "opcode DUP"),
+        (b"", "exhausted"),
+        (nested(7), "nested more than 8 deep"),
+        (nested(50_000), "nested"),
+        (nested(200_000), "more than 100000 op"),
+    ],
+)
+def test_pickles_of_another_form_are_refused(tmp_path, monkeypatch, data, reason):
+    monkeypatch.setattr("pivotnet.annotation.pickled._MOST_OPCODES", 100_000)
+    save_member(tmp_path / "a.npz", nested(6))
+    read_npz(tmp_path / "a.npz", X)
+    save_member(tmp_path / "evil.npz", data)
+    assert reason in refused(tmp_path / "evil.npz")
+
+
+def test_claims_are_checked_before_memory_is_taken(tmp_path):
+    path = tmp_path / "large.npz"
+    for more, reason in (
+        ({"claimed": 2**32 - 2, "method": zipfile.ZIP_DEFLATED}, "has 4294967294 bytes, more than 16777216"),
+        ({"dtype": "|u1", "shape": (2**32,)}, "too small"),
+        ({"dtype": [("a", "<f8")], "shape": (1,)}, "neither numbers nor text"),
+        ({"dtype": "<M8[s]", "shape": (1,)}, "neither numbers nor text"),
+        ({"dtype": "|u1", "shape": (1,) * 4000}, "header of 12"),
+        ({"method": zipfile.ZIP_BZIP2}, "uncommon"),
+    ):
+        save_member(path, bytes(8), **more)
+        assert reason in refused(path)
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_every_truncation_and_a_flipped_bit_are_errors(tmp_path, pickled):
+    path, content = tmp_path / "a.npz", np.array({"a": [1, 2], 3: np.arange(40)}, object) if pickled else np.arange(40)
+    for save in (np.savez, np.savez_compressed):
+        save(path, x=content)
+        whole = path.read_bytes()
+        flipped = bytearray(whole)
+        flipped[len(flipped) // 3] ^= 1  # in the array's data
+        for damaged in [flipped, *(whole[:length] for length in range(0, len(whole), 14))]:
+            path.write_bytes(damaged)
+            refused(path)
+    data = pickle.dumps(content) if pickled else b""
+    for length in range(0, len(data), 7):
+        save_member(path, data[:length])
+        refused(path)
+
+
+def test_what_is_inflated_is_limited(tmp_path):
+    """Whatever it claims: 4 MB of zeros inflate to 4 GiB. What nobody asks for is not read at all."""
+    path = tmp_path / "bomb.npz"
+    save_member(path, bytes(2**28), "|u1", (2**28,), zipfile.ZIP_DEFLATED, claimed=2000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(PivotNetError, match="damaged"):
+        read_npz(path, {"x": Array("u", (2000,))})
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # KiB
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("y.npy", member_bytes("<f8", (2,)) + bytes(16))
+    assert list(read_npz(path, {"z": Array("f", (2,))}, {"y": Array("f", (2,))})) == ["y"]
+
+
+def test_missing_file_folder_and_key(tmp_path):
+    with pytest.raises(PivotNetError, match="does not exist"):
+        read_npz(tmp_path / "none.npz", X)
+    os.mkfifo(tmp_path / "fifo.npz")
+    for path in (tmp_path, tmp_path / "fifo.npz"):
+        with pytest.raises(PivotNetError, match="cannot read"):
+            read_npz(path, X)
+    np.savez(tmp_path / "a.npz", x=np.zeros(1))
+    with pytest.raises(PivotNetError, match="lacks y, z"):
+        read_npz(tmp_path / "a.npz", {key: Array("f", (1,)) for key in "xyz"})

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from pivotnet import device as devices
 from pivotnet.config import (
     BACKBONES,
+    PRESETS,
     WEIGHT_MAGIC,
     Config,
     CriterionConfig,
@@ -38,7 +39,6 @@ from pivotnet.schema import Misfit, Rule, check, fields, flag, items, mapping, n
 
 
 def _tensor(value: Any) -> None:
-    """Rule: dense, in host memory, with bytes for each of its elements."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
         raise Misfit(f"is of type {type(value).__name__}, not a dense tensor")
     if value.device.type != "cpu" or value.numel() * value.element_size() > value.untyped_storage().nbytes():
@@ -63,35 +63,23 @@ def _random_state(value: Any) -> None:
         raise Misfit("is no state of torch's generator")
 
 
-def _field_rule(name: str, default: Any) -> Rule:
-    """Of a field of the configuration: like its default, and no larger than a network can sensibly be."""
+def _config_rule(default: Any, name: str = "") -> Rule:
+    """Of a configuration or a field of it: like its default, and no larger than a network can sensibly be."""
+    if dataclasses.is_dataclass(default):
+        return fields({}, {name: _config_rule(part, name) for name, part in vars(default).items()})
     if isinstance(default, bool):
         return flag
     if isinstance(default, str):
         return text
     if isinstance(default, tuple):
-        return items(_field_rule(name, default[0]), 1, 64)
+        return items(_config_rule(default[0], name), 1, 64)
     if isinstance(default, float):
         return number(-1e6, 1e6)
     narrow = {"layers": 64, "hidden": 1024, "features": 1024, "points": 256, "heads": 64}
     return number(1, narrow.get(name.rpartition("_")[2], 10_000), whole=True)
 
 
-def _config_rule(part: Any) -> Rule:
-    defaults = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
-    return fields({}, {name: _field_rule(name, default) for name, default in defaults.items()})
-
-
 _COUNT, _AMOUNT = number(0, 1e12, whole=True), number(0, 1e12)
-_CONFIG = fields(
-    {
-        "name": text,
-        "model": _config_rule(ModelConfig()),
-        "map": _config_rule(MapConfig()),
-        "criterion": _config_rule(CriterionConfig()),
-        "optim": _config_rule(OptimConfig()),
-    }
-)
 PROGRESS = {  # what a run needs to go on
     "step": _COUNT,
     "world_size": number(1, 1e6, whole=True),
@@ -133,7 +121,7 @@ _CHECKPOINT = fields(
         "epoch": number(-1, 1e9, whole=True),
         "global_step": _COUNT,
         "optimizer_state": fields({"state": _parameter_states, "param_groups": items(_GROUP, 1)}),
-        "pivotnet": fields({"config": _CONFIG}, PROGRESS),
+        "pivotnet": fields({"config": _config_rule(PRESETS["swint"])}, PROGRESS),
         "checksum": text,
     },
 )
@@ -146,21 +134,16 @@ class _Stream:
     """A file that keeps the error of a failed write: torch's archive writer turns every OSError into its own errors."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self.stream = stream
+        self.stream, self.flush = stream, stream.flush
         self.failure: OSError | None = None
 
     def write(self, data: Any) -> int:
-        if self.failure is not None:  # the archive writer tries to finish the file on its way out
-            return len(data)
-        try:
-            return self.stream.write(data)
-        except OSError as error:
-            self.failure = error
-            return len(data)
-
-    def flush(self) -> None:
-        if self.failure is None:
-            self.stream.flush()
+        if self.failure is None:  # the archive writer tries to finish the file on its way out
+            try:
+                return self.stream.write(data)
+            except OSError as error:
+                self.failure = error
+        return len(data)
 
 
 def checksum(state: dict[str, Any]) -> str:
@@ -233,15 +216,10 @@ def upstream_state(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: in
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimiser's state in host memory.
-
-    A third, empty group follows the two of the network and the backbone, as in upstream's files.
-    """
-    state = optimizer.state_dict()
-    entries = {
-        key: {name: devices.to_host(value) for name, value in entry.items()} for key, entry in state["state"].items()
-    }
-    groups = [dict(group) for group in state["param_groups"]]
+    saved = optimizer.state_dict()
+    state, groups = saved["state"], saved["param_groups"]
+    entries = {key: {name: devices.to_host(value) for name, value in entry.items()} for key, entry in state.items()}
+    # in upstream's files, a third, empty group follows those of the network and the backbone
     return {"state": entries, "param_groups": [*groups, {**groups[-1], "params": []}]}
 
 
@@ -259,13 +237,7 @@ def read_tensors(path: PathLike) -> Any:
         PivotNetError: it is damaged, no file of torch, or holds anything else; the message names no remedy.
     """
     try:
-        stream = open_file(path)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise PivotNetError(f"{path} cannot be read ({error.strerror or error})") from error
-    try:
-        with stream, warnings.catch_warnings():
+        with open_file(path) as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch says of its own code that it is deprecated
             if not stream.read(4).startswith(WEIGHT_MAGIC):  # old tar files would be unpacked by old releases of torch
                 raise ValueError("it is of another kind")
@@ -277,6 +249,10 @@ def read_tensors(path: PathLike) -> Any:
                     raise ValueError("it claims more bytes than it has")
             stream.seek(0)
             return torch.load(stream, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise PivotNetError(f"{path} cannot be read ({error.strerror or error})") from error
     except Exception as error:  # torch raises many types of errors for files that are cut, or are something else
         raise PivotNetError(
             f"{path} cannot be read ({type(error).__name__}): it is truncated, or holds more than tensors and numbers"
@@ -325,22 +301,14 @@ def config_from_dict(values: dict[str, Any]) -> Config:
     Raises:
         PivotNetError: a field that this version does not know, or another map than that of annotated files.
     """
+    kinds: dict[str, Any] = {"model": ModelConfig, "map": MapConfig, "criterion": CriterionConfig, "optim": OptimConfig}
     try:
-        config = Config(
-            values["name"],
-            ModelConfig(**values["model"]),
-            MapConfig(**values["map"]),
-            CriterionConfig(**values["criterion"]),
-            OptimConfig(**values["optim"]),
-        )
+        config = Config(values["name"], **{part: kind(**values[part]) for part, kind in kinds.items()})
     except (KeyError, TypeError) as error:
         raise PivotNetError(f"the configuration in the checkpoint is of another version ({error})") from error
     map_config = dataclasses.replace(config.map, num_queries=MapConfig().num_queries)
-    if (
-        map_config != MapConfig()
-        or config.model.backbone not in BACKBONES
-        or any(size % 32 for size in config.model.image_size)
-    ):
+    fits = config.model.backbone in BACKBONES and not any(size % 32 for size in config.model.image_size)
+    if map_config != MapConfig() or not fits:
         raise PivotNetError("the configuration in the checkpoint is of another map or network; take another checkpoint")
     return config
 

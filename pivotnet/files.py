@@ -59,12 +59,6 @@ def atomic_write(path: PathLike, mode: str = "wb", durable: bool = True) -> Iter
             os.unlink(temporary)
 
 
-def remove_unfinished(folder: PathLike) -> None:
-    """Remove what ``atomic_write`` has left where its process was killed; nobody else may be writing there."""
-    for path in Path(folder).glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
 def make_folder(path: PathLike, option: str | None = None) -> Path:
     """Make a folder, and those above it, if it is not there.
 

@@ -17,18 +17,23 @@ import os
 import time
 from pathlib import Path
 
+import torch
+
 from pivotnet import device as devices
 from pivotnet.annotation.folder import DEFAULT_DATA_ROOT
 from pivotnet.commands import batch_size, positive, rate, seed, workers
 from pivotnet.distributed import process_group, ranks_from_environment
 from pivotnet.launch.supervise import end_with_parent
 from pivotnet.training.job import train
-from pivotnet.training.setup import AMP, SAVE_AT_LEAST, Options
+from pivotnet.training.loop import Run
+from pivotnet.training.setup import SAVE_AT_LEAST
 from pivotnet.training.shutdown import EXIT_STATUS
+
+AMP = {"none": None, "bf16": torch.bfloat16}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Options of ``pivotnet train``; their defaults are those of training.setup.Options."""
+    """Options of ``pivotnet train``; their defaults are those of ``Run``."""
     add = parser.add_argument
     add("--preset", required=True, help="swint, res50, effb0 (upstream's networks) or smoke (learns on two cores)")
     add("--data-root", help=f"annotated nuScenes tree (DATA_ROOT, else {DEFAULT_DATA_ROOT})")
@@ -55,18 +60,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--device", help="npu, cuda, cpu, or one with an index (the first of them that works)")
     add("--evaluate", metavar="SPLITS", help="score these splits at the end, as in val,train")
     add("--profile", type=positive, metavar="N", help="profile N steps into OUTPUT/profile (for ui.perfetto.dev)")
-    options = dataclasses.fields(Options)
-    defaults = {option.name: option.default for option in options if option.default is not dataclasses.MISSING}
-    parser.set_defaults(data_root=os.environ.get("DATA_ROOT") or DEFAULT_DATA_ROOT, **defaults)
+    own = {"output": None, "amp": "none", "data_root": os.environ.get("DATA_ROOT") or DEFAULT_DATA_ROOT}
+    parser.set_defaults(**{**vars(Run(Path())), **own})
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit status."""
     started = time.perf_counter()
     end_with_parent()
-    options = Options(**{option.name: getattr(args, option.name) for option in dataclasses.fields(Options)})
+    options = {option.name: getattr(args, option.name) for option in dataclasses.fields(Run)}
+    output = args.output or Path("outputs", args.preset)
     ranks = ranks_from_environment()
     device = devices.select_device(args.device, ranks.local_rank)
     with process_group(ranks, device):
-        finished = train(options, ranks, device, started)
+        finished = train(Run(**{**options, "output": output, "amp": AMP[args.amp]}), ranks, device, started)
     return 0 if finished else EXIT_STATUS

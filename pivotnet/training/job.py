@@ -17,19 +17,19 @@ from pivotnet.data.dataset import Loader, build_loader
 from pivotnet.data.sampler import TrainingSampler
 from pivotnet.distributed import Ranks, agreed
 from pivotnet.evaluation.inference import Predictor, evaluate_splits
-from pivotnet.files import lock_output, make_folder, remove_unfinished, write_json
+from pivotnet.files import lock_output, make_folder, write_json
 from pivotnet.structures import Batch
-from pivotnet.training.loop import Trainer
+from pivotnet.training.loop import Run, Trainer
 from pivotnet.training.monitor import Monitor
 from pivotnet.training.records import StepRecords
-from pivotnet.training.setup import Options, build_trainer, configuration, find_resumed, plan_run
+from pivotnet.training.setup import build_trainer, configuration, find_resumed, plan
 from pivotnet.training.shutdown import Shutdown
-from pivotnet.training.summary import Description, summarise, write_summary
+from pivotnet.training.summary import summarise, write_summary
 
 PROFILE_AFTER = 10  # steps before a profile begins
 
 
-def train(options: Options, ranks: Ranks, device: torch.device, started: float) -> bool:
+def train(run: Run, ranks: Ranks, device: torch.device, started: float) -> bool:
     """Train, evaluate what is asked for, and write everything into the output folder. Every rank calls this.
 
     ``started`` is ``time.perf_counter()`` of the process's start. Returns False if SIGTERM stopped the run.
@@ -38,13 +38,13 @@ def train(options: Options, ranks: Ranks, device: torch.device, started: float) 
         PivotNetError: an option, the data set, a checkpoint or a weight file is not right, or the loss is not finite.
     """
     with agreed(ranks):
-        config = configuration(options)
-        tokens = read_split(options.data_root, options.split)
-        evaluated = {name: read_split(options.data_root, name) for name in options.evaluate.split(",") if name}
-        run = plan_run(options, config, len(tokens), ranks)
-        resumed, state, bad = find_resumed(options, config, run, ranks)
-    start_step = state["pivotnet"]["step"] if state else 0
-    if options.deterministic:
+        config = configuration(run)
+        tokens = read_split(run.data_root, run.split)
+        evaluated = {name: read_split(run.data_root, name) for name in run.evaluate.split(",") if name}
+        run = plan(run, config, len(tokens), ranks)
+        resumed, state, bad = find_resumed(run, config, ranks)
+    start_step = state["pivotnet"]["step"] if resumed else 0
+    if run.deterministic:
         devices.set_deterministic()
     trainer = build_trainer(config, device, ranks, run)
 
@@ -53,61 +53,56 @@ def train(options: Options, ranks: Ranks, device: torch.device, started: float) 
             make_folder(run.output, "--output")
             if ranks.main:
                 stack.enter_context(lock_output(run.output))
-                remove_unfinished(run.output)
-            loader = _build_loader(options, trainer, tokens, start_step)
+                for path in run.output.glob(".*.tmp"):  # of a process that was killed while it wrote
+                    path.unlink(missing_ok=True)
+            loader = _build_loader(trainer, tokens, start_step)
         monitor = Monitor(
-            run.output,
-            total_steps=run.steps,
-            start_step=start_step,
-            log_every=options.log_every,
-            enabled=ranks.main,
+            run.output, total_steps=run.steps, start_step=start_step, log_every=run.log_every, enabled=ranks.main
         )
         stack.enter_context(contextlib.closing(monitor))
         if ranks.main:
-            _write_config(options, trainer)
-            for line in [*bad, *_describe(options, trainer, loader, resumed, start_step)]:
+            content = {"preset": config.to_dict(), "options": {key: _plain(value) for key, value in vars(run).items()}}
+            write_json(run.output / "config.json", content, indent=2)
+            for line in [*bad, *_describe(trainer, loader, resumed, start_step)]:
                 monitor.say(line)
         batches = _start(trainer, loader, resumed, state)
-        state = None  # its memory is needed
+        state.clear()  # its memory is needed
         records = StepRecords(run.output, ranks.rank, start_step, run.steps - start_step)
         stack.enter_context(contextlib.closing(records))
         shutdown = Shutdown()
         finished = True
         if start_step < run.steps:  # else the run ended in its evaluation, and goes on there
             stack.enter_context(shutdown)
-            with contextlib.ExitStack() as profile:
-                after_step = None
-                if options.profile:
-                    folder = str(run.output / "profile")
-                    profiler = devices.profile(device, folder, PROFILE_AFTER, options.profile)
-                    after_step = profile.enter_context(profiler).step
-                finished = trainer.fit(batches, records, monitor, shutdown, after_step)
-                if (run.output / "profile").is_dir():
-                    monitor.say(f"profile: {run.output}/profile; open it in ui.perfetto.dev (NPU: MindStudio Insight)")
-        description = Description(
-            preset=config.name,
+            folder = run.output / "profile"
+            profiler: Any = contextlib.nullcontext()
+            if run.profile:
+                profiler = devices.profile(device, str(folder), PROFILE_AFTER, run.profile)
+            with profiler as profile:
+                finished = trainer.fit(batches, records, monitor, shutdown, profile.step if profile else None)
+            if folder.is_dir():
+                monitor.say(f"profile: {folder}; open it in ui.perfetto.dev (NPU: MindStudio Insight)")
+        summary = summarise(
+            records,
+            ranks,
+            device,
             batch_size=config.optim.batch_size,
-            precision=options.precision,
+            started=started,
+            train_seconds=trainer.elapsed,
+            finished=finished,
+            checkpoint=trainer.checkpoint,
+            preset=config.name,
+            precision=run.precision,
             seed=run.seed,
             epochs=config.optim.epochs,
             steps_per_epoch=run.steps_per_epoch,
             samples=len(tokens),
         )
-        summary = summarise(
-            records,
-            description,
-            ranks,
-            device,
-            started=started,
-            train_seconds=trainer.elapsed,
-            finished=finished,
-            checkpoint=trainer.checkpoint,
-        )
         if finished and evaluated:
             assert trainer.checkpoint is not None
             shutdown.busy = True
-            batch_size, root = config.optim.batch_size, options.data_root
-            predictor = Predictor(trainer.model, config, device, root, batch_size, options.workers, ranks)
+            predictor = Predictor(
+                trainer.model, config, device, run.data_root, config.optim.batch_size, run.workers, ranks
+            )
             evaluation = evaluate_splits(predictor, trainer.checkpoint, evaluated, monitor.say)
             summary.update(evaluation=evaluation, wall_seconds=time.perf_counter() - started)
         if ranks.main:
@@ -118,7 +113,11 @@ def train(options: Options, ranks: Ranks, device: torch.device, started: float) 
     return finished
 
 
-def _build_loader(options: Options, trainer: Trainer, tokens: list[str], start_step: int) -> Loader:
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, (Path, torch.dtype)) else value
+
+
+def _build_loader(trainer: Trainer, tokens: list[str], start_step: int) -> Loader:
     config, run, ranks = trainer.config, trainer.run, trainer.ranks
     sampler = TrainingSampler(
         len(tokens),
@@ -131,17 +130,17 @@ def _build_loader(options: Options, trainer: Trainer, tokens: list[str], start_s
     )
     return build_loader(
         config,
-        options.data_root,
+        run.data_root,
         tokens,
         sampler=sampler,
         with_targets=True,
-        workers=options.workers,
+        workers=run.workers,
         device=trainer.device,
         local_ranks=ranks.local_world_size,
     )
 
 
-def _start(trainer: Trainer, loader: Loader, resumed: Path | None, state: dict[str, Any] | None) -> Iterator[Batch]:
+def _start(trainer: Trainer, loader: Loader, resumed: Path | None, state: dict[str, Any]) -> Iterator[Batch]:
     """Set the random states, those of a resumed run too; returns the batches.
 
     The loader draws a random number before its first batch, so that is fetched first.
@@ -149,19 +148,13 @@ def _start(trainer: Trainer, loader: Loader, resumed: Path | None, state: dict[s
     batches = iter(loader)
     first = [next(batches)] if len(loader) else []  # a run that goes on in its evaluation has none
     torch.manual_seed(trainer.run.seed + 1 + trainer.ranks.rank)  # each rank drops other units
-    if resumed and state:
+    if resumed:
         trainer.restore(state, resumed)
     devices.reset_peak_memory(trainer.device)
     return chain(first, batches)
 
 
-def _write_config(options: Options, trainer: Trainer) -> None:
-    """OUTPUT/config.json: the preset in full, and the options."""
-    values = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    write_json(trainer.run.output / "config.json", {"preset": trainer.config.to_dict(), "options": values}, indent=2)
-
-
-def _describe(options: Options, trainer: Trainer, loader: Loader, resumed: Path | None, start_step: int) -> list[str]:
+def _describe(trainer: Trainer, loader: Loader, resumed: Path | None, start_step: int) -> list[str]:
     """Lines for the console and the log: versions, device, precision, rates, data, where it starts."""
     config, run, device = trainer.config, trainer.run, trainer.device
     rate, backbone_rate = trainer.schedule.base_rates
@@ -169,15 +162,15 @@ def _describe(options: Options, trainer: Trainer, loader: Loader, resumed: Path 
     lines = [
         " ".join(f"{name} {version}" for name, version in devices.versions().items()),
         f"{config.name} on {trainer.ranks.world_size} x {device.type} ({devices.device_name(device)}), "
-        f"batch {config.optim.batch_size} a rank, {options.precision}, TF32/HF32 {'on' if run.allow_tf32 else 'off'}, "
+        f"batch {config.optim.batch_size} a rank, {run.precision}, TF32/HF32 {'on' if run.allow_tf32 else 'off'}, "
         f"lr {rate:g}, backbone {backbone_rate:g}",
         f"{len(loader.dataset.tokens)} samples ({where}, {loader.num_workers} workers a rank), "
         f"{run.steps_per_epoch} steps an epoch, until step {run.steps}",
+        *devices.doubts(device, run.amp),
     ]
-    lines += devices.doubts(device, run.amp)
     if resumed:
         lines.append(f"resumed from {resumed} at step {start_step}")
-    elif options.resume is not None:
+    elif run.resume is not None:
         lines.append(f"nothing to resume in {run.output}: starting at step 0")
     if not (run.backbone_weights or run.pretrained or resumed):
         lines.append("the backbone starts untrained: give --backbone-weights for upstream's accuracy")

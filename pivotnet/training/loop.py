@@ -33,21 +33,37 @@ from pivotnet.training.shutdown import Shutdown
 
 @dataclass(frozen=True)
 class Run:
-    """What is chosen for a run besides its preset."""
+    """The options of a run, which ``pivotnet train --help`` describes; ``setup.plan`` completes its lengths."""
 
     output: Path
-    steps: int = 1  # the run ends after this step
+    preset: str = ""
+    data_root: str = ""
+    split: str = "train"
+    epochs: int | None = None
+    steps: int = 0  # the run ends after this step; 0: after the epochs
     steps_per_epoch: int = 1
-    seed: int = 0
-    save_every: int = 1  # steps
-    keep: int = 1  # checkpoints
-    lr: float | None = None  # overrides the preset's; see ``learning_rates``
+    batch_size: int | None = None
+    lr: float | None = None
     backbone_lr: float | None = None
     amp: torch.dtype | None = None
     allow_tf32: bool = False
-    graph: bool = False  # replay the network's passes as captured graphs
-    backbone_weights: Path | None = None  # start from a pretrained backbone file
-    pretrained: Path | None = None  # or from a checkpoint's weights
+    seed: int = 0
+    deterministic: bool = False
+    resume: str | None = None  # a checkpoint, or "" for the newest one in the output folder
+    pretrained: Path | None = None
+    backbone_weights: Path | None = None
+    checkpointing: bool | None = None
+    graph: bool = False
+    workers: int | None = None
+    save_every: int = 0  # steps; 0: an epoch
+    keep: int = 3  # checkpoints
+    log_every: int = 10
+    evaluate: str = ""  # splits, separated by commas
+    profile: int | None = None  # steps
+
+    @property
+    def precision(self) -> str:
+        return "float32" if self.amp is None else "bf16"
 
 
 @dataclass(eq=False)

@@ -18,11 +18,9 @@ Training here and in the patched tree of upstream writes the same summary.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import platform
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,19 +65,6 @@ KINDS = {"performance": "performance", "full": "acc"}  # run script -> ending of
 GIB = 1 << 30
 
 
-@dataclass(frozen=True)
-class Description:
-    """What is known of a run before it starts; the fields are keys of the summary."""
-
-    preset: str
-    batch_size: int  # samples a rank
-    precision: str
-    seed: int
-    epochs: int
-    steps_per_epoch: int
-    samples: int
-
-
 def step_statistics(counted: list[tuple[float, float]], warmup: int | None = None) -> dict[str, Any]:
     """``step_seconds`` and ``data_wait_share`` of counted steps (see ``counted_times``)."""
     if not counted:
@@ -96,41 +81,42 @@ def step_statistics(counted: list[tuple[float, float]], warmup: int | None = Non
 
 def summarise(
     clock: StepRecords,
-    description: Description,
     ranks: Ranks,
     device: torch.device,
     *,
+    batch_size: int,
     started: float,
-    train_seconds: float,
-    finished: bool = True,
     checkpoint: Path | None = None,
+    **known: Any,
 ) -> dict[str, Any]:
     """The summary, out of the records of all ranks; every rank calls this, after one step at the least.
 
-    ``started`` is ``time.perf_counter()`` of the process's start; ``checkpoint`` is the last one.
+    Args:
+        batch_size: samples a rank.
+        started: ``time.perf_counter()`` of the process's start.
+        checkpoint: the last one.
+        known: preset, precision, seed, epochs, steps_per_epoch, samples, train_seconds and finished.
     """
     records = list(read_records(clock.path))
     last = records[-1]
     gathered = gather_objects((counted_times(records), devices.peak_memory(device)), ranks)
     statistics = step_statistics([step for counted, _ in gathered for step in counted], clock.warmup)
-    times = statistics["step_seconds"]
-    global_batch = description.batch_size * ranks.world_size
+    times, global_batch = statistics["step_seconds"], batch_size * ranks.world_size
     return {
-        **dataclasses.asdict(description),
+        **known,
         "device": device.type,
         "device_name": devices.device_name(device),
         "ranks": ranks.world_size,
+        "batch_size": batch_size,
         "global_batch": global_batch,
         "start_step": clock.start_step,
         "steps": last["step"] + 1,
         **statistics,
         "fps": global_batch / times["median"] if times else None,
-        "train_seconds": train_seconds,
         "wall_seconds": time.perf_counter() - started,
         "peak_memory_bytes": max(memory for _, memory in gathered),
         "final_loss": last["loss"],
         "final_terms": last["terms"],
-        "finished": finished,
         "checkpoint": os.path.relpath(checkpoint, clock.path.parent) if checkpoint else None,
         "evaluation": {},
         "versions": devices.versions(),

@@ -26,7 +26,7 @@ from pivotnet.limits import whole_number
 from pivotnet.structures import Targets
 from pivotnet.training.monitor import Monitor
 from pivotnet.training.records import StepRecords, check_loss
-from pivotnet.training.summary import SUMMARY, TITLE, Description, final_lines, read_summary, summarise, write_summary
+from pivotnet.training.summary import SUMMARY, TITLE, final_lines, read_summary, summarise, write_summary
 
 FLAG, STEPS, OUTPUT = "PIVOTNET_PERFORMANCE_FLAG", "PIVOTNET_PERFORMANCE_STEPS", "PIVOTNET_OUTPUT"
 DEFAULT_STEPS = 1500
@@ -143,19 +143,18 @@ class Performance:
         exp = executor.exp
         summary = summarise(
             self.records,
-            Description(
-                preset=exp.exp_name,
-                batch_size=exp.batch_size_per_device,
-                precision="float32",
-                seed=exp.seed,
-                epochs=exp.max_epoch,
-                steps_per_epoch=len(executor.train_dataloader),
-                samples=exp.train_dataset_size,
-            ),
             self.ranks,
             self.device,
+            batch_size=exp.batch_size_per_device,
             started=STARTED,
+            preset=exp.exp_name,
+            precision="float32",
+            seed=exp.seed,
+            epochs=exp.max_epoch,
+            steps_per_epoch=len(executor.train_dataloader),
+            samples=exp.train_dataset_size,
             train_seconds=time.perf_counter() - self.began,
+            finished=True,
         )
         if self.ranks.main:
             write_summary(self.records.path.parent, summary)

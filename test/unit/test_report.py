@@ -15,7 +15,7 @@ from pivotnet.comparison import read_run, run_column
 from pivotnet.distributed import Ranks
 from pivotnet.training import summary as summaries
 from pivotnet.training.records import StepRecords, counted_times, read_records
-from pivotnet.training.summary import TITLE, Description, earlier_seconds, final_lines, read_summary, write_summary
+from pivotnet.training.summary import TITLE, earlier_seconds, final_lines, read_summary, write_summary
 
 STEPS, RANKS = 12, 2
 RECORD = '{"step": 0, "seconds": null, "data_wait": 0, "counted": true, "lr": 1, "loss": 1.5, "terms": {}}\n'
@@ -38,12 +38,12 @@ def test_a_summary_is_made_from_the_records_of_all_ranks(tmp_path, monkeypatch):
     monkeypatch.setattr(summaries, "gather_objects", lambda value, ranks: gathered)
     summary = summaries.summarise(
         StepRecords(run, 0, STEPS, STEPS),
-        Description("smoke", 1, "float32", seed=0, epochs=4, steps_per_epoch=3, samples=6),
         Ranks(world_size=RANKS),
         torch.device("cpu"),
+        batch_size=1,
         started=0.0,
-        train_seconds=9.0,
         checkpoint=run / "checkpoints" / "x.pth",
+        **{"preset": "smoke", "samples": 6, "train_seconds": 9.0, "finished": True},
     )
     seconds, waits = times_of(run)
     times = {"median": np.median(seconds), "p90": np.percentile(seconds, 90), "count": len(seconds), "warmup": 3}

@@ -19,7 +19,7 @@ from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
 from pivotnet.model.pivotnet import load_model
 from pivotnet.training.loop import Run, Trainer
-from pivotnet.training.setup import Options, build_trainer, find_resumed
+from pivotnet.training.setup import build_trainer, find_resumed
 
 CPU = torch.device("cpu")
 CONFIG = preset("smoke")
@@ -225,19 +225,18 @@ def test_resume_goes_on_from_the_newest_good_checkpoint(saved, tmp_path):
     whole = saved.read_bytes()
     for step, content in ((12, whole), (13, whole[:1000]), (14, whole.replace(b"smoke", b"smoky"))):
         (folder / checkpoints.NAME.format(step)).write_bytes(content)
-    options = Options("smoke", "data", resume="")
-    path, state, bad = find_resumed(options, CONFIG, Run(tmp_path, steps=20), Ranks())
-    assert path is not None and path.name == "step_00000012.pth" and state is not None
+    run = Run(tmp_path, steps=20, resume="")
+    path, _, bad = find_resumed(run, CONFIG, Ranks())
+    assert path is not None and path.name == "step_00000012.pth"
     assert [name in line for name, line in zip(("step_00000014.pth", "step_00000013.pth"), bad)] == [True, True]
     (folder / path.name).unlink()
     with pytest.raises(PivotNetError, match=r"step_00000014\.pth"):
-        find_resumed(options, CONFIG, Run(tmp_path, steps=20), Ranks())
+        find_resumed(run, CONFIG, Ranks())
     rewritten(saved, folder / "step_00000015.pth", lambda state: state["pivotnet"].pop("seed"), True)
     with pytest.raises(PivotNetError, match="step_00000015.pth: lacks 'seed'; its run cannot be resumed"):
-        find_resumed(options, CONFIG, Run(tmp_path, steps=20), Ranks())
+        find_resumed(run, CONFIG, Ranks())
     with pytest.raises(PivotNetError, match=r"step_00000013\.pth"):  # the one that was asked for, or none
-        named = dataclasses.replace(options, resume=str(folder / "step_00000013.pth"))
-        find_resumed(named, CONFIG, Run(tmp_path, steps=20), Ranks())
+        find_resumed(dataclasses.replace(run, resume=str(folder / "step_00000013.pth")), CONFIG, Ranks())
 
 
 def test_weights_that_are_not_finite_are_not_saved():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pivotnet import __version__
-from pivotnet.doctor import host, npu, software
+from pivotnet.doctor import host, npu
 from pivotnet.doctor.machine import ERROR, Finding, Machine, error
 from pivotnet.launch.choices import ROOT, default_data
 
@@ -17,25 +17,18 @@ from pivotnet.launch.choices import ROOT, default_data
 PREFIXES = ("ASCEND_", "HCCL_", "TASK_QUEUE_", "COMBINED_", "CPU_AFFINITY_", "PYTORCH_NPU_", "TORCH_", "OMP_")
 NAMES = ("LD_PRELOAD", "LD_LIBRARY_PATH", "DATA_ROOT", "PIVOTNET_DIR", "NNODES", "NODE_RANK", "MASTER_ADDR")
 # Checks of the machine by the topic under which one that fails itself is reported, in the order of the report.
-NPU_CHECKS = {
-    "driver": npu.check_driver,
-    "CANN": npu.check_cann,
-    "HCCL": npu.check_hccl,
-    "environment": npu.check_variables,
-}
 CHECKS = {
-    "Python": software.check_python,
-    "packages": software.check_packages,
-    "torch_npu": software.check_npu_packages,
-    "tcmalloc": host.check_tcmalloc,
-    "cores": host.check_cores,
+    **{"NPU": npu.check_devices, "driver": npu.check_driver, "CANN": npu.check_cann, "HCCL": npu.check_hccl},
+    **{"environment": npu.check_variables, "Python": host.check_python, "packages": host.check_packages},
+    **{"torch_npu": host.check_npu_packages, "tcmalloc": host.check_tcmalloc, "cores": host.check_cores},
     "shared memory": host.check_shared_memory,
 }
+OF_NPUS = ("driver", "CANN", "HCCL", "environment")  # asked only where there is one
 
 
 def machine_checks(machine: Machine) -> dict[str, Callable[[Machine], Iterator[Finding]]]:
     """The checks that make sense on a machine."""
-    return {"NPU": npu.check_devices, **(NPU_CHECKS if npu.has_npu(machine) else {}), **CHECKS}
+    return {topic: check for topic, check in CHECKS.items() if topic not in OF_NPUS or npu.has_npu(machine)}
 
 
 def examine(
@@ -53,7 +46,7 @@ def examine(
     checkout = Path(named or ROOT / "PivotNet")
     if data_root is None and machine.environ.get("DATA_ROOT"):
         data_root = Path(machine.environ["DATA_ROOT"])
-    folders = [weights] if weights else [ROOT / "assets" / "weights", checkout / "assets" / "weights"]
+    folders = [weights] if weights else [folder / "assets" / "weights" for folder in (ROOT, checkout)]
 
     def check_trees(machine: Machine) -> Iterator[Finding]:
         # imported only here: a package that does not import is a finding, not the end of the report

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, TimeoutExpired, run
 
 from pivotnet.pool import available_cores
 
@@ -37,14 +38,6 @@ class Finding:
 ok, note, warning, error = (functools.partial(Finding, status) for status in (OK, NOTE, WARNING, ERROR))
 
 
-@dataclass(frozen=True)
-class Output:
-    """A command's exit status, and its standard output and error."""
-
-    status: int
-    text: str
-
-
 class Machine:
     """This machine. Paths are absolute, without a leading slash they count from ``root``."""
 
@@ -60,34 +53,27 @@ class Machine:
         """Where the file of that absolute name lies."""
         return self.root / name.lstrip("/")
 
-    def read(self, name: str) -> str | None:
-        """A file's text; None when it cannot be read."""
-        try:
+    def read(self, name: str) -> str:
+        """A file's text; empty when it cannot be read."""
+        with contextlib.suppress(OSError):
             return self.path(name).read_text(errors="replace")
-        except OSError:
-            return None
+        return ""
 
     def usable(self, path: Path) -> bool:
         return os.access(path, os.R_OK | os.W_OK)
 
-    def run(self, *command: str) -> Output | None:
-        """Run a command; None when there is none of that name, status 124 when it does not end."""
-        if shutil.which(command[0]) is None:
-            return None
+    def run(self, *command: str) -> tuple[int, str] | None:
+        """A command's exit status, 124 when it does not end, and what it prints; None when it is not installed."""
+        environment = {**self.environ, "LC_ALL": "C"}
         try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=TIMEOUT,
-                env={**self.environ, "LC_ALL": "C"},
-            )
-        except subprocess.TimeoutExpired:
-            return Output(124, f"no answer within {TIMEOUT:.0f} s")
+            done = run(command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, timeout=TIMEOUT, env=environment)
+        except FileNotFoundError:
+            return None
+        except TimeoutExpired:
+            return 124, f"no answer within {TIMEOUT:.0f} s"
         except OSError as error:
-            return Output(126, str(error))
-        return Output(done.returncode, done.stdout.decode(errors="replace"))
+            return 126, str(error)
+        return done.returncode, done.stdout.decode(errors="replace")
 
     def package(self, name: str) -> str | None:
         try:
@@ -97,17 +83,13 @@ class Machine:
 
     def import_error(self, *modules: str) -> str | None:
         """The last line of what importing the modules in a new process says; None when it works."""
-        done = self.run(sys.executable, "-c", "; ".join(f"import {module}" for module in modules))
-        if done is None or done.status == 0:
-            return None
-        return (done.text.strip().splitlines() or [f"exit status {done.status}"])[-1]
+        status, text = self.run(sys.executable, "-c", "; ".join(f"import {name}" for name in modules)) or (0, "")
+        return (text.strip().splitlines() or [f"exit status {status}"])[-1] if status else None
 
     def free_space(self, path: Path) -> tuple[int, int] | None:
         """Bytes of the file system of ``path``, or of its nearest parent that exists: total, and free for this user."""
         for folder in (path, *path.parents):
-            try:
+            with contextlib.suppress(OSError):
                 usage = shutil.disk_usage(folder)
-            except OSError:
-                continue
-            return usage.total, usage.free
+                return usage.total, usage.free
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pivotnet.doctor.machine import ERROR, NOTE, WARNING, Finding, Machine, error, note, ok, warning
 from pivotnet.doctor.versions import normal_release
@@ -64,8 +64,7 @@ _DEVICE = re.compile(
 _PROCESS = re.compile(r"^\s*\|\s*(\d+)[^|\n]*\|\s*(\d+)\s*\|\s*([^|\n]*?)\s*\|[^|\n]*\|\s*$", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class Npu:
+class Npu(NamedTuple):
     """One chip in ``npu-smi info``."""
 
     number: int
@@ -130,12 +129,12 @@ def check_devices(machine: Machine) -> Iterator[Finding]:
     if done is None:
         remedy = "install the driver, or mount /usr/local/bin/npu-smi and /usr/local/Ascend/driver into the container"
         yield warning("NPU", f"{len(numbers)} devices, health unknown: no npu-smi", remedy)
-    elif done.status != 0:
-        last = (done.text.strip().splitlines() or [""])[-1]
+    elif done[0]:
+        last = (done[1].strip().splitlines() or [""])[-1]
         remedy = "look at dmesg; reload the driver or restart the server"
-        yield error("NPU", f"npu-smi info fails with status {done.status}: {last}", remedy)
+        yield error("NPU", f"npu-smi info fails with status {done[0]}: {last}", remedy)
     else:
-        yield from _check_health(done.text, numbers)
+        yield from _check_health(done[1], numbers)
 
 
 def _check_health(npu_smi: str, numbers: list[int]) -> Iterator[Finding]:
@@ -161,12 +160,11 @@ def _check_health(npu_smi: str, numbers: list[int]) -> Iterator[Finding]:
 
 
 def check_driver(machine: Machine) -> Iterator[Finding]:
-    """Driver and firmware."""
-    install = parse_assignments(machine.read("/etc/ascend_install.info") or "")
+    install = parse_assignments(machine.read("/etc/ascend_install.info"))
     for part in ("driver", "firmware"):
         folder = install.get(f"{part.capitalize()}_Install_Path_Param", "/usr/local/Ascend").rstrip("/")
         file = f"{folder}/{part}/version.info"
-        version = parse_assignments(machine.read(file) or "").get("Version")
+        version = parse_assignments(machine.read(file)).get("Version")
         if version:
             yield ok(part, version)
         elif part == "driver":
@@ -182,14 +180,13 @@ def cann_release(machine: Machine) -> tuple[str, str] | None:
     info = "ascend_toolkit_install.info"
     for folder in (*chosen, *CANN_FOLDERS):
         for name in (f"{machine.architecture}-linux/{info}", "version.cfg", info):
-            release = parse_cann_release(machine.read(f"{folder}/{name}") or "")
+            release = parse_cann_release(machine.read(f"{folder}/{name}"))
             if release:
                 return release, folder
     return None
 
 
 def check_cann(machine: Machine) -> Iterator[Finding]:
-    """CANN is there and in the environment."""
     found, active = cann_release(machine), machine.environ.get("ASCEND_HOME_PATH")
     if found is None:
         where = f"ASCEND_HOME_PATH={active}" if active else "/usr/local/Ascend"
@@ -212,8 +209,8 @@ def check_cann(machine: Machine) -> Iterator[Finding]:
 def check_hccl(machine: Machine) -> Iterator[Finding]:
     """Addresses, time limits and, with several machines, the cards' own network."""
     get = machine.environ.get
-    done = machine.run("hostname", "-I")
-    own = done.text.split() if done is not None and done.status == 0 else []
+    status, text = machine.run("hostname", "-I") or (1, "")
+    own = text.split() if status == 0 else []
     address = get("HCCL_IF_IP")
     if address is None:
         remedy = f"source test/env_npu.sh, or export HCCL_IF_IP={own[0] if own else 'ADDRESS_OF_THIS_HOST'}"
@@ -240,7 +237,7 @@ def _check_network(machine: Machine) -> Iterator[Finding]:
     """The cards' RoCE ports: needed between machines, not within one."""
     several = machine.environ.get("NNODES", "1") not in ("", "1")
     visible = visible_npus(machine)
-    configured = parse_assignments(machine.read("/etc/hccn.conf") or "")
+    configured = parse_assignments(machine.read("/etc/hccn.conf"))
     without = [number for number in visible if f"address_{number}" not in configured]
     if without:
         text = f"no address in /etc/hccn.conf for device(s) {_joined(without)} (needed between machines)"
@@ -248,7 +245,7 @@ def _check_network(machine: Machine) -> Iterator[Finding]:
         yield Finding(ERROR if several else NOTE, "HCCL", text, remedy)
         return
     outputs = [machine.run("hccn_tool", "-i", str(number), "-link", "-g") for number in visible]
-    up = [output is not None and re.search(r"link status\s*:\s*up", output.text.lower()) for output in outputs]
+    up = [output is not None and re.search(r"link status\s*:\s*up", output[1].lower()) for output in outputs]
     down = [number for number, link in zip(visible, up) if not link]
     if None in outputs:
         yield note("HCCL", "no hccn_tool: the cards' links were not looked at")
@@ -260,7 +257,6 @@ def _check_network(machine: Machine) -> Iterator[Finding]:
 
 
 def check_variables(machine: Machine) -> Iterator[Finding]:
-    """Variables that slow training down or stop it."""
     for name, (fine, effect) in SLOW_VARIABLES.items():
         value = machine.environ.get(name, fine[0])
         if value not in fine:

@@ -161,27 +161,20 @@ def check_weights(folders: Sequence[Path]) -> Iterator[Finding]:
 
 
 def check_checkout(machine: Machine, folder: Path, patch: Path, named: bool) -> Iterator[Finding]:
-    """Whether upstream lies in ``folder`` at the pinned commit with the patch applied.
-
-    Args:
-        machine: runs git.
-        folder: the checkout.
-        patch: pivotnet.patch.
-        named: whether the user named the folder; then it must be there.
-    """
+    """Whether upstream lies in ``folder`` at the pinned commit with the patch applied; one that was ``named`` must."""
     git = "git", "-C", str(folder)
     if not (folder / "run.sh").is_file():
         if named:
-            text = f"PIVOTNET_DIR={folder} is no checkout of upstream"
-            yield error("checkout", text, "unset it to train the built-in network")
+            remedy = "unset it to train the built-in network"
+            yield error("checkout", f"PIVOTNET_DIR={folder} is no checkout of upstream", remedy)
         else:
             yield note("checkout", f"none in {folder}: the built-in network is trained")
         return
-    head = machine.run(*git, "rev-parse", "HEAD")
-    if head is None or head.status != 0:
+    status, text = machine.run(*git, "rev-parse", "HEAD") or (1, "")
+    if status:
         yield note("checkout", f"{folder} is no git repository: its commit is unknown")
-    elif PINNED and head.text.strip() != PINNED:
-        text = f"{folder} is at commit {head.text.strip()[:12]}, the patch is for {PINNED[:12]}"
+    elif PINNED and text.strip() != PINNED:
+        text = f"{folder} is at commit {text.strip()[:12]}, the patch is for {PINNED[:12]}"
         yield error("checkout", text, f"git -C {folder} checkout {PINNED}, then apply the patch")
         return
     if not patch.is_file():
@@ -192,9 +185,9 @@ def check_checkout(machine: Machine, folder: Path, patch: Path, named: bool) -> 
     if undo is None or apply is None:
         return
     remedy = f"cd {folder} && git apply --reject --whitespace=fix {patch}"
-    if undo.status == 0:
+    if undo[0] == 0:
         yield ok("checkout", f"{folder} has the patch")
-    elif apply.status == 0:
+    elif apply[0] == 0:
         yield error("checkout", f"{folder} is not patched: it would not run here", remedy)
     else:
         text = f"{folder} differs from the patched tree (changed by hand, or an older patch)"

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from support.fake_machine import FakeMachine
 
-from pivotnet.annotation.expansion import expansion_path
-from pivotnet.annotation.folder import OPTIONS_FILE, annotation_folder, sample_path, split_path
+from pivotnet.annotation.folder import OPTIONS_FILE
+from pivotnet.annotation.format import FOLDER
 from pivotnet.annotation.runner import annotate
 from pivotnet.config import BACKBONES, BackboneInfo
 from pivotnet.doctor import trees
@@ -62,54 +62,41 @@ def test_no_data_is_a_note_and_a_wrong_folder_an_error(tmp_path):
     assert finding.status == ERROR and "no folder samples" in finding.text
 
 
-def cut_table(root):
-    (root / "v1.0-trainval" / "ego_pose.json").unlink()
-
-
-def cut_expansion(root):
-    (root / "maps" / "expansion" / "singapore-queenstown.json").unlink()
-
-
-def cut_sample(root):
-    sample_path(root, split_path(root, "val").read_text().split()[0]).unlink()
-
-
-def change_map(root):
-    name = next(iter(json.loads((annotation_folder(root) / OPTIONS_FILE).read_text())["maps"]))
-    with open(expansion_path(root, name), "a") as stream:
-        stream.write(" ")
-
-
-def change_options(root):
-    path = annotation_folder(root) / OPTIONS_FILE
-    path.write_text(path.read_text().replace('"resolution": 0.15', '"resolution": 0.3'))
+def change(root: Path, pattern: str, old: str | None = None, new: str = "") -> None:
+    """Replace text in the files that have such a name, or remove these."""
+    for path in list(root.glob(pattern)):
+        if old is None:
+            path.unlink()
+        else:
+            path.write_text(path.read_text().replace(old, new))
 
 
 @pytest.mark.parametrize(
-    ("break_it", "status", "text"),
+    ("changes", "status", "text"),
     [
-        (cut_table, WARNING, "lacks ego_pose.json"),
-        (cut_expansion, WARNING, "map expansion lacks singapore-queenstown.json"),
-        (lambda root: next(root.glob("samples/CAM_BACK/*.jpg")).unlink(), ERROR, "2 samples, but CAM_BACK 1"),
-        (cut_sample, ERROR, "1 of 2 annotated samples are missing"),
-        (change_map, WARNING, "made from another map"),
-        (change_options, WARNING, "made with resolution 0.3, this program uses 0.15"),
-        (lambda root: (annotation_folder(root) / OPTIONS_FILE).write_text("{"), WARNING, "missing or damaged"),
-        (lambda root: split_path(root, "train").unlink(), ERROR, "no lists of the splits"),
-        (lambda root: split_path(root, "val").write_text(""), WARNING, "no annotated sample in the val split"),
+        (("v1.0-trainval/ego_pose.json",), WARNING, "lacks ego_pose.json"),
+        (("maps/expansion/singapore-queenstown.json",), WARNING, "map expansion lacks singapore-queenstown.json"),
+        (("samples/CAM_BACK/*.jpg",), ERROR, "2 samples, but CAM_BACK 0"),
+        ((f"{FOLDER}/*.npz",), ERROR, "2 of 2 annotated samples are missing"),
+        (("maps/expansion/*.json", "{", "{ "), WARNING, "made from another map"),
+        ((f"{FOLDER}/{OPTIONS_FILE}", '"resolution": 0.15', '"resolution": 0.3'), WARNING, "with resolution 0.3, this"),
+        ((f"{FOLDER}/{OPTIONS_FILE}", "}", ""), WARNING, "missing or damaged"),
+        ((f"{FOLDER}/splits/train.txt",), ERROR, "no lists of the splits"),
+        ((f"{FOLDER}/splits/val.txt", "\n", "/x\n"), ERROR, "not a token"),
+        ((f"{FOLDER}/splits/val.txt",), WARNING, "no annotated sample in the val split"),
     ],
 )
-def test_one_broken_part_is_one_finding_with_a_remedy(root, break_it, status, text):
-    break_it(root)
+def test_one_broken_part_is_one_finding_with_a_remedy(root, changes, status, text):
+    change(root, *changes)
     findings = bad(trees.check_data(root, root))
-    assert [finding.status for finding in findings] == [status], findings
+    assert {finding.status for finding in findings} == {status}, findings
     assert text in findings[0].text and findings[0].remedy
 
 
 def test_unannotated_data_needs_tables_and_expansion(root):
-    shutil.rmtree(annotation_folder(root))
-    cut_table(root)
-    cut_expansion(root)
+    shutil.rmtree(root / FOLDER)
+    change(root, "v1.0-trainval/ego_pose.json")
+    change(root, "maps/expansion/singapore-queenstown.json")
     findings = bad(trees.check_data(root, root))
     assert [finding.status for finding in findings] == [ERROR, ERROR, WARNING]
     assert "not annotated yet" in findings[-1].text

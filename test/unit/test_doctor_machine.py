@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
 import pytest
 from support.fake_machine import ASCEND, CANN_INFO, PROCESS, SMI, TCMALLOC, FakeMachine, link_command, npu_smi
 
+from pivotnet import cli
 from pivotnet.commands import doctor as command
 from pivotnet.doctor import examination
-from pivotnet.doctor.machine import ERROR, NOTE, OK, WARNING, Machine, Output
+from pivotnet.doctor.machine import ERROR, NOTE, OK, WARNING, Machine
 
 
 def found(machine: FakeMachine) -> list:
@@ -28,7 +28,7 @@ def test_a_good_server_has_nothing_but_good_findings(tmp_path):
     good = statuses(machine, OK)
     assert "NPU: 8 x 910B3, 64 GiB each, health OK" in good
     assert "driver: 25.2.0" in good and "firmware: 7.7.0.6.236" in good
-    assert "versions: torch 2.8.0, torch_npu 2.8.0.post2 and CANN 8.5.0 belong together" in good
+    assert "versions: torch 2.8.0+cpu, torch_npu 2.8.0.post2 and CANN 8.5.0 belong together" in good
 
 
 def test_a_laptop_gets_notes_only(tmp_path):
@@ -38,7 +38,6 @@ def test_a_laptop_gets_notes_only(tmp_path):
     assert any("none here" in text for text in statuses(machine, NOTE))
 
 
-LINK_DOWN = Output(0, "link status: DOWN\n")
 # what: (how it breaks a machine of two NPUs, status, text)
 BROKEN = {
     "alarm": (lambda m: smi(m, 0, npu_smi({0: "OK", 1: "Alarm"})), ERROR, "device 1 (910B3): health Alarm"),
@@ -54,7 +53,7 @@ BROKEN = {
     "old cann": (lambda m: m.write(CANN_INFO, "version=8.1.RC1"), WARNING, "8.5.0, this is the older 8.1.RC1"),
     "new cann": (lambda m: m.write(CANN_INFO, "version=9.0.0"), WARNING, "this is 9.0.0: not a tested pair"),
     "no torch_npu": (lambda m: m.packages.pop("torch_npu"), ERROR, "training would run on the CPU"),
-    "other torch_npu": (lambda m: m.packages.update(torch_npu="2.7.1"), ERROR, "made for another torch than 2.8.0"),
+    "other torch_npu": (lambda m: m.packages.update(torch_npu="2.7.1"), ERROR, "made for another torch than 2.8.0+cpu"),
     "torch_npu breaks": (lambda m: m.import_problems.update(torch_npu="libascendcl.so"), ERROR, "libascendcl.so"),
     "no mx_driving": (lambda m: m.packages.pop("mx-driving"), ERROR, "deformable attention"),
     "other mx_driving": (lambda m: m.packages.update({"mx-driving": "26.2.0.post1"}), ERROR, "not made for torch 2.8"),
@@ -73,7 +72,7 @@ BROKEN = {
     "visible": (lambda m: m.environ.update(ASCEND_RT_VISIBLE_DEVICES="0,7"), ERROR, "=0,7 names devices that do not"),
     "blocking": (lambda m: m.environ.update(ASCEND_LAUNCH_BLOCKING="1"), WARNING, "waits for every operator"),
     "log": (lambda m: m.environ.update(ASCEND_GLOBAL_LOG_LEVEL="1"), WARNING, "ASCEND_GLOBAL_LOG_LEVEL=1"),
-    "link": (lambda m: m.commands.update({link_command(1): LINK_DOWN}), WARNING, "link of device(s) 1 is not up"),
+    "link": (lambda m: m.commands.update({link_command(1): (0, "DOWN")}), WARNING, "link of device(s) 1 is not up"),
     "threads": (lambda m: m.environ.update(OMP_NUM_THREADS="150"), WARNING, "OMP_NUM_THREADS=150 x 2 ranks"),
     "several machines": (lambda m: several_machines(m), ERROR, "no address in /etc/hccn.conf for device(s) 1"),
 }
@@ -81,7 +80,7 @@ BROKEN = {
 
 def smi(machine: FakeMachine, status: int, text: str) -> None:
     """npu-smi prints something else."""
-    machine.commands[SMI] = Output(status, text)
+    machine.commands[SMI] = (status, text)
 
 
 def several_machines(machine: FakeMachine) -> None:
@@ -114,12 +113,6 @@ def test_torch_npu_without_an_npu_is_named(tmp_path):
     assert len(errors) == 1 and "libhccl.so" in errors[0]
 
 
-def _arguments(*options: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    command.configure(parser)
-    return parser.parse_args(options)
-
-
 def test_the_report_goes_on_after_a_check_that_breaks(tmp_path, monkeypatch):
     def broken(machine):
         raise OSError("odd machine")
@@ -144,7 +137,7 @@ def test_exit_status_says_whether_training_could_start(tmp_path, monkeypatch, ca
     if broken:
         BROKEN["alarm"][0](machine)
     monkeypatch.setattr(command, "Machine", lambda: machine)
-    assert command.run(_arguments("--output", str(tmp_path))) == status
+    assert cli.main(["doctor", "--output", str(tmp_path)]) == status
     out = capsys.readouterr().out
     assert ("training cannot start: 1 error(s)" in out) == broken
     assert ("health Alarm" in out) == broken
@@ -154,7 +147,5 @@ def test_commands_that_are_missing_or_hang(monkeypatch):
     monkeypatch.setattr("pivotnet.doctor.machine.TIMEOUT", 0.2)
     machine = Machine()
     assert machine.run("no-such-command-here") is None
-    hung = machine.run("sleep", "5")
-    assert hung is not None and hung.status == 124
-    failed = machine.run("sh", "-c", "echo broken >&2; exit 3")
-    assert failed == Output(3, "broken\n")
+    assert machine.run("sleep", "5") == (124, "no answer within 0 s")
+    assert machine.run("sh", "-c", "echo broken >&2; exit 3") == (3, "broken\n")

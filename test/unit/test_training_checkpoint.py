@@ -55,13 +55,10 @@ def test_upstream_takes_the_state(trained):
     assert {"epoch", "it", "global_step", "model_state", "optimizer_state", "callback"} < state.keys()
     assert (state["epoch"], state["it"], state["global_step"]) == (1, 12, 12)
     assert all(not name.startswith("module.") for name in state["model_state"])
-    names = dict(trained.model.named_parameters())
-    groups = [
-        {"params": [p for name, p in names.items() if "backbone" not in name], "lr": 1.0, "wd": 1e-4},
-        {"params": [p for name, p in names.items() if "backbone" in name], "lr": 1.0, "wd": 1e-4},
-        {"params": [], "lr": 1.0, "wd": 1e-4},
-    ]
-    theirs = torch.optim.AdamW(groups)
+    groups: list[list] = [[], [], []]
+    for name, parameter in trained.model.named_parameters():
+        groups["backbone" in name].append(parameter)
+    theirs = torch.optim.AdamW([{"params": group, "lr": 1.0, "wd": 1e-4} for group in groups])
     theirs.load_state_dict(copy.deepcopy(state["optimizer_state"]))
     torch.testing.assert_close(theirs.state_dict()["state"], trained.optimizer.state_dict()["state"], rtol=0, atol=0)
 
@@ -76,6 +73,9 @@ def test_everything_comes_back(trained, saved):
     old, new = (trainer.optimizer.state_dict()["state"] for trainer in (trained, other))
     torch.testing.assert_close(old, new, rtol=0, atol=0)
     assert [group["lr"] for group in other.optimizer.param_groups] == [1e-3, 1e-4]
+    other.model.state_dict()[NAME][0] = float("inf")
+    with pytest.raises(PivotNetError, match=f"weight {NAME} is not finite"):
+        other._state([devices.rng_state(CPU)])
 
 
 def test_a_model_is_loaded_with_its_own_configuration(saved, tmp_path):
@@ -99,26 +99,21 @@ def test_upstreams_checkpoint_needs_a_preset(trained, tmp_path):
     assert torch.equal(model.state_dict()[NAME], weights[f"module.{NAME}"])
 
 
-SMALL = dataclasses.replace(
-    CONFIG, name="small", model=dataclasses.replace(CONFIG.model, backbone="res50", backbone_channels=(1024, 2048))
-)
-
-
 @pytest.mark.parametrize(
-    "change, config, message",
+    "changes, backbone, message",
     [
-        (lambda weights: weights.pop(NAME), CONFIG, "lacks 1 of"),
-        (lambda weights: weights.update(extra=torch.zeros(1)), CONFIG, "unknown 1 of"),
-        (lambda weights: weights.update({NAME: torch.zeros(1)}), CONFIG, "other shapes of 1"),
-        (lambda weights: None, SMALL, "holds a effb0 backbone, preset small has res50"),
+        ({NAME: None}, "effb0", "lacks 1 of"),
+        ({"extra": torch.zeros(1)}, "effb0", "unknown 1 of"),
+        ({NAME: torch.zeros(1)}, "effb0", "other shapes of 1"),
+        ({}, "res50", "holds a effb0 backbone, preset smoke has res50"),
     ],
 )
-def test_weights_that_do_not_fit_are_one_line(trained, change, config, message):
-    weights = dict(trained.model.state_dict())
-    change(weights)
-    with pytest.raises(PivotNetError, match=message) as caught:
-        checkpoints.load_weights(trained.model, {"model_state": weights}, "some.pth", config)
-    assert "\n" not in str(caught.value)
+def test_weights_that_do_not_fit_are_one_line(trained, changes, backbone, message):
+    weights = {**trained.model.state_dict(), **changes}
+    state = {"model_state": {name: value for name, value in weights.items() if value is not None}}
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, backbone=backbone))
+    with pytest.raises(PivotNetError, match=rf"^.*{message}.*$"):
+        checkpoints.load_weights(trained.model, state, "some.pth", config)
 
 
 class _Evil:
@@ -126,25 +121,24 @@ class _Evil:
         return os.system, ("touch evil",)
 
 
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda path, whole: path.write_bytes(whole[:100_000]),
-        lambda path, whole: path.write_text("no checkpoint"),
-        lambda path, whole: path.write_bytes(pickle.dumps({"model_state": {}})),
-        lambda path, whole: torch.save({"model_state": {"a": _Evil()}}, path),
-        lambda path, whole: torch.save([1, 2], path),
-        lambda path, whole: None,
-    ],
-    ids=["truncated", "text", "pickle", "evil", "list", "missing"],
-)
-def test_bad_files_are_one_line(saved, tmp_path, write, monkeypatch):
+def test_bad_files_are_one_line(saved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / "bad.pth", saved.read_bytes())
-    with pytest.raises(PivotNetError, match="bad.pth") as caught:
-        checkpoints.read_checkpoint(tmp_path / "bad.pth")
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "evil").exists()
+    bad = tmp_path / "bad.pth"
+    for content in (
+        None,
+        saved.read_bytes()[:100_000],
+        b"no checkpoint",
+        pickle.dumps({"model_state": {}}),
+        [1],
+        _Evil(),
+    ):
+        if isinstance(content, bytes):
+            bad.write_bytes(content)
+        elif content:
+            torch.save({"model_state": {"a": content}}, bad)
+        with pytest.raises(PivotNetError, match=r"^.*bad\.pth.*$"):
+            checkpoints.read_checkpoint(bad)
+    assert os.listdir() == ["bad.pth"], "nothing was executed"
 
 
 def rewritten(saved: Path, path: Path, change, summed: bool) -> Path:
@@ -164,7 +158,6 @@ def rewritten(saved: Path, path: Path, change, summed: bool) -> Path:
         (lambda state: state["model_state"][NAME].fill_(float("nan")), rf"\.model_state\.{NAME} is not finite"),
         (lambda state: state["model_state"].update({NAME: torch.ones(1).expand(2**40)}), "for which it has no bytes"),
         (lambda state: state["model_state"].update({NAME: torch.eye(3).to_sparse()}), "not a dense tensor"),
-        (lambda state: state["model_state"].update({NAME: [1.0]}), "is of type list, not a dense tensor"),
         (lambda state: state.update(optimizer_state=5), r"\.optimizer_state is 5, not an object"),
         (lambda state: state["optimizer_state"].update(param_groups=[]), "a list of 1 to inf items"),
         (lambda state: state["pivotnet"].update(step=-1), r"\.pivotnet\.step is -1, not a whole number from 0"),
@@ -181,16 +174,16 @@ def test_what_a_checkpoint_must_hold(saved, tmp_path, change, message):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    "part, change, message",
     [
-        (lambda config: config["model"].update(hidden=33), "configuration of no network"),
-        (lambda config: config["model"].update(image_size=(33, 64)), "another map or network"),
-        (lambda config: config["map"].update(map_size=(40, 20)), "another map or network"),
-        (lambda config: config["model"].update(new=1), "of another version"),
+        ("model", {"hidden": 33}, "configuration of no network"),
+        ("model", {"image_size": (33, 64)}, "another map or network"),
+        ("map", {"map_size": (40, 20)}, "another map or network"),
+        ("model", {"new": 1}, "of another version"),
     ],
 )
-def test_a_configuration_of_no_network_is_one_line(saved, tmp_path, change, message):
-    path = rewritten(saved, tmp_path / "bad.pth", lambda state: change(state["pivotnet"]["config"]), True)
+def test_a_configuration_of_no_network_is_one_line(saved, tmp_path, part, change, message):
+    path = rewritten(saved, tmp_path / "bad.pth", lambda state: state["pivotnet"]["config"][part].update(change), True)
     with pytest.raises(PivotNetError, match=message):
         load_model(path, CPU)
 
@@ -206,17 +199,6 @@ def test_a_changed_bit_of_any_tensor_is_noticed(saved, tmp_path):
             checkpoints.read_checkpoint(tmp_path / "bad.pth")
     older = rewritten(saved, tmp_path / "older.pth", lambda state: state["model_state"][NAME].add_(1), False)
     assert not torch.equal(checkpoints.read_checkpoint(older)["model_state"][NAME], state["model_state"][NAME])
-
-
-def test_an_optimiser_of_another_network_is_refused(trained, saved):
-    state = checkpoints.read_checkpoint(saved)["optimizer_state"]
-    for change in (
-        lambda: state["state"][0].update(exp_avg=torch.zeros(1)),
-        lambda: state["param_groups"][0]["params"].pop(),
-    ):
-        change()
-        with pytest.raises(PivotNetError, match="the optimiser's state"):
-            checkpoints.load_optimizer_state(trained.optimizer, state)
 
 
 def test_resume_goes_on_from_the_newest_good_checkpoint(saved, tmp_path):
@@ -239,13 +221,6 @@ def test_resume_goes_on_from_the_newest_good_checkpoint(saved, tmp_path):
         find_resumed(dataclasses.replace(run, resume=str(folder / "step_00000013.pth")), CONFIG, Ranks())
 
 
-def test_weights_that_are_not_finite_are_not_saved():
-    trainer = new_trainer()
-    trainer.model.state_dict()[NAME][0] = float("inf")
-    with pytest.raises(PivotNetError, match=f"weight {NAME} is not finite"):
-        trainer._state([devices.rng_state(CPU)])
-
-
 def test_the_newest_are_kept(tmp_path):
     for step in (5, 10, 100, 20):
         (tmp_path / checkpoints.NAME.format(step)).write_text("x")
@@ -262,10 +237,9 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(trained, tmp_path
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, limits[1]))
     try:
-        with pytest.raises(PivotNetError, match="cannot write .*File too large") as caught:
-            checkpoints.save_checkpoint(tmp_path / checkpoints.NAME.format(2), trained._state([devices.rng_state(CPU)]))
+        with pytest.raises(PivotNetError, match="^cannot write .*File too large.*$"):
+            checkpoints.save_checkpoint(tmp_path / "step_2.pth", trained._state([devices.rng_state(CPU)]))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == [old.name]
     assert torch.equal(checkpoints.read_checkpoint(old)["model_state"]["a"], torch.ones(3))

@@ -10,16 +10,9 @@ import pytest
 import torch
 from support.ranks import RANKS, exchange
 
-from pivotnet.distributed import (
-    CollectiveError,
-    Ranks,
-    agreed,
-    average_over_ranks,
-    gather_objects,
-    process_group,
-    ranks_from_environment,
-)
-from pivotnet.errors import PivotNetError
+from pivotnet.distributed import Ranks, agreed, average_over_ranks, gather_objects, process_group
+from pivotnet.distributed import ranks_from_environment as found_ranks
+from pivotnet.errors import CollectiveError, PivotNetError
 
 CPU = torch.device("cpu")
 
@@ -71,7 +64,7 @@ def test_sigterm_ends_a_rank_that_waits_for_ever(tmp_path, start, capfd):
 def test_a_single_process_needs_no_group(monkeypatch):
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    ranks = ranks_from_environment()
+    ranks = found_ranks()
     assert ranks == Ranks() and ranks.main
     with process_group(ranks, CPU):
         assert gather_objects(3, ranks) == [3]
@@ -83,12 +76,12 @@ def test_a_single_process_needs_no_group(monkeypatch):
 def test_ranks_come_from_torchrun(monkeypatch):
     for name, value in (("RANK", "5"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4")):
         monkeypatch.setenv(name, value)
-    assert ranks_from_environment() == Ranks(5, 1, 8, 4)
+    assert found_ranks() == Ranks(5, 1, 8, 4)
     for name, value in (("RANK", "five"), ("LOCAL_RANK", "-1"), ("WORLD_SIZE", "²"), ("WORLD_SIZE", "0")):
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
             with pytest.raises(PivotNetError, match=f"{name} in the environment is {value}: give a whole number"):
-                ranks_from_environment()
+                found_ranks()
 
 
 def test_a_group_that_cannot_form_is_one_line(monkeypatch):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import pytest
-
 from pivotnet.training import records as recording
 from pivotnet.training.records import StepRecords, counted_times, read_records, warmup_steps
 
@@ -35,9 +33,8 @@ def test_times_are_from_end_to_end(monkeypatch, tmp_path):
     assert step(0.5) == (11, 1.5, 0.5, True)
 
 
-@pytest.mark.parametrize("steps, warmup", [(1, 0), (3, 0), (4, 1), (40, 10), (80, 20), (1500, 20)])
-def test_warm_up_is_a_quarter_of_a_short_run(steps, warmup):
-    assert warmup_steps(steps) == warmup
+def test_warm_up_is_a_quarter_of_a_short_run():
+    assert [warmup_steps(steps) for steps in (1, 3, 4, 40, 80, 1500)] == [0, 0, 1, 10, 20, 20]
 
 
 def test_records_survive_a_kill_and_a_resume(tmp_path):

@@ -205,14 +205,8 @@ def upstream_state(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: in
     for name, tensor in weights.items():
         if not bool(torch.isfinite(tensor).all()):
             raise PivotNetError(f"weight {name} is not finite, no checkpoint is written: lower --lr and --resume")
-    return {
-        "epoch": epoch,
-        "it": step,
-        "global_step": step,
-        "model_state": weights,
-        "optimizer_state": _optimizer_state(optimizer),
-        "callback": {},
-    }
+    counts = {"epoch": epoch, "it": step, "global_step": step}
+    return {**counts, "model_state": weights, "optimizer_state": _optimizer_state(optimizer), "callback": {}}
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Union
 
@@ -67,13 +67,12 @@ def make_folder(path: PathLike, option: str | None = None) -> Path:
     Raises:
         PivotNetError: it cannot be made.
     """
-    folder = Path(path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         remedy = f"choose another {option}" if option else "make its parent writable or link it to another disk"
-        raise PivotNetError(f"cannot make {folder}: {error.strerror or error}; {remedy}") from error
-    return folder
+        raise PivotNetError(f"cannot make {path}: {error.strerror or error}; {remedy}") from error
+    return Path(path)
 
 
 def open_file(path: PathLike) -> IO[bytes]:
@@ -87,9 +86,7 @@ def open_file(path: PathLike) -> IO[bytes]:
     if stat.S_ISREG(kind):
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
-    if stat.S_ISDIR(kind):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    raise OSError(errno.EINVAL, "it is a folder" if stat.S_ISDIR(kind) else "it is no regular file", str(path))
 
 
 def read_file(path: PathLike, largest: int = LARGEST) -> bytes:
@@ -106,11 +103,7 @@ def read_file(path: PathLike, largest: int = LARGEST) -> bytes:
 
 
 def lock_output(folder: PathLike) -> contextlib.AbstractContextManager[None]:
-    """``locked`` for the output folder of a run.
-
-    Raises:
-        PivotNetError: another run has locked it.
-    """
+    """``locked`` for the output folder of a run; PivotNetError where another run has locked it."""
     return locked(folder, busy=f"another run is writing into {folder}: wait for it, or choose another --output")
 
 
@@ -135,11 +128,7 @@ def locked(folder: PathLike, busy: str | None = None) -> Iterator[None]:
 
 
 def read_json(
-    path: PathLike,
-    remedy: str,
-    rule: Rule = an_object,
-    object_hook: Callable[[dict], Any] | None = None,
-    largest: int = LARGEST,
+    path: PathLike, remedy: str, rule: Rule = an_object, object_hook: Any = None, largest: int = LARGEST
 ) -> Any:
     """A JSON file's content.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import secrets
@@ -65,13 +66,9 @@ def supervise(command: Sequence[object], **options: Any) -> int:
     previous = {number: signal.signal(number, lambda number, frame: received.append(number)) for number in numbers}
     folder = private_folder()  # whatever is killed, nothing is left in the shared one
     try:
-        child = subprocess.Popen(
-            [str(word) for word in command],
-            env={**options.pop("env", os.environ), MARK: mark, "TMPDIR": folder},
-            start_new_session=True,
-            preexec_fn=_end_with_parent,
-            **options,
-        )
+        options["env"] = {**options.get("env", os.environ), MARK: mark, "TMPDIR": folder}
+        words = [str(word) for word in command]
+        child = subprocess.Popen(words, start_new_session=True, preexec_fn=_end_with_parent, **options)
         deadline = None
         while child.poll() is None:
             if received and not deadline:
@@ -98,10 +95,8 @@ def _signal_marked(mark: str, number: int) -> int:
     """Send a signal (0: none) to all processes with this mark; returns how many there are."""
     entry, count = f"{MARK}={mark}".encode(), 0
     for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
             if entry in path.read_bytes().split(b"\0"):
                 os.kill(int(path.parent.name), number)
                 count += 1
-        except OSError:  # it has ended, or is another user's
-            continue
     return count

@@ -27,6 +27,7 @@ from pivotnet import heartbeat
 from pivotnet.errors import PivotNetError, run_command
 from pivotnet.launch.supervise import MARK, end_with_parent, private_folder
 from pivotnet.limits import WORKERS, whole_number
+from pivotnet.pool import available_cores
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torchrun names it to each rank
 LAST_LINES = 15
@@ -84,8 +85,7 @@ def command(cards: int, nodes: Nodes, words: list[str], logs: Path | None = None
 def environment(cards: int) -> dict[str, str]:
     """This process's environment, and what ranks need that the user has not set."""
     # threads of a CPU operator: more than a rank's share of the cores makes all ranks slower
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": str(max(1, cores // cards)), **ENVIRONMENT, **os.environ}
+    return {"OMP_NUM_THREADS": str(max(1, available_cores() // cards)), **ENVIRONMENT, **os.environ}
 
 
 def hand_over(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

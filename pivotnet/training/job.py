@@ -55,7 +55,10 @@ def train(run: Run, ranks: Ranks, device: torch.device, started: float) -> bool:
                 stack.enter_context(lock_output(run.output))
                 for path in run.output.glob(".*.tmp"):  # of a process that was killed while it wrote
                     path.unlink(missing_ok=True)
-            loader = _build_loader(trainer, tokens, start_step)
+            lengths = (len(tokens), config.optim.batch_size, run.steps, start_step)
+            sampler = TrainingSampler(*lengths, run.seed, ranks.rank, ranks.world_size)
+            where: dict[str, Any] = {"device": device, "local_ranks": ranks.local_world_size, "workers": run.workers}
+            loader = build_loader(config, run.data_root, tokens, sampler=sampler, with_targets=True, **where)
         monitor = Monitor(
             run.output, total_steps=run.steps, start_step=start_step, log_every=run.log_every, enabled=ranks.main
         )
@@ -78,31 +81,18 @@ def train(run: Run, ranks: Ranks, device: torch.device, started: float) -> bool:
             if run.profile:
                 profiler = devices.profile(device, str(folder), PROFILE_AFTER, run.profile)
             with profiler as profile:
-                finished = trainer.fit(batches, records, monitor, shutdown, profile.step if profile else None)
+                finished = trainer.fit(batches, records, monitor, shutdown, profile)
             if folder.is_dir():
                 monitor.say(f"profile: {folder}; open it in ui.perfetto.dev (NPU: MindStudio Insight)")
-        summary = summarise(
-            records,
-            ranks,
-            device,
-            batch_size=config.optim.batch_size,
-            started=started,
-            train_seconds=trainer.elapsed,
-            finished=finished,
-            checkpoint=trainer.checkpoint,
-            preset=config.name,
-            precision=run.precision,
-            seed=run.seed,
-            epochs=config.optim.epochs,
-            steps_per_epoch=run.steps_per_epoch,
-            samples=len(tokens),
-        )
+        batch_size, root = config.optim.batch_size, run.data_root
+        known = {"preset": config.name, "precision": run.precision, "seed": run.seed, "epochs": config.optim.epochs}
+        known.update(steps_per_epoch=run.steps_per_epoch, samples=len(tokens), train_seconds=trainer.elapsed)
+        known.update(finished=finished)
+        summary = summarise(records, ranks, device, batch_size, started, trainer.checkpoint, **known)
         if finished and evaluated:
             assert trainer.checkpoint is not None
             shutdown.busy = True
-            predictor = Predictor(
-                trainer.model, config, device, run.data_root, config.optim.batch_size, run.workers, ranks
-            )
+            predictor = Predictor(trainer.model, config, device, root, batch_size, run.workers, ranks)
             evaluation = evaluate_splits(predictor, trainer.checkpoint, evaluated, monitor.say)
             summary.update(evaluation=evaluation, wall_seconds=time.perf_counter() - started)
         if ranks.main:
@@ -115,29 +105,6 @@ def train(run: Run, ranks: Ranks, device: torch.device, started: float) -> bool:
 
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, (Path, torch.dtype)) else value
-
-
-def _build_loader(trainer: Trainer, tokens: list[str], start_step: int) -> Loader:
-    config, run, ranks = trainer.config, trainer.run, trainer.ranks
-    sampler = TrainingSampler(
-        len(tokens),
-        config.optim.batch_size,
-        seed=run.seed,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        start_step=start_step,
-        stop_step=run.steps,
-    )
-    return build_loader(
-        config,
-        run.data_root,
-        tokens,
-        sampler=sampler,
-        with_targets=True,
-        workers=run.workers,
-        device=trainer.device,
-        local_ranks=ranks.local_world_size,
-    )
 
 
 def _start(trainer: Trainer, loader: Loader, resumed: Path | None, state: dict[str, Any]) -> Iterator[Batch]:

@@ -119,16 +119,11 @@ class Trainer:
         return result.piggybacked
 
     def fit(
-        self,
-        batches: Iterable[Batch],
-        records: StepRecords,
-        monitor: Monitor,
-        shutdown: Shutdown,
-        after_step: Callable[[], None] | None = None,
+        self, batches: Iterable[Batch], records: StepRecords, monitor: Monitor, shutdown: Shutdown, profiler: Any = None
     ) -> bool:
         """Train until ``run.steps`` or a request to stop; saves at the end. Returns whether the run is complete.
 
-        ``batches`` has one a step, from step ``self.step`` on; ``after_step`` is called at the end of each.
+        ``batches`` has one a step, from step ``self.step`` on.
         """
         record: dict[str, Any] | None = None  # of the step before, whose losses are still on the device
         stop = False
@@ -148,8 +143,8 @@ class Trainer:
                 monitor.end_epoch(instances)
                 instances = 0
             shutdown.step_done()
-            if after_step is not None:
-                after_step()
+            if profiler is not None:
+                profiler.step()
 
             if stop or self.step == self.run.steps or self.step % self.run.save_every == 0:
                 shutdown.busy = True
@@ -198,18 +193,9 @@ class Trainer:
     def _state(self, rng_states: list[dict[str, Any]]) -> dict[str, Any]:
         epoch = self.step // self.run.steps_per_epoch - 1
         state = checkpoints.upstream_state(self.model, self.optimizer, epoch, self.step)
-        return {
-            **state,
-            "pivotnet": {
-                "config": self.config.to_dict(),
-                "step": self.step,
-                "world_size": self.ranks.world_size,
-                "batch_size": self.config.optim.batch_size,
-                "seed": self.run.seed,
-                "elapsed": self.elapsed,
-                "rng": rng_states,
-            },
-        }
+        run = {"config": self.config.to_dict(), "step": self.step, "elapsed": self.elapsed, "rng": rng_states}
+        run.update(world_size=self.ranks.world_size, batch_size=self.config.optim.batch_size, seed=self.run.seed)
+        return {**state, "pivotnet": run}
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
         """Continue from a checkpoint's dict: weights, optimiser, step, random state."""

@@ -38,13 +38,8 @@ class Monitor:
         self.console = Console(highlight=False, soft_wrap=True)
         self.log = open(folder / LOG_NAME, "a", buffering=1)
         self.curves = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
-        self.progress = Progress(
-            BarColumn(bar_width=10),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[note]}"),
-            console=self.console,
-        )
+        columns = (BarColumn(bar_width=10), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+        self.progress = Progress(*columns, TextColumn("{task.fields[note]}"), console=self.console)
         self.task = self.progress.add_task("training", total=total_steps, completed=start_step, note="")
         if self.console.is_terminal:  # elsewhere it would leave an empty line
             self.progress.start()
@@ -90,9 +85,8 @@ class Monitor:
     def end_epoch(self, instances: int) -> None:
         """Warn of an epoch in which this rank has seen no instance: the network learns to draw nothing."""
         if not instances:
-            self.say(
-                "warning: no sample of this epoch has a line: look at the annotations (pivotnet render draws them)"
-            )
+            remedy = "look at the annotations (pivotnet render draws them)"
+            self.say(f"warning: no sample of this epoch has a line: {remedy}")
 
     def _describe(self, record: Mapping[str, Any], memory: int) -> str:
         seconds = record["seconds"]

@@ -36,25 +36,17 @@ from pivotnet.training.records import StepRecords, counted_times, read_records, 
 
 SUMMARY = "summary.json"
 _COUNT = number(0, whole=True)
-_POSITIVE = number(1, 1e9, whole=True)
-_SECONDS = number(0, 1e12)
 _TIMES = {"median": number(1e-9, 1e9), "p90": number(1e-9, 1e9), "count": _COUNT, "warmup": nullable(_COUNT)}
 _PERCENT = fields({key: nullable(number(0, 100)) for key in ("mAP_hard", "mAP_easy")})
 _SUMMARY = fields(
     {
-        "preset": printable,
-        "device": printable,
-        "device_name": printable,
-        "ranks": _POSITIVE,
-        "batch_size": _POSITIVE,
-        "global_batch": _POSITIVE,
-        "steps": _COUNT,
-        "start_step": _COUNT,
+        **dict.fromkeys(("preset", "device", "device_name"), printable),
+        **dict.fromkeys(("ranks", "batch_size", "global_batch"), number(1, 1e9, whole=True)),
+        **dict.fromkeys(("steps", "start_step"), _COUNT),
+        **dict.fromkeys(("train_seconds", "wall_seconds"), number(0, 1e12)),
         "step_seconds": nullable(fields(_TIMES)),
         "data_wait_share": nullable(number(0, 1)),
         "fps": nullable(number(0)),
-        "train_seconds": _SECONDS,
-        "wall_seconds": _SECONDS,
         "peak_memory_bytes": number(0, 2**63, whole=True),
         "finished": flag,
         "evaluation": mapping(fields({"average": fields({"percent": _PERCENT})})),
@@ -70,12 +62,8 @@ def step_statistics(counted: list[tuple[float, float]], warmup: int | None = Non
     if not counted:
         return {"step_seconds": None, "data_wait_share": None}
     seconds, waits = np.array(counted).T
-    times = {
-        "median": float(np.median(seconds)),
-        "p90": float(np.percentile(seconds, 90)),
-        "count": len(seconds),
-        "warmup": warmup,
-    }
+    median, p90 = np.percentile(seconds, (50, 90)).tolist()
+    times = {"median": median, "p90": p90, "count": len(seconds), "warmup": warmup}
     return {"step_seconds": times, "data_wait_share": float(waits.sum() / seconds.sum())}
 
 
@@ -83,7 +71,6 @@ def summarise(
     clock: StepRecords,
     ranks: Ranks,
     device: torch.device,
-    *,
     batch_size: int,
     started: float,
     checkpoint: Path | None = None,
@@ -124,7 +111,6 @@ def summarise(
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    """Write OUTPUT/summary.json."""
     write_json(folder / SUMMARY, summary, indent=2)
 
 
@@ -156,12 +142,8 @@ def earlier_seconds(summary: dict[str, Any], folder: Path) -> float:
 
 def case_name(summary: dict[str, Any], kind: str) -> str:
     """Name of the case as the published scripts build it, such as PivotNet_bs1_8p_performance."""
-    return f"{network_name(summary)}_bs{summary['batch_size']}_{summary['ranks']}p_{KINDS[kind]}"
-
-
-def network_name(summary: dict[str, Any]) -> str:
-    """The patched tree also trains BeMapNet, by presets with its name."""
-    return "BeMapNet" if summary["preset"].startswith("bemapnet") else "PivotNet"
+    network = "BeMapNet" if summary["preset"].startswith("bemapnet") else "PivotNet"  # in the patched tree
+    return f"{network}_bs{summary['batch_size']}_{summary['ranks']}p_{KINDS[kind]}"
 
 
 def final_lines(summary: dict[str, Any], kind: str, earlier: float = 0.0) -> list[str]:
@@ -179,7 +161,7 @@ def final_lines(summary: dict[str, Any], kind: str, earlier: float = 0.0) -> lis
     if times is None:
         raise PivotNetError("no step was timed: each was warm-up or came behind a checkpoint; run more steps")
     lines = [
-        f"Network: {network_name(summary)}",
+        f"Network: {case_name(summary, kind).partition('_')[0]}",
         f"RankSize: {summary['ranks']}",
         f"BatchSize: {summary['batch_size']}",
         f"DeviceType: {platform.machine()}",
@@ -191,8 +173,7 @@ def final_lines(summary: dict[str, Any], kind: str, earlier: float = 0.0) -> lis
     if kind == "full":
         lines += _accuracy(summary)
     if earlier:
-        step = summary["start_step"]
-        lines.append(f"Resumed at step: {step}, after {earlier:.0f} s of training, counted above")
+        lines.append(f"Resumed at step: {summary['start_step']}, after {earlier:.0f} s of training, counted above")
     return lines + [
         f"Preset: {summary['preset']}",
         f"Device: {summary['device']} ({summary['device_name']})",

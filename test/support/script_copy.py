@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
 
 from pivotnet.checkpoint import list_checkpoints, read_checkpoint
-from pivotnet.launch.choices import OPTIONS
+from pivotnet.launch.choices import OPTIONS, SCRIPTS
 from pivotnet.training.records import read_records, records_path
+from pivotnet.training.summary import TITLE
 from support.commands import ROOT
 
-PERFORMANCE, FULL = "train_8p_performance.sh", "train_full_8p.sh"
-TITLE = "------------------ Final result ------------------"
+PERFORMANCE, FULL = SCRIPTS.values()
 # variables that a developer may have set, and that the scripts read
 CLEARED = {*map(str.upper, OPTIONS), "NNODES", "NODE_RANK", "MASTER_ADDR", "SYNTH_SEED", "PIVOTNET_DIR", "WHEELHOUSE"}
 
@@ -31,17 +32,14 @@ class ScriptCopy:
     root: Path
     environment: dict[str, str] = field(default_factory=dict)
 
-    def start(self, script: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+    def start(self, script: str, *arguments: object, **environment: str) -> Popen[str]:
         """Start a script and return at once; it leads a process group of its own, as in a terminal."""
-        return subprocess.Popen(
-            ["bash", str(self.root / "test" / script), *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd="/",
-            env={**self.environment, **environment},
-            start_new_session=True,
+        command, pipes = (
+            ["bash", self.root / "test" / script, *arguments],
+            {"stdout": PIPE, "stderr": PIPE, "text": True},
         )
+        variables = {**self.environment, **environment}
+        return Popen([*map(str, command)], cwd="/", env=variables, start_new_session=True, **pipes)
 
     def run(self, script: str, *arguments: object, **environment: str) -> tuple[int, str, str]:
         """Run a script to its end, from another directory; returns its exit status, stdout and stderr."""
@@ -69,8 +67,7 @@ def make_script_copy(root: Path) -> ScriptCopy:
 
 def final_result(text: str) -> dict[str, str]:
     """{key: value} of the Final result in a script's output."""
-    lines = text.split(TITLE, 1)[1].strip().splitlines()
-    return dict(line.split(": ", 1) for line in lines)
+    return dict(line.split(": ", 1) for line in text.split(TITLE, 1)[1].strip().splitlines())
 
 
 def losses(output: Path, rank: int = 0) -> list[tuple[int, float, dict[str, float]]]:
@@ -83,13 +80,18 @@ def processes(file: str, content: str) -> set[int]:
     """Numbers of other processes whose /proc/.../FILE (cmdline, environ) contains ``content``."""
     found = set()
     for path in Path("/proc").glob(f"[0-9]*/{file}"):
-        try:
-            text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if content in text and int(path.parent.name) != os.getpid():
-            found.add(int(path.parent.name))
-    return found
+        with contextlib.suppress(OSError):
+            if content in path.read_bytes().replace(b"\0", b" ").decode(errors="replace"):
+                found.add(int(path.parent.name))
+    return found - {os.getpid()}
+
+
+def wait_until_gone(file: str, content: str, timeout: float = 60) -> None:
+    """Return when there are no such ``processes``; fail if they last."""
+    end = time.monotonic() + timeout
+    while left := processes(file, content):
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
 
 
 def rank_in(output: Path, rank: int) -> int:
@@ -102,7 +104,7 @@ def final_state(output: Path) -> dict[str, Any]:
     return read_checkpoint(list_checkpoints(output / "checkpoints")[-1])
 
 
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], timeout: float = 180) -> None:
+def wait_for(condition: Callable[[], Any], process: Popen[str], timeout: float = 180) -> None:
     """Return when ``condition`` holds; fail if the process ends before or it takes too long."""
     end = time.monotonic() + timeout
     while not condition():
@@ -111,7 +113,7 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], timeo
         time.sleep(0.05)
 
 
-def interrupt(process: subprocess.Popen[str], number: int = signal.SIGINT) -> tuple[str, str]:
+def interrupt(process: Popen[str], number: int = signal.SIGINT) -> tuple[str, str]:
     """Ctrl-C as a terminal sends it, to the whole group (other signals: to the script alone); returns what was said."""
     if number == signal.SIGINT:
         os.killpg(process.pid, number)

@@ -40,7 +40,7 @@ def test_a_summary_is_made_from_the_records_of_all_ranks(tmp_path, monkeypatch):
         StepRecords(run, 0, STEPS, STEPS),
         Ranks(world_size=RANKS),
         torch.device("cpu"),
-        batch_size=1,
+        1,
         started=0.0,
         checkpoint=run / "checkpoints" / "x.pth",
         **{"preset": "smoke", "samples": 6, "train_seconds": 9.0, "finished": True},

@@ -171,11 +171,7 @@ def checksum(state: dict[str, Any]) -> str:
 
 
 def save_checkpoint(path: PathLike, state: dict[str, Any]) -> None:
-    """Write ``state`` and its checksum to ``path``, atomically.
-
-    Raises:
-        PivotNetError: the folder is not writable or its disk is full; nothing is left of the attempt.
-    """
+    """Write ``state`` and its checksum, or nothing and PivotNetError: a folder not writable, or a full disk."""
     with atomic_write(path) as stream:
         guarded = _Stream(stream)
         torch.save({**state, "checksum": checksum(state)}, cast(IO[bytes], guarded))
@@ -198,8 +194,7 @@ def remove_old(folder: PathLike, keep: int) -> None:
 def upstream_state(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, step: int) -> dict[str, Any]:
     """What upstream's loader takes, in host memory: after the whole epoch of index ``epoch``, and ``step`` steps.
 
-    Raises:
-        PivotNetError: a weight is not finite, so the state is of no use to anybody.
+    PivotNetError where a weight is not finite, so that the state is of no use to anybody.
     """
     weights = {name: devices.to_host(tensor) for name, tensor in model.state_dict().items()}
     for name, tensor in weights.items():
@@ -269,17 +264,13 @@ def read_checkpoint(path: PathLike) -> dict[str, Any]:
     check(_CHECKPOINT, state, f"checkpoint {path}", "take another one")
     if state.get("checksum", "") not in ("", checksum(state)):
         raise PivotNetError(
-            f"checkpoint {path} has changed since it was written (its checksum differs); take another one"
+            f"checkpoint {path} has changed since it was written: its checksum differs; take another one"
         )
     return state
 
 
 def newest_good(paths: Sequence[Path]) -> tuple[Path, dict[str, Any], list[str]]:
-    """The last checkpoint that can be read, its state, and what is wrong with those behind it.
-
-    Raises:
-        PivotNetError: none can be read; it says what is wrong with the newest.
-    """
+    """The last checkpoint that can be read, its state, and what is wrong with those behind it; else PivotNetError."""
     bad: list[str] = []
     for path in reversed(paths):
         try:
@@ -290,11 +281,7 @@ def newest_good(paths: Sequence[Path]) -> tuple[Path, dict[str, Any], list[str]]
 
 
 def config_from_dict(values: dict[str, Any]) -> Config:
-    """The Config whose ``to_dict`` gave ``values``.
-
-    Raises:
-        PivotNetError: a field that this version does not know, or another map than that of annotated files.
-    """
+    """The Config whose ``to_dict`` gave ``values``; PivotNetError for another version's, another map or network."""
     kinds: dict[str, Any] = {"model": ModelConfig, "map": MapConfig, "criterion": CriterionConfig, "optim": OptimConfig}
     try:
         config = Config(values["name"], **{part: kind(**values[part]) for part, kind in kinds.items()})
@@ -309,10 +296,8 @@ def config_from_dict(values: dict[str, Any]) -> Config:
 
 def backbone_of(model_state: dict[str, Tensor]) -> str | None:
     """The backbone to which the weights belong, by their names; None if no name is known."""
-    for name, backbone in BACKBONES.items():
-        if any(f"backbone.bkb.{backbone.mark}" in key for key in model_state):
-            return name
-    return None
+    keys = "\n".join(model_state)
+    return next((name for name, backbone in BACKBONES.items() if f"backbone.bkb.{backbone.mark}" in keys), None)
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], path: PathLike, config: Config) -> None:
@@ -323,7 +308,7 @@ def load_weights(model: nn.Module, state: dict[str, Any], path: PathLike, config
     """
     weights = {name.removeprefix("module."): tensor for name, tensor in state["model_state"].items()}
     backbone = backbone_of(weights)
-    if backbone is not None and backbone != config.model.backbone:
+    if backbone not in (None, config.model.backbone):
         raise PivotNetError(
             f"checkpoint {path} holds a {backbone} backbone, preset {config.name} has {config.model.backbone}: "
             "choose the other preset or checkpoint"

@@ -10,7 +10,8 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from pivotnet import __version__
 from pivotnet.commands import OptionParser
@@ -31,22 +32,18 @@ COMMANDS = {
 }
 
 
-def build_parser(
-    arguments: Sequence[str],
-) -> tuple[argparse.ArgumentParser, Callable[[argparse.Namespace], int] | None]:
+def build_parser(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, Any]:
     """The parser for a command line, with the options of its subcommand, and what runs that (None without one).
 
-    Raises:
-        PivotNetError: a package that the subcommand needs is not installed.
+    PivotNetError where a package that the subcommand needs is not installed.
     """
-    chosen = arguments[0] if arguments and arguments[0] in COMMANDS else None
     parser = OptionParser(prog="pivotnet", description=__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=f"pivotnet {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     run = None
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary)
-        if name == chosen:
+        if [name] == arguments[:1]:
             try:
                 module = importlib.import_module(f"pivotnet.commands.{name}")
             except ModuleNotFoundError as error:
@@ -62,8 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # torch loads a device's extension as soon as it is imported, and fails if that is broken. device.py loads it,
     # when the device is wanted, and says what is wrong.
     os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    return run_command(lambda: _run(arguments))
+    return run_command(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
 
 
 def _run(arguments: list[str]) -> int:
@@ -71,7 +67,6 @@ def _run(arguments: list[str]) -> int:
         raise PivotNetError("an option has a NUL character, which no name can have: leave it out")
     parser, run = build_parser(arguments)
     args = parser.parse_args(arguments)
-    assert run is not None  # the parser has raised when no command was chosen
     try:
         return run(args)
     except CollectiveError as error:

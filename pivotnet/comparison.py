@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +50,12 @@ class RunData:
 
 
 def read_run(folder: Path) -> RunData:
-    """Records and, where the run has ended, summary of the run in ``folder``.
-
-    Raises:
-        PivotNetError: ``folder`` holds no run, or a damaged one.
-    """
+    """Records and, where the run has ended, summary of the run in ``folder``; PivotNetError where there is none."""
     summary = read_summary(folder) if (folder / SUMMARY).exists() else None
-    ranks: list[list[dict[str, Any]]] = []
-    counted: list[tuple[float, float]] = []
-    for path in sorted(folder.glob("steps.rank*.jsonl")):
-        ranks.append(list(read_records(path)))
-        counted += counted_times(ranks[-1])
+    ranks = [list(read_records(path)) for path in sorted(folder.glob("steps.rank*.jsonl"))]
     if summary is None and not any(ranks):
         raise PivotNetError(f"{folder} holds no training run: give the --output folder of one")
-    return RunData(folder, summary, ranks[0] if ranks else [], counted)
+    return RunData(folder, summary, ranks[0] if ranks else [], counted_times(chain(*ranks)))
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -76,9 +69,8 @@ def run_column(run: RunData) -> dict[str, str]:
     measured = summary or step_statistics(run.counted)
     times, share = measured.get("step_seconds") or {}, measured.get("data_wait_share")
     memory = summary.get("peak_memory_bytes")
-    state = ("finished" if summary["finished"] else "stopped early") if summary else "not ended"
     column = {
-        "state": state,
+        "state": {None: "not ended", True: "finished", False: "stopped early"}[summary.get("finished")],
         "preset": summary.get("preset", NOTHING),
         "device": f"{summary['device']} ({summary['device_name']})" if "device_name" in summary else NOTHING,
         "ranks x batch": f"{summary['ranks']} x {summary['batch_size']}" if summary else NOTHING,
@@ -128,11 +120,7 @@ def published_table() -> Table:
 
 
 def draw_curves(runs: list[RunData], path: Path) -> None:
-    """Write a PNG with one panel for each quantity and one line for each run.
-
-    Raises:
-        PivotNetError: the picture cannot be written.
-    """
+    """Write a PNG with one panel for each quantity and one line for each run."""
     from matplotlib.figure import Figure  # takes a second that a table need not wait for
 
     terms = sorted({name for run in runs for record in run.records for name in record["terms"]})

@@ -45,9 +45,7 @@ BACKBONES = {
         prefix="backbone.",
         dropped=("norm0.", "norm1."),  # of features that are not used here
     ),
-    "res50": BackboneInfo(
-        (1024, 2048), mark="layer1.0", weight_file="resnet50-0676ba61.pth", sha256="0676ba61", dropped=("fc.",)
-    ),
+    "res50": BackboneInfo((1024, 2048), "layer1.0", "resnet50-0676ba61.pth", sha256="0676ba61", dropped=("fc.",)),
     "effb0": BackboneInfo(
         (112, 320),
         mark="_conv_stem",
@@ -214,11 +212,7 @@ PRESETS = {
 
 
 def preset(name: str) -> Config:
-    """The preset of that name.
-
-    Raises:
-        PivotNetError: unknown name; the message lists the known ones.
-    """
+    """The preset of that name; PivotNetError lists the known ones."""
     if name not in PRESETS:
         raise PivotNetError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -37,18 +37,16 @@ class Ranks:
 
 
 def ranks_from_environment() -> Ranks:
-    """What torchrun set in RANK, LOCAL_RANK, WORLD_SIZE and LOCAL_WORLD_SIZE; a single process without torchrun.
-
-    Raises:
-        PivotNetError: a variable is no number.
-    """
+    """What torchrun set, a single process without it; PivotNetError where a variable is no number."""
     if "WORLD_SIZE" not in os.environ:
         return Ranks()
-    values = {}
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-        text = os.environ.get(name, os.environ["WORLD_SIZE"] if name == "LOCAL_WORLD_SIZE" else "0")
-        values[name] = whole_number(f"{name} in the environment", text, least=int(name.endswith("SIZE")))
-    return Ranks(values["RANK"], values["LOCAL_RANK"], values["WORLD_SIZE"], values["LOCAL_WORLD_SIZE"])
+    defaults = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "", "LOCAL_WORLD_SIZE": os.environ["WORLD_SIZE"]}
+    return Ranks(
+        *(
+            whole_number(f"{name} in the environment", os.environ.get(name, default), int(name.endswith("SIZE")))
+            for name, default in defaults.items()
+        )
+    )
 
 
 @contextlib.contextmanager
@@ -70,10 +68,9 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
         init_group(backend, ranks)
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
-        raise PivotNetError(
-            f"rank {ranks.rank} cannot join the {backend} group of {ranks.world_size} ranks at {address} "
-            f"({_first_line(error)}): start all ranks through torchrun"
-        ) from error
+        group = f"the {backend} group of {ranks.world_size} ranks at {address}"
+        reason = f"({_first_line(error)}): start all ranks through torchrun"
+        raise PivotNetError(f"rank {ranks.rank} cannot join {group} {reason}") from error
     stop_heartbeat = heartbeat.start(ranks.rank)
     try:
         yield
@@ -83,10 +80,8 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     except RuntimeError as error:
         if not _is_lost_connection(error):
             raise
-        raise LostRankError(
-            f"rank {ranks.rank} lost the connection to another rank ({_first_line(error)}): "
-            "what that rank said last is the cause"
-        ) from error
+        reason = f"({_first_line(error)}): what that rank said last is the cause"
+        raise LostRankError(f"rank {ranks.rank} lost the connection to another rank {reason}") from error
     finally:
         stop_heartbeat()
     _close(backend)
@@ -133,11 +128,7 @@ def gather_objects(value: Any, ranks: Ranks) -> list[Any]:
 
 @contextlib.contextmanager
 def agreed(ranks: Ranks) -> Iterator[None]:
-    """A block whose PivotNetError in one rank is raised in every rank, the lowest rank's if there are several.
-
-    Raises:
-        CollectiveError: that error's message.
-    """
+    """A block whose PivotNetError in one rank, the lowest if several have one, is a CollectiveError in every rank."""
     cause: PivotNetError | None = None
     try:
         yield

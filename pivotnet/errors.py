@@ -37,10 +37,8 @@ def describe(error: BaseException) -> str | None:
         return str(error)
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if isinstance(error, RuntimeError) and KILLED_WORKER.search(str(error)):
-        return (
-            f"a data loading worker was killed ({first}): too little memory, or too little shared memory (/dev/shm); "
-            "give fewer --workers"
-        )
+        cause = "too little memory, or too little shared memory (/dev/shm)"
+        return f"a data loading worker was killed ({first}): {cause}; give fewer --workers"
     known = isinstance(error, (ImportError, RuntimeError, OSError)) and any(words in str(error) for words in NO_MEMORY)
     if known or isinstance(error, MemoryError):
         remedy = "end other programs, raise the limit (ulimit -v), or give a smaller --batch-size and fewer --workers"

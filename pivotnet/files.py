@@ -60,12 +60,9 @@ def atomic_write(path: PathLike, mode: str = "wb", durable: bool = True) -> Iter
 
 
 def make_folder(path: PathLike, option: str | None = None) -> Path:
-    """Make a folder, and those above it, if it is not there.
+    """Make a folder, and those above it, if it is not there; PivotNetError where that fails.
 
     ``option`` is the command line option by which the user chose it, for the message; None if it could not be chosen.
-
-    Raises:
-        PivotNetError: it cannot be made.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -76,11 +73,7 @@ def make_folder(path: PathLike, option: str | None = None) -> Path:
 
 
 def open_file(path: PathLike) -> IO[bytes]:
-    """Open a regular file for reading: a FIFO might let the program wait for ever, and a device might have no end.
-
-    Raises:
-        OSError: it cannot be opened, or is no regular file.
-    """
+    """Open a file for reading; OSError for other than regular ones, which might have no end or let the program wait."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     kind = os.fstat(descriptor).st_mode
     if stat.S_ISREG(kind):
@@ -90,11 +83,7 @@ def open_file(path: PathLike) -> IO[bytes]:
 
 
 def read_file(path: PathLike, largest: int = LARGEST) -> bytes:
-    """A regular file's content.
-
-    Raises:
-        OSError: it cannot be read, is no regular file, or has more than ``largest`` bytes.
-    """
+    """A regular file's content; OSError where it cannot be read, or has more than ``largest`` bytes."""
     with open_file(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > largest:
@@ -156,9 +145,7 @@ def read_json(
 def read_tokens(path: PathLike) -> list[str]:
     """Sample tokens of a list, one a line; they may end in ``.npz``, as upstream's do.
 
-    Raises:
-        FileNotFoundError: it is missing.
-        PivotNetError: it cannot be read, or lists something else.
+    FileNotFoundError where it is missing, PivotNetError where it cannot be read or lists something else.
     """
     remedy = "give a list of sample tokens, one a line"
     try:
@@ -172,7 +159,6 @@ def read_tokens(path: PathLike) -> list[str]:
 
 
 def write_json(path: PathLike, content: Any, indent: int | None = 1) -> None:
-    """Write ``content`` as JSON, by ``atomic_write``."""
     with atomic_write(path, "w") as stream:
         json.dump(content, stream, indent=indent)
         stream.write("\n")

@@ -19,32 +19,29 @@ SILENCE = "PIVOTNET_SILENCE"  # environment variable: seconds without progress a
 INTERVAL = 1.0  # seconds between renewals of a file
 
 
-@dataclass
-class _Progress:
-    count: int = 0
-    since: float = 0.0  # when the process last did something, seconds since the epoch
-
-
-_progress = _Progress()
+_count = 0
+_since = 0.0  # when the process last did something, seconds since the epoch
 
 
 def alive() -> None:
     """This rank does something of its own."""
-    _progress.since = time.time()
+    global _since
+    _since = time.time()
 
 
 def arrive() -> None:
     """This rank has come to a point to which all ranks come in the same order."""
-    _progress.count += 1
+    global _count
+    _count += 1
     alive()
 
 
 def start(rank: int) -> Callable[[], None]:
     """Keep this rank's file up to date from now on; returns the function that ends that."""
-    folder, ended = os.environ.get(FOLDER), threading.Event()
+    ended = threading.Event()
     alive()
-    if folder:
-        path = Path(folder) / str(rank)
+    if FOLDER in os.environ:
+        path = Path(os.environ[FOLDER]) / str(rank)
         threading.Thread(target=_renew, args=(path, ended), daemon=True).start()
     return ended.set
 
@@ -52,13 +49,13 @@ def start(rank: int) -> Callable[[], None]:
 def _renew(path: Path, ended: threading.Event) -> None:
     with contextlib.suppress(OSError):  # the folder goes with the process that reads it
         while not ended.is_set():
-            path.with_suffix(".new").write_text(f"{os.getpid()} {_progress.count} {_progress.since}")
+            path.with_suffix(".new").write_text(f"{os.getpid()} {_count} {_since}")
             path.with_suffix(".new").replace(path)
             ended.wait(INTERVAL)
         path.unlink()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Heartbeat:
     """What a rank's file says."""
 
@@ -75,9 +72,8 @@ def read(folder: Path) -> list[Heartbeat]:
     for path in folder.glob("*[0-9]"):
         with contextlib.suppress(OSError):  # it has ended just now
             process, count, since = path.read_text().split()
-            beat = Heartbeat(int(path.name), int(process), int(count), float(since), path.stat().st_mtime)
-            found.append(beat)
-    return sorted(found, key=lambda beat: beat.rank)
+            found.append(Heartbeat(int(path.name), int(process), int(count), float(since), path.stat().st_mtime))
+    return sorted(found)
 
 
 def silent(beats: list[Heartbeat], limit: float, now: float) -> dict[int, float]:

@@ -13,11 +13,7 @@ SEED = 2**32 - 1  # numpy's own limit
 
 
 def whole_number(name: str, text: str, least: int = 1, most: int = COUNT) -> int:
-    """The number that the user has given under this name.
-
-    Raises:
-        PivotNetError: ``text`` has other characters than 0 to 9, or the number is outside ``least`` to ``most``.
-    """
+    """The number that the user has given under this name; PivotNetError names the limits."""
     if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
         raise PivotNetError(f"{name} is {text}: give a whole number from {least} to {most}")
     return int(text)

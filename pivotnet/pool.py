@@ -41,9 +41,8 @@ def run_in_pool(job: Callable[[Any], Any], items: Sequence[Any], workers: int, m
             heartbeat.alive()
             yield future.result()
     except BrokenProcessPool as error:
-        raise PivotNetError(
-            f"one of {workers} processes was killed (out of memory?): run again with fewer --workers"
-        ) from error
+        what = f"one of {workers} processes was killed (out of memory?)"
+        raise PivotNetError(f"{what}: run again with fewer --workers") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

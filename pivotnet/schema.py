@@ -170,17 +170,12 @@ class Array(NamedTuple):
         if "O" in self.kinds:
             return _LARGEST_PICKLE
         itemsize = _LARGEST_TEXT_ITEM if self.kinds == "U" else 8
-        return (
-            itemsize * math.prod(self.most if isinstance(size, str) else size for size in self.shape) + LARGEST_HEADER
-        )
+        count = math.prod(self.most if isinstance(size, str) else size for size in self.shape)
+        return itemsize * count + LARGEST_HEADER
 
 
 def check_arrays(arrays: Mapping[str, np.ndarray], rules: Mapping[str, Array]) -> None:
-    """Check arrays, each by its rule; sizes of the same name must agree between them.
-
-    Raises:
-        Misfit: one is of another type or shape, or a number in it is out of its range or NaN.
-    """
+    """Raise Misfit unless each array fits its rule, and sizes of the same name agree between them."""
     sizes: dict[str, tuple[int, str]] = {}  # of each named dimension, and the array that had it first
     for key, rule in rules.items():
         array = arrays[key]

@@ -35,11 +35,7 @@ def add_network_arguments(parser: argparse.ArgumentParser, required: bool = Fals
 
 
 def load_predictor(args: argparse.Namespace) -> Predictor:
-    """The network of the options on this rank's device, and the data that it reads.
-
-    Raises:
-        PivotNetError: the device or the checkpoint cannot be used.
-    """
+    """The network of the options on this rank's device, and the data that it reads."""
     ranks = ranks_from_environment()
     device = select_device(args.device, ranks.local_rank)
     set_reduced_precision(False)

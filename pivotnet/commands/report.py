@@ -16,14 +16,10 @@ FILE_WIDTH = 160  # characters a line, where the output is no terminal
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "runs", type=Path, nargs="+", metavar="OUTPUT", help="output folders of training runs, side by side"
-    )
-    parser.add_argument(
-        "--final",
-        choices=sorted(KINDS),
-        help="print this kind of Final result of one finished run instead, and write it to OUTPUT/<CaseName>.log",
-    )
+    text = "output folders of training runs, side by side"
+    parser.add_argument("runs", type=Path, nargs="+", metavar="OUTPUT", help=text)
+    text = "print this kind of Final result of one finished run instead, and write it to OUTPUT/<CaseName>.log"
+    parser.add_argument("--final", choices=sorted(KINDS), help=text)
     parser.add_argument("--log-folder", type=Path, metavar="DIR", help="with --final: write DIR/<CaseName>.log as well")
     parser.add_argument("--curves", type=Path, metavar="PNG", help="where curves go (curves.png in the first OUTPUT)")
 

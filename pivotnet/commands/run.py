@@ -27,21 +27,15 @@ one that has the packages they make .venv, from WHEELHOUSE (see tools/wheelhouse
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """What to run; its options have a parser of their own, for ``--`` and for errors of one line."""
-    text = (
-        "steps to be timed, or the whole schedule and its accuracy; then options: see pivotnet run performance --help"
-    )
+    text = "steps to be timed, or the whole schedule and its accuracy; options: see pivotnet run performance --help"
     # the only kind of argument that keeps a -- right behind its first word
     parser.add_argument("words", nargs=argparse.PARSER, choices=list(SCRIPTS), help=text)
 
 
 def _option_parser(kind: str) -> argparse.ArgumentParser:
-    parser = OptionParser(
-        f"bash test/{SCRIPTS[kind]}",
-        usage="%(prog)s [options]",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    layout = argparse.RawDescriptionHelpFormatter
+    program = f"bash test/{SCRIPTS[kind]}"
+    parser = OptionParser(program, "%(prog)s [options]", epilog=EPILOG, formatter_class=layout, allow_abbrev=False)
     for name, (metavar, meaning, default) in OPTIONS.items():
         text = f"{meaning} [{name.upper()}; {default}]"
         parser.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=text)

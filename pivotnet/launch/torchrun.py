@@ -49,11 +49,7 @@ class Nodes:
 
     @classmethod
     def from_environment(cls) -> Nodes:
-        """NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT.
-
-        Raises:
-            PivotNetError: they do not fit together.
-        """
+        """NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT; PivotNetError where they do not fit together."""
         get = os.environ.get
         count = whole_number("NNODES", get("NNODES") or "1", most=WORKERS)
         rank = whole_number("NODE_RANK", get("NODE_RANK") or "0", least=0)

@@ -105,17 +105,16 @@ def choose_network(choices: Choices) -> Path | None:
         say(f"training the built-in network, preset {choices.preset}{reason and f' ({reason})'}")
         return None
     if "pivotnet" not in run_sh.read_text(errors="replace"):
-        raise PivotNetError(
-            f"the checkout in {folder} is not patched: apply pivotnet.patch, or choose --network builtin"
-        )
+        remedy = "apply pivotnet.patch, or choose --network builtin"
+        raise PivotNetError(f"the checkout in {folder} is not patched: {remedy}")
     require_patched_modules(folder / "requirement.txt")
     for word in choices.extra:
         if word.startswith("-") and word.split("=")[0] not in PATCHED_OPTIONS:
             known = ", ".join(PATCHED_OPTIONS)
             raise PivotNetError(f"{word}: the patched checkout takes {known} only; choose --network builtin for others")
     if choices.kind == "full" and choices.steps:
-        reason = "the patched checkout's full run has whole epochs, give --epochs"
-        raise PivotNetError(f"--steps (STEPS) is {choices.steps}: {reason}")
+        remedy = "the patched checkout's full run has whole epochs, give --epochs"
+        raise PivotNetError(f"--steps (STEPS) is {choices.steps}: {remedy}")
     choices.network = choices.network or "patched"
     say(f"training the patched checkout in {folder}, configuration {config}")
     return folder

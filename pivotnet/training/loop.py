@@ -161,11 +161,7 @@ class Trainer:
         return self.step >= self.run.steps
 
     def _complete(self, record: dict[str, Any], values: np.ndarray, records: StepRecords, monitor: Monitor) -> bool:
-        """Put a step's losses into its record, and write and show it; returns whether any rank was asked to stop.
-
-        Raises:
-            CollectiveError: the loss is not finite.
-        """
+        """Write and show a step with its losses; returns whether any rank was asked to stop."""
         loss, terms = float(values[1]), dict(zip(self._terms, values[2:].tolist()))
         kept = f"the last checkpoint is {self.checkpoint}" if self.checkpoint else "no checkpoint was written"
         check_loss(record["step"], loss, terms, f"try a lower --lr, or look at that step's samples; {kept}")
@@ -174,11 +170,7 @@ class Trainer:
         return bool(values[0] > 0)
 
     def save(self, monitor: Monitor) -> None:
-        """Write a checkpoint of the state after ``self.step`` steps, from rank 0, and remove old ones.
-
-        Raises:
-            CollectiveError: it cannot be written, or a weight is not finite.
-        """
+        """Write a checkpoint from rank 0, and remove old ones; CollectiveError where it cannot be written."""
         states = gather_objects(devices.rng_state(self.device), self.ranks)
         folder = self.run.output / "checkpoints"
         path = folder / checkpoints.NAME.format(self.step)

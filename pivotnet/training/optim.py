@@ -23,10 +23,7 @@ def learning_rates(
     """Rates of the network and of its backbone.
 
     ``lr`` overrides the network's rate, unscaled, and the backbone's keeps its ratio to it; ``backbone_lr`` overrides
-    the backbone's.
-
-    Raises:
-        PivotNetError: upstream has no factor for this number of ranks, and ``lr`` is not given.
+    the backbone's. PivotNetError where upstream has no factor for this number of ranks, and ``lr`` is not given.
     """
     if lr is not None:
         rates = lr, lr * optim.backbone_lr / optim.lr

@@ -51,16 +51,11 @@ def warmup_steps(steps: int) -> int:
 
 
 def records_path(folder: PathLike, rank: int) -> Path:
-    """Where a rank's records lie."""
     return Path(folder) / f"steps.rank{rank}.jsonl"
 
 
 def read_records(path: PathLike) -> Iterator[dict[str, Any]]:
-    """Records of a file; a last line cut off by a kill is left out.
-
-    Raises:
-        PivotNetError: the file cannot be read, or a line is no record.
-    """
+    """Records of a file, but a last line cut off by a kill; PivotNetError where another line is no record."""
     remedy = "it holds no records of pivotnet train"
     try:
         lines = read_file(path, _LARGEST).split(b"\n")
@@ -78,11 +73,7 @@ def read_records(path: PathLike) -> Iterator[dict[str, Any]]:
 
 
 def check_loss(step: int, loss: float, terms: dict[str, float], remedy: str) -> None:
-    """Stop training, in every rank at the same step.
-
-    Raises:
-        CollectiveError: the loss or a term, which are means over the ranks, is not finite.
-    """
+    """CollectiveError, in every rank at the same step, where the loss or a term, their means, is not finite."""
     if not all(map(math.isfinite, (loss, *terms.values()))):
         bad = ", ".join(name for name, value in terms.items() if not math.isfinite(value)) or "total"
         raise CollectiveError(f"the loss of step {step} is {loss} (terms: {bad}): {remedy}")

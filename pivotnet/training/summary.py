@@ -115,11 +115,7 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary of the run in ``folder``.
-
-    Raises:
-        PivotNetError: there is none, because the run did not end, or it is damaged.
-    """
+    """The summary of the run in ``folder``; PivotNetError where the run did not end, or it is damaged."""
     path = folder / SUMMARY
     if not path.exists():
         raise PivotNetError(f"{folder} has no {SUMMARY}: the run did not end; go on with --resume")

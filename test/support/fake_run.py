@@ -15,7 +15,7 @@ EVALUATION = {"average": {"percent": {"mAP_hard": 43.6, "mAP_easy": 61.5}}}
 
 def make_run(folder: Path, steps: int = 12, ranks: int = 2, seed: int = 0, start_step: int = 0, **changes) -> dict:
     """A run's records, and a summary of their numbers, with ``changes``."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     counted = []
     for rank in range(ranks):

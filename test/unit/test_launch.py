@@ -120,21 +120,17 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.parametrize(
-    ("how", "status", "end"),
-    [
+def test_errors_of_ranks_are_the_last_line(tmp_path):
+    (tmp_path / "rank.py").write_text(RANK)
+    for how, status, end in (
         ("expected", 2, "error: no such file: make it"),
         ("unexpected", 1, "error: ValueError: a fault of ours"),
         ("killed", 1, "error: rank 0 was ended by signal 9 (KILL): did the machine run out of memory?"),
-    ],
-)
-def test_errors_of_ranks_are_the_last_line(tmp_path, how, status, end):
-    (tmp_path / "rank.py").write_text(RANK)
-    command = torchrun.command(1, torchrun.Nodes(), [str(tmp_path / "rank.py"), how])
-    environment = {**ENVIRONMENT, "TMPDIR": str(tmp_path)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (status, end), done.stderr
-    assert ("Traceback" in done.stderr) == (how == "unexpected")
+    ):
+        command = torchrun.command(1, torchrun.Nodes(), [str(tmp_path / "rank.py"), how])
+        done = subprocess.run(command, capture_output=True, text=True, env={**ENVIRONMENT, "TMPDIR": str(tmp_path)})
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (status, end), done.stderr
+        assert ("Traceback" in done.stderr) == (how == "unexpected")
     assert [path.name for path in tmp_path.iterdir()] == ["rank.py"], "no folder is left behind"
 
 
@@ -157,10 +153,9 @@ from pivotnet import heartbeat
 
 heartbeat.start(int(os.environ["RANK"]))
 time.sleep(0.5)
-if os.environ["RANK"] == "1":
-    os.kill(os.getpid(), signal.SIGSTOP)
 while True:
     heartbeat.arrive()
+    os.kill(os.getpid(), signal.SIGSTOP if os.environ["RANK"] == "1" else 0)
     time.sleep(0.1)
 """
 
@@ -225,10 +220,9 @@ def test_supervision_leaves_nothing_behind(tmp_path, monkeypatch):
 def test_a_signal_interrupts_unless_it_is_ignored():
     hang_up = ["bash", "-c", "kill -HUP $PPID; sleep 0.5"]
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-    try:
-        assert supervise.supervise(hang_up) == 0
-    finally:
-        signal.signal(signal.SIGHUP, previous)
+    status = supervise.supervise(hang_up)
+    signal.signal(signal.SIGHUP, previous)
+    assert status == 0
     with pytest.raises(supervise.Interrupted) as interrupted:
         supervise.supervise(hang_up)
     assert interrupted.value.args == (143,)

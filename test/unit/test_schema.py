@@ -41,20 +41,13 @@ def test_a_misfit_names_place_value_and_limit(value, problem):
     assert len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize(
-    ("rule", "good", "bad"),
-    [
-        (schema.file_token, ["a", "A-1_" * 32], ["", ".", "..", "a/b", "a.b", "é", "a\n", "a" * 129, None, 5]),
-        (
-            schema.camera_file,
-            ["samples/CAM_FRONT/n015+0800__é 1.jpg"],
-            ["/a/b", "a", "a/../b", "a/./b", "a//b", "a/b\0", "a/b\n", "a/" + "b" * 5000, None],
-        ),
-    ],
-)
-def test_names_of_files_stay_in_their_folder(rule, good, bad):
-    for value in good:
-        rule(value)
+TOKENS = ["", ".", "..", "a/b", "a.b", "é", "a\n", "a" * 129, None, 5]
+PATHS = ["/a/b", "a", "a/../b", "a/./b", "a//b", "a/b\0", "a/b\n", "a/" + "b" * 5000, None]
+
+
+@pytest.mark.parametrize(("rule", "bad"), [(schema.file_token, TOKENS), (schema.camera_file, PATHS)])
+def test_names_of_files_stay_in_their_folder(rule, bad):
+    rule("A-1_" * 32 if rule is schema.file_token else "samples/CAM_FRONT/n015+0800__é 1.jpg")
     for value in bad:
         with pytest.raises(Misfit):
             rule(value)

@@ -43,7 +43,9 @@ def test_lines_and_curves(tmp_path, capsys):
     assert {"train/pts_loss", "meta/learning_rate", "meta/step_seconds"} <= set(events.Tags()["scalars"])
 
 
-def test_curves_of_a_resumed_run_have_no_old_points(tmp_path):
+def test_curves_of_a_resumed_run_have_no_old_points_and_other_ranks_none(tmp_path, capsys):
+    show(tmp_path, range(2), "hello", enabled=False)
+    assert list(tmp_path.iterdir()) == [] and capsys.readouterr().out == ""
     show(tmp_path, range(4), log_every=1)  # killed after step 4
     show(tmp_path, range(2, 5), log_every=1)  # resumed from the checkpoint of step 2
     assert [event.step for event in curves(tmp_path).Scalars("train/loss")] == [1, 2, 3, 4, 5]
@@ -57,8 +59,3 @@ def test_a_terminal_gets_one_live_line(tmp_path, monkeypatch):
     assert "5/5" in shown and "wait 20%  3.00 GiB" in shown  # all of it in 80 columns
     assert "step 4/5" not in shown  # lines go to the log file only
     assert "step 4/5" in (tmp_path / "train.log").read_text()
-
-
-def test_other_ranks_are_silent(tmp_path, capsys):
-    show(tmp_path, range(2), "hello", enabled=False)
-    assert list(tmp_path.iterdir()) == [] and capsys.readouterr().out == ""

@@ -200,16 +200,13 @@ def upstream_state(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: in
     for name, tensor in weights.items():
         if not bool(torch.isfinite(tensor).all()):
             raise PivotNetError(f"weight {name} is not finite, no checkpoint is written: lower --lr and --resume")
-    counts = {"epoch": epoch, "it": step, "global_step": step}
-    return {**counts, "model_state": weights, "optimizer_state": _optimizer_state(optimizer), "callback": {}}
-
-
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     saved = optimizer.state_dict()
-    state, groups = saved["state"], saved["param_groups"]
-    entries = {key: {name: devices.to_host(value) for name, value in entry.items()} for key, entry in state.items()}
-    # in upstream's files, a third, empty group follows those of the network and the backbone
-    return {"state": entries, "param_groups": [*groups, {**groups[-1], "params": []}]}
+    averages, groups = saved["state"], saved["param_groups"]
+    averages = {key: {name: devices.to_host(value) for name, value in one.items()} for key, one in averages.items()}
+    # a third, empty group follows those of the network and the backbone
+    optimizer_state = {"state": averages, "param_groups": [*groups, {**groups[-1], "params": []}]}
+    counts = {"epoch": epoch, "it": step, "global_step": step}
+    return {**counts, "model_state": weights, "optimizer_state": optimizer_state, "callback": {}}
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -132,8 +132,12 @@ def draw_curves(runs: list[RunData], path: Path) -> None:
         axis.set(xlabel="step", ylabel=name)
         axis.grid(alpha=0.3)
         for run in runs:
-            values = [(record["step"] + 1, _curve_value(record, name)) for record in run.records]
-            points = np.array([point for point in values if point[1] is not None], float).reshape(-1, 2)
+            # checkpoints and first steps may take a hundred times as long as the counted steps
+            found = [record for record in run.records if record["counted"] or name != "s/step"]
+            values = [
+                (record["step"] + 1, {**record, **record["terms"], "s/step": record["seconds"]}) for record in found
+            ]
+            points = np.array([(step, value[name]) for step, value in values if name in value], float).reshape(-1, 2)
             if len(points):
                 parts = np.array_split(points, min(POINTS, len(points)))
                 axis.plot(*np.transpose([part.mean(axis=0) for part in parts]), label=run.name.replace("$", r"\$"))
@@ -144,9 +148,3 @@ def draw_curves(runs: list[RunData], path: Path) -> None:
         axis.remove()
     with atomic_write(path) as stream:
         figure.savefig(stream, format="png", dpi=110)
-
-
-def _curve_value(record: dict[str, Any], name: str) -> float | None:
-    """Checkpoints and first steps may take a hundred times as long as the counted steps."""
-    seconds = record["seconds"] if record["counted"] else None
-    return {**record, **record["terms"], "s/step": seconds}.get(name)

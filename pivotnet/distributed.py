@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -112,8 +113,8 @@ def _first_line(error: BaseException) -> str:
 
 def _is_lost_connection(error: RuntimeError) -> bool:
     kinds = tuple(getattr(dist, name) for name in ("DistError", "DistBackendError") if hasattr(dist, name))
-    words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
-    return isinstance(error, kinds) or any(word in str(error) for word in words)
+    words = "Connection (closed|reset) by peer|Broken pipe|Timed out waiting"
+    return isinstance(error, kinds) or re.search(words, str(error)) is not None
 
 
 def gather_objects(value: Any, ranks: Ranks) -> list[Any]:

@@ -77,11 +77,7 @@ def fetch(name: str, folder: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line."""
-    return run_command(lambda: _run(argv))
-
-
-def _run(argv: list[str] | None) -> int:
+    """Download what the command line names."""
     parser = OptionParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(FILES))
     parser.add_argument("--to", type=Path, metavar="DIR", default=ROOT / "assets" / "weights", help="the folder")
@@ -96,4 +92,4 @@ def _run(argv: list[str] | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

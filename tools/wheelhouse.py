@@ -46,7 +46,6 @@ def needs_of(wheel: Path, python: str, platform: str) -> list[str]:
 
 
 def main() -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     versions = ["3.9", "3.10", "3.11"]
     parser.add_argument("--python", default="3.11", choices=versions, help="version of Python on the server (3.11)")
@@ -74,9 +73,8 @@ def main() -> None:
         # one package comes as source only: pure Python, made into a wheel here
         pip("fire", "wheel", "--wheel-dir", folder, "--no-deps", "fire")
         pip("requirements-test.txt", *options, "--find-links", folder, "-r", ROOT / "requirements-test.txt")
-    wheels = list(folder.glob("*.whl"))
-    size = sum(path.stat().st_size for path in wheels) >> 20
-    print(f"{len(wheels)} wheels, {size} MiB, in {folder}")
+    sizes = [path.stat().st_size for path in folder.glob("*.whl")]
+    print(f"{len(sizes)} wheels, {sum(sizes) >> 20} MiB, in {folder}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from pivotnet.launch.choices import OUTPUTS, ROOT, Choices, checkout_folder
 from pivotnet.launch.supervise import supervise
 from pivotnet.limits import SEED, whole_number
 
-CHECKPOINT = "checkpoint_epoch_{}.pth"  # of the patched checkout
 PATCHED_OPTIONS = ("--exp_options", "--pretrained_model", "--find_unused_parameters", "--sync_bn")
 PIVOTNET = (sys.executable, "-m", "pivotnet")
 CPU_STEPS, FIRST_STEPS = 150, 1500  # of a performance run; the published port times the first 1500, too
@@ -80,10 +79,10 @@ def _choose_device(choices: Choices) -> str:
 
 
 def _find_devices(name: str | None) -> tuple[str, int]:
-    from pivotnet import device as devices  # with torch, which only this process needs
+    from pivotnet.device import device_count, select_device  # with torch, which only this process needs
 
-    kind = devices.select_device(name).type
-    return kind, devices.device_count(kind)
+    kind = select_device(name).type
+    return kind, device_count(kind)
 
 
 def choose_network(choices: Choices) -> Path | None:
@@ -121,7 +120,6 @@ def choose_network(choices: Choices) -> Path | None:
 
 
 def _configuration(choices: Choices) -> str:
-    """Of the patched checkout."""
     return f"{'bemapnet' if choices.network == 'bemapnet' else 'pivotnet'}_nuscenes_{choices.preset}"
 
 
@@ -146,7 +144,6 @@ def _run(folder: Path, *words: object) -> None:
 
 
 def make_output(choices: Choices) -> Path:
-    """The folder of the run, a new one unless one was named."""
     if not choices.output:
         name = f"{choices.kind}_{choices.preset}_{choices.cards}p_{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         choices.output = OUTPUTS / name
@@ -232,5 +229,4 @@ def _train_patched(choices: Choices, checkout: Path, device: str, logs: Path) ->
 
 def list_patched_checkpoints(output: Path) -> list[Path]:
     """The checkpoints of a run of the patched checkout, the newest last."""
-    found = (output / "checkpoints").glob(CHECKPOINT.format("*"))
-    return sorted(found, key=lambda path: path.stat().st_mtime)
+    return sorted((output / "checkpoints").glob("checkpoint_epoch_*.pth"), key=lambda path: path.stat().st_mtime)

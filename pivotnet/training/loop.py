@@ -23,7 +23,7 @@ from pivotnet.config import Config
 from pivotnet.criterion.criterion import Criterion, CriterionResult
 from pivotnet.distributed import Ranks, agreed, average_over_ranks, gather_objects
 from pivotnet.structures import Batch, Predictions
-from pivotnet.training.graphs import GraphedNetwork
+from pivotnet.training.graphs import graphed_network
 from pivotnet.training.monitor import Monitor
 from pivotnet.training.optim import MultiStepSchedule
 from pivotnet.training.precision import MixedPrecision
@@ -96,7 +96,7 @@ class Trainer:
         moved = batch.to(self.device, non_blocking=True)
         inputs = (moved.images, moved.reference_points, moved.reference_valid)
         if self.run.graph and isinstance(self.network, nn.Module):
-            self.network = GraphedNetwork(self.network, inputs)
+            self.network = graphed_network(self.network, inputs)
         result = self.criterion(self.network(*inputs), moved.targets, piggyback)
         result.total.backward(self._flags[1][0])  # that constant too
         return result

@@ -166,8 +166,13 @@ def final_lines(summary: dict[str, Any], kind: str, earlier: float = 0.0) -> lis
         f"Final Performance sec/iter: {times['median']:.4f}",
         f"ActualFPS: {summary['global_batch'] / times['median']:.4f}",
     ]
-    if kind == "full":
-        lines += _accuracy(summary)
+    evaluation = summary["evaluation"] if kind == "full" else {}
+    if kind == "full" and "val" not in evaluation:
+        raise PivotNetError("the run was not evaluated on the val split; run pivotnet evaluate on its checkpoint")
+    for split, suffix in (("val", ""), ("train", "_train")):
+        for key in ("mAP_hard", "mAP_easy") if split in evaluation else ():
+            value = evaluation[split]["average"]["percent"][key]  # with one decimal, as evaluation's table prints it
+            lines.append(f"{key}{suffix}: {'nan' if value is None else format(value, '.1f')}")
     if earlier:
         lines.append(f"Resumed at step: {summary['start_step']}, after {earlier:.0f} s of training, counted above")
     return lines + [
@@ -178,18 +183,3 @@ def final_lines(summary: dict[str, Any], kind: str, earlier: float = 0.0) -> lis
         f"Data wait share: {summary['data_wait_share']:.4f}",
         f"Peak device memory GiB: {summary['peak_memory_bytes'] / GIB:.2f}",
     ]
-
-
-def _accuracy(summary: dict[str, Any]) -> list[str]:
-    """mAP in percent with one decimal, as evaluation's table prints it."""
-    evaluation = summary["evaluation"]
-    if "val" not in evaluation:
-        raise PivotNetError("the run was not evaluated on the val split; run pivotnet evaluate on its checkpoint")
-    lines = []
-    for split, suffix in (("val", ""), ("train", "_train")):
-        if split in evaluation:
-            percent = evaluation[split]["average"]["percent"]
-            for key in ("mAP_hard", "mAP_easy"):
-                value = percent[key]
-                lines.append(f"{key}{suffix}: {'nan' if value is None else format(value, '.1f')}")
-    return lines

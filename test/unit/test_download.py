@@ -10,6 +10,8 @@ from typing import Any
 import download
 import pytest
 
+from pivotnet.errors import run_command
+
 SWINT, RES50 = "upernet_swin_tiny_patch4_window7_512x512.pth", "resnet50-0676ba61.pth"
 CONTENT = b"PK\x03\x04" + os.urandom(40_000)
 
@@ -42,7 +44,7 @@ def release(monkeypatch):
 
 def fails(capsys, *words: object) -> str:
     """The one line of a download that fails."""
-    assert download.main([str(word) for word in words]) == 2
+    assert run_command(lambda: download.main([str(word) for word in words])) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1
     return err

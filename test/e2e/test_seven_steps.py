@@ -18,7 +18,7 @@ import pytest
 import torch
 from support.commands import ROOT
 from support.script_copy import FULL, PERFORMANCE, TITLE, final_result, losses, make_script_copy
-from support.upstream_tree import UPSTREAM, needs_checkout
+from support.upstream_tree import UPSTREAM, needs_checkout, shrink_bemapnet
 
 from pivotnet.annotation.format import FOLDER
 
@@ -77,17 +77,21 @@ class User:
         assert bool(done.returncode) == fails, done.stdout + done.stderr
         return done.stdout + done.stderr
 
+    def cut_splits(self) -> None:
+        """Four samples to train on and two to evaluate."""
+        for split, samples in (("train", 4), ("val", 2)):
+            path = self.tree / "data" / "nuscenes" / FOLDER / "splits" / f"{split}.txt"
+            path.write_text("".join(f"{token}\n" for token in path.read_text().split()[:samples]))
+
 
 @pytest.fixture(scope="module")
 def user(tmp_path_factory: pytest.TempPathFactory) -> User:
-    """After step 7 and the annotation of four samples to train on and two to evaluate, in the tree."""
+    """After step 7 and the annotation of six samples in the tree."""
     user = User(tmp_path_factory.mktemp("user"))
     user.types(STEP_7, user.root)
     user.types("python3 -m pivotnet synth PivotNet/data/nuscenes --scenes 4 --samples-per-scene 2", user.root)
     user.types(ANNOTATE, user.tree)
-    for split, samples in (("train", 4), ("val", 2)):
-        path = user.tree / "data" / "nuscenes" / FOLDER / "splits" / f"{split}.txt"
-        path.write_text("".join(f"{token}\n" for token in path.read_text().split()[:samples]))
+    user.cut_splits()
     return user
 
 
@@ -109,39 +113,28 @@ def test_the_tree_finds_the_package_beside_it_from_any_folder(user: User, tmp_pa
         assert said.startswith("error: no package pivotnet: move this tree into") and said.count("\n") == 1
 
 
-@pytest.mark.full
-def test_pivotnet_is_trained_evaluated_and_resumed(user: User, tmp_path: Path) -> None:
-    """Two gloo processes, two steps an epoch. The AP table is that of upstream's own eval.py."""
-    options = ("--preset", "effb0", "--cards", 2)
-    status, _, err = user.scripts.run(PERFORMANCE, *options, "--steps", 2)
-    assert status == 1 and "error: the backbone file efficientnet-b0-355c32eb.pth is neither in" in err
-    user.environment["PIVOTNET_BACKBONE_WEIGHTS"] = "none"
-    output = tmp_path / "run"
+def _train_and_evaluate(user: User, folder: Path, options: tuple[object, ...], case: str) -> tuple[Path, Path, str]:
+    """Two gloo processes, two steps an epoch; returns folder, checkpoint and AP table.
+
+    The table is that of upstream's own eval.py.
+    """
+    output, data = folder / "run", user.tree / "data" / "nuscenes"
     status, out, err = user.scripts.run(FULL, *options, "--epochs", 1, "--output", output)
     assert status == 0, out + err
-    assert "configuration pivotnet_nuscenes_effb0" in out and "step 2/2  loss" in out
     result = final_result(out)
-    assert (result["RankSize"], result["CaseName"]) == ("2", "PivotNet_bs1_2p_acc")
-    del user.environment["PIVOTNET_BACKBONE_WEIGHTS"]
-
+    assert "step 2/2  loss" in out and (result["RankSize"], result["CaseName"]) == ("2", case)
     (saved,) = (output / "checkpoints").iterdir()
-    state = torch.load(saved, weights_only=True)
-    assert (state["epoch"], state["global_step"]) == (0, 2)
-    plain = torch.optim.AdamW([torch.zeros(1)])  # the optimiser's state is in its form, a group without parameters last
-    assert set(next(iter(state["optimizer_state"]["state"].values()))) == {"step", "exp_avg", "exp_avg_sq"}
-    assert state["optimizer_state"]["param_groups"][-1]["params"] == [] and plain.defaults["weight_decay"] == 0.01
-
     table = re.search(r"^\+-.*-\+$", out, re.MULTILINE | re.DOTALL)
     assert table
-    data = user.tree / "data" / "nuscenes"
-    user.types(f"git worktree add '{tmp_path}/clean' {COMMIT}", user.tree)
-    evaluate = f"python3 -m pivotnet evaluate --ckpt '{saved}' --preset effb0 --data-root '{data}' --format upstream"
-    user.types(f"{evaluate} --device cpu --results '{tmp_path}/own'", user.root)
-    (tmp_path / "eval.py").write_text(EVALUATE)
-    for results in (output / "evaluation" / "results", tmp_path / "own"):
-        words = f"'{data / FOLDER}' '{results}' '{data / FOLDER}/splits/val.txt'"
-        assert table[0] in user.types(f"python3 ../eval.py {words}", tmp_path / "clean")
+    user.types(f"git worktree add '{folder}/clean' {COMMIT}", user.tree)
+    (folder / "eval.py").write_text(EVALUATE)
+    words = f"'{data / FOLDER}' '{output}/evaluation/results' '{data / FOLDER}/splits/val.txt'"
+    assert table[0] in user.types(f"python3 ../eval.py {words}", folder / "clean")
+    return output, saved, table[0]
 
+
+def _resume(user: User, output: Path, saved: Path) -> None:
+    """For a second epoch."""
     status, out, err = user.scripts.run(FULL, "--resume", output, "--epochs", 2)
     assert status == 0 and f"going on from {saved}" in out, out + err
     assert [step for step, *_ in losses(output)] == list(range(4)) and "mAP_hard" in final_result(out)
@@ -150,19 +143,41 @@ def test_pivotnet_is_trained_evaluated_and_resumed(user: User, tmp_path: Path) -
 
 
 @pytest.mark.full
-def test_bemapnet_is_trained_on_curves_only(user: User, tmp_path: Path) -> None:
-    # as big as it is, two processes take minutes a step and more memory than many a machine has
-    config = user.tree / "configs" / "bemapnet_nuscenes_effb0.py"
-    text = config.read_text().replace("tgt_shape=(200, 100)", "tgt_shape=(40, 20)").replace("(21, 49", "(6, 14")
-    config.write_text(text.replace("(896, 512), up_crop_ratio=0.25", "(512, 256), up_crop_ratio=0.5"))
+def test_pivotnet_is_trained_evaluated_and_resumed(user: User, tmp_path: Path) -> None:
+    options = ("--preset", "effb0", "--cards", 2)
+    status, _, err = user.scripts.run(PERFORMANCE, *options, "--steps", 2)
+    assert status == 1 and "error: the backbone file efficientnet-b0-355c32eb.pth is neither in" in err
     user.environment["PIVOTNET_BACKBONE_WEIGHTS"] = "none"
-    options = ("--network", "bemapnet", "--preset", "effb0", "--cards", 2, "--steps", 2)
-    status, _, err = user.scripts.run(PERFORMANCE, *options)
+    output, saved, table = _train_and_evaluate(user, tmp_path, options, "PivotNet_bs1_2p_acc")
+
+    state = torch.load(saved, weights_only=True)
+    assert (state["epoch"], state["global_step"]) == (0, 2)
+    plain = torch.optim.AdamW([torch.zeros(1)])  # the optimiser's state is in its form, a group without parameters last
+    assert set(next(iter(state["optimizer_state"]["state"].values()))) == {"step", "exp_avg", "exp_avg_sq"}
+    assert state["optimizer_state"]["param_groups"][-1]["params"] == [] and plain.defaults["weight_decay"] == 0.01
+
+    data = user.tree / "data" / "nuscenes"
+    evaluate = f"python3 -m pivotnet evaluate --ckpt '{saved}' --preset effb0 --data-root '{data}' --format upstream"
+    user.types(f"{evaluate} --device cpu --results '{tmp_path}/own'", user.root)
+    words = f"'{data / FOLDER}' '{tmp_path}/own' '{data / FOLDER}/splits/val.txt'"
+    assert table in user.types(f"python3 ../eval.py {words}", tmp_path / "clean")
+    _resume(user, output, saved)
+
+
+@pytest.mark.full
+def test_bemapnet_is_trained_on_curves_evaluated_and_resumed(user: User, tmp_path: Path) -> None:
+    shrink_bemapnet(user.tree)
+    user.environment["PIVOTNET_BACKBONE_WEIGHTS"] = "none"
+    options = ("--network", "bemapnet", "--preset", "effb0", "--cards", 2)
+    status, _, err = user.scripts.run(PERFORMANCE, *options, "--steps", 2)
     assert status == 1 and "no bezier curves" in err
     command = re.search(r"python3 \S+convert.py .* --bezier --overwrite", err)
     assert command
     user.types(command[0], user.root)
-    status, out, err = user.scripts.run(PERFORMANCE, *options, "--output", tmp_path / "run")
+    user.cut_splits()
+    status, out, err = user.scripts.run(PERFORMANCE, *options, "--steps", 2, "--output", tmp_path / "performance")
     assert status == 0, out + err
     assert final_result(out)["CaseName"] == "BeMapNet_bs1_2p_performance" and out.count(TITLE) == 1
-    assert len(losses(tmp_path / "run")) == 2
+    assert len(losses(tmp_path / "performance")) == 2
+    output, saved, _ = _train_and_evaluate(user, tmp_path, options, "BeMapNet_bs1_2p_acc")
+    _resume(user, output, saved)

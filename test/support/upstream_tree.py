@@ -30,3 +30,10 @@ def command(words: list[object], cwd: Path, **variables: object) -> subprocess.C
     done = subprocess.run([str(word) for word in words], cwd=cwd, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     return done
+
+
+def shrink_bemapnet(tree: Path) -> None:
+    """As big as it is, two processes take minutes a step and more memory than many a machine has."""
+    config = tree / "configs" / "bemapnet_nuscenes_effb0.py"
+    text = config.read_text().replace("tgt_shape=(200, 100)", "tgt_shape=(40, 20)").replace("(21, 49", "(6, 14")
+    config.write_text(text.replace("(896, 512), up_crop_ratio=0.25", "(512, 256), up_crop_ratio=0.5"))

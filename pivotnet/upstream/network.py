@@ -159,9 +159,13 @@ class TransformerBEVDecoder(nn.Module):
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Last features of ``key`` [B*6, C, h, w] -> {"bev_enc_features": E times [B, C, rows, columns]}."""
-        cameras = {name: inputs.get(name) for name in ("extrinsic", "intrinsic", "ida_mats")}
-        cameras["do_flip"] = inputs["extra_infos"].get("do_flip")
         level = inputs[self.key][-1].unflatten(0, inputs["images"].shape[:2])  # [B, 6, C, h, w]
+        given = {name: inputs.get(name) for name in ("extrinsic", "intrinsic", "ida_mats")}
+        cameras = {
+            name: None if matrices is None else matrices.to(level.device, non_blocking=True)
+            for name, matrices in given.items()
+        }
+        cameras["do_flip"] = inputs["extra_infos"].get("do_flip")
         side_by_side = level.permute(0, 2, 3, 1, 4).flatten(3)
         _, _, maps = self.bev_encoder(side_by_side, cameras_info=cameras)
         return {"bev_enc_features": list(maps)}

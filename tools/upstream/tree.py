@@ -42,6 +42,7 @@ from pivotnet.audit.recorder import Recorder  # noqa: E402
 from pivotnet.audit.step import announce_phases  # noqa: E402
 from pivotnet.commands.audit import WIDTH, table  # noqa: E402
 from pivotnet.device import select_device  # noqa: E402
+from pivotnet.errors import run_command  # noqa: E402
 from pivotnet.files import write_json  # noqa: E402
 from pivotnet.model.layers import StochasticDepth  # noqa: E402
 
@@ -257,7 +258,7 @@ def count(tree: Tree, preset: str, report: str) -> None:
     write_json(Path(report), {**audit.to_dict(), "functions": functions})
 
 
-def main() -> None:
+def _run() -> int:
     """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--unpatched", action="store_true")
@@ -283,7 +284,8 @@ def main() -> None:
     found = command(tree, **arguments)
     if out:
         np.savez(out, **found)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(_run))

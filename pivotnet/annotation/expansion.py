@@ -62,11 +62,8 @@ def expansion_path(root: PathLike, location: str) -> Path:
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of a map file, by which a changed map is noticed.
-
-    Raises:
-        PivotNetError: the file is missing or cannot be read.
-    """
+    """SHA-256 of a map file, by which a changed map is noticed. Raises PivotNetError: the file is missing or cannot be
+    read."""
     try:
         return hashlib.sha256(read_file(path, _LARGEST)).hexdigest()
     except OSError as error:
@@ -112,11 +109,8 @@ def _geometries(content: dict) -> list[np.ndarray]:
 
 
 def read_map(root: PathLike, location: str) -> LocationMap:
-    """Read and index one location's map.
-
-    Raises:
-        PivotNetError: the file is missing, truncated, too old, against the rules or inconsistent.
-    """
+    """Read and index one location's map. Raises PivotNetError: the file is missing, truncated, too old, against the
+    rules or inconsistent."""
     path = expansion_path(root, location)
     content = read_json(path, _REMEDY, largest=_LARGEST)
     version = str(content.get("version", "1.0"))[:20]

@@ -87,12 +87,8 @@ def split_path(root: PathLike, split: str) -> Path:
 
 
 def read_split(data_root: PathLike, split: str) -> list[str]:
-    """Sample tokens of a split ("train" or "val"), as ``pivotnet annotate`` lists them.
-
-    Raises:
-        PivotNetError: ``data_root`` is no nuScenes tree or not annotated, or the split is unknown, empty or no list of
-            tokens.
-    """
+    """Sample tokens of a split ("train" or "val"), as ``pivotnet annotate`` lists them. Raises PivotNetError:
+    ``data_root`` is no nuScenes tree or not annotated, or the split is unknown, empty or no list of tokens."""
     root = Path(data_root)
     if not (root / "samples").is_dir():
         raise PivotNetError(

@@ -146,11 +146,8 @@ def _from_upstream(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def pad_pivots(lines: Sequence[Line]) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-    """Pivot points by class, zero-padded to MAX_POINTS ([n, P, 2]), and their lengths ([n]).
-
-    Raises:
-        Misfit: a line has more points.
-    """
+    """Pivot points by class, zero-padded to MAX_POINTS ([n, P, 2]), and their lengths ([n]). Raises Misfit: a line has
+    more points."""
     points, lengths = {}, {}
     for label, limit in enumerate(MAX_POINTS):
         chosen = [line.points for line in lines if line.label == label]
@@ -164,11 +161,8 @@ def pad_pivots(lines: Sequence[Line]) -> tuple[dict[int, np.ndarray], dict[int, 
 
 
 def load_annotation(path: PathLike) -> Annotation:
-    """Read an annotated sample file, ours or one that upstream's converter wrote.
-
-    Raises:
-        PivotNetError: the file is missing, truncated, or of another kind.
-    """
+    """Read an annotated sample file, ours or one that upstream's converter wrote. Raises PivotNetError: the file is
+    missing, truncated, or of another kind."""
     data = read_npz(path, _OURS, _UPSTREAMS)
     try:
         if "pivot_pts" in data:

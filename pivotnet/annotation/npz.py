@@ -99,11 +99,8 @@ def is_whole(path: Path) -> bool:
 
 
 def write_npz(stream: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays of numbers or text as an .npz file to an open file; equal content gives equal bytes.
-
-    Raises:
-        ValueError: an array holds objects, which would have to be pickled.
-    """
+    """Write arrays of numbers or text as an .npz file to an open file; equal content gives equal bytes. Raises
+    ValueError: an array holds objects, which would have to be pickled."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for key, array in arrays.items():

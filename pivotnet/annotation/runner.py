@@ -28,11 +28,7 @@ _MERGING_INSTANCES = 128  # from here on ids no longer fit into a byte
 
 
 def _convert(sample: Sample, location: LocationMap, config: MapConfig, bezier: bool) -> Annotation:
-    """Annotate one sample.
-
-    Raises:
-        PivotNetError: the map's geometry around the sample cannot be clipped or joined.
-    """
+    """Annotate one sample. Raises PivotNetError: the map's geometry around the sample cannot be clipped or joined."""
     try:
         lines = ego_vectors(location, *sample.translation, sample.yaw, config)
         (thin, thick), map_vectors = rasterize(lines, config)

@@ -85,11 +85,8 @@ class Sample:
 
 
 def split_of_scene(scene_name: str, version: str) -> str:
-    """The split (train, val or test) of a scene; v1.0-mini has its own.
-
-    Raises:
-        PivotNetError: the name is not of the form scene-0001.
-    """
+    """The split (train, val or test) of a scene; v1.0-mini has its own. Raises PivotNetError: the name is not of the
+    form scene-0001."""
     if not re.fullmatch(r"scene-\d+", scene_name):
         raise PivotNetError(f"scene {scene_name!r} has no number: name scenes like scene-0001, splits go by number")
     if version.endswith("test"):
@@ -122,12 +119,8 @@ def yaw_degrees(quaternion: Sequence[float]) -> float:
 
 
 def read_samples(root: PathLike, version: str) -> list[Sample]:
-    """All samples of a version, in the order of its sample table.
-
-    Raises:
-        PivotNetError: ``root`` is no nuScenes tree, or a table is missing, truncated, against its rules or
-            inconsistent.
-    """
+    """All samples of a version, in the order of its sample table. Raises PivotNetError: ``root`` is no nuScenes tree,
+    or a table is missing, truncated, against its rules or inconsistent."""
     folder = Path(root) / version
     if not Path(root).is_dir():
         raise PivotNetError(f"{root} is no folder: give the nuScenes root, which holds {version}/ and maps/")

@@ -90,11 +90,7 @@ class MapDataset(Dataset[Union[Item, PivotNetError]]):
         return item
 
     def load(self, token: str) -> Item:
-        """Read one sample.
-
-        Raises:
-            PivotNetError: its annotation or an image is missing or broken.
-        """
+        """Read one sample. Raises PivotNetError: its annotation or an image is missing or broken."""
         annotation = load_annotation(sample_path(self.root, token))
         images = np.empty((len(CAMERAS), *self.config.model.image_size, 3), np.uint8)
         for view, path in zip(images, camera_paths(annotation)):

@@ -29,11 +29,8 @@ def read_image(path: PathLike) -> np.ndarray:
 
 
 def read_bgr(path: PathLike) -> np.ndarray:
-    """Decode a camera's JPEG file to uint8 [900, 1600, 3] BGR.
-
-    Raises:
-        PivotNetError: the file is missing, truncated, no JPEG or of another size.
-    """
+    """Decode a camera's JPEG file to uint8 [900, 1600, 3] BGR. Raises PivotNetError: the file is missing, truncated, no
+    JPEG or of another size."""
     try:
         content = read_file(path, _LARGEST)
         with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:  # reads the header only

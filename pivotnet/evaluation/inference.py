@@ -36,11 +36,8 @@ class Predictor:
     ranks: Ranks = Ranks()  # every rank predicts its share of the samples
 
     def predict(self, tokens: Sequence[str]) -> Iterator[tuple[str, results.MapInstances]]:
-        """Token and polylines of this rank's share of ``tokens``; the model is left in the mode in which it was.
-
-        Raises:
-            PivotNetError: a sample cannot be read, or the network predicts NaN.
-        """
+        """Token and polylines of this rank's share of ``tokens``; the model is left in the mode in which it was. Raises
+        PivotNetError: a sample cannot be read, or the network predicts NaN."""
         ranks = self.ranks
         loader = build_loader(
             self.config,

@@ -60,11 +60,8 @@ def result_path(folder: PathLike, token: str) -> Path:
 
 
 def save_result(path: PathLike, mask: np.ndarray, instances: MapInstances, layout: str = FORMATS[0]) -> None:
-    """Write a result file in the format ``layout``; ``mask`` is ``postprocess.draw_mask`` of ``instances``.
-
-    Raises:
-        PivotNetError: the folder is missing, not writable, or its disk is full.
-    """
+    """Write a result file in the format ``layout``; ``mask`` is ``postprocess.draw_mask`` of ``instances``. Raises
+    PivotNetError: the folder is missing, not writable, or its disk is full."""
     with atomic_write(path) as stream:
         if layout == "upstream":
             np.savez_compressed(stream, dt_mask=mask, dt_res=np.array(to_upstream(instances), dtype=object))
@@ -82,11 +79,8 @@ def to_upstream(instances: MapInstances) -> dict[str, list]:
 
 
 def load_result(path: PathLike) -> tuple[np.ndarray, MapInstances]:
-    """Mask and polylines of a result file, ours or upstream's.
-
-    Raises:
-        PivotNetError: the file is missing, truncated, of another kind, or does not fit together.
-    """
+    """Mask and polylines of a result file, ours or upstream's. Raises PivotNetError: the file is missing, truncated, of
+    another kind, or does not fit together."""
     data = read_npz(path, _OURS, _UPSTREAMS)
     mask = data["dt_mask"]
     try:
@@ -125,11 +119,8 @@ def _from_upstream(content: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def open_folder(folder: PathLike, checkpoint: PathLike, preset: str, layout: str = FORMATS[0]) -> None:
-    """Make a folder of results, or reuse one: results are kept for the same weights, under any file name.
-
-    Raises:
-        PivotNetError: the folder has results of another checkpoint or in another format, or cannot be made.
-    """
+    """Make a folder of results, or reuse one: results are kept for the same weights, under any file name. Raises
+    PivotNetError: the folder has results of another checkpoint or in another format, or cannot be made."""
     target = make_folder(folder, "folder for results")
     fingerprint = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
     known = read_run(target)

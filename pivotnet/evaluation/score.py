@@ -37,10 +37,7 @@ def score_results(
     workers: int | None = None,
 ) -> ApResult:
     """AP of the result files of ``tokens`` in the folder ``results``, against the annotated files of a nuScenes root.
-
-    Raises:
-        PivotNetError: a file is missing or damaged.
-    """
+    Raises PivotNetError: a file is missing or damaged."""
     if not tokens:
         raise PivotNetError("there are no samples to evaluate: the split is empty")
     require_files(results, tokens, "result file", "predict them with pivotnet evaluate --ckpt")

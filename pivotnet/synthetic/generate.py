@@ -54,11 +54,8 @@ def generate(folder: Path, options: Options, workers: int, progress: Callable[[i
 
 
 def _is_there(folder: Path, wanted: dict[str, Any]) -> bool:
-    """Whether ``folder`` holds the wanted data set; an absent or empty folder does not.
-
-    Raises:
-        PivotNetError: it holds something else.
-    """
+    """Whether ``folder`` holds the wanted data set; an absent or empty folder does not. Raises PivotNetError: it holds
+    something else."""
     if not folder.exists():
         return False
     if not folder.is_dir():

@@ -141,11 +141,7 @@ def _random_sensors(rng: np.random.Generator) -> list[Sensor]:
 
 
 def make_plan(options: Options) -> Plan:
-    """Decide everything from the options.
-
-    Raises:
-        PivotNetError: more scenes than there are names.
-    """
+    """Decide everything from the options. Raises PivotNetError: more scenes than there are names."""
     if not 1 <= options.scenes <= MOST_SCENES:
         raise PivotNetError(f"--scenes {options.scenes} is outside 1 to {MOST_SCENES}, which have names in the splits")
     towns = {

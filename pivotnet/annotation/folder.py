@@ -43,15 +43,9 @@ def recipe(bezier: Any, config: MapConfig) -> dict[str, Any]:
 def open_folder(
     root: PathLike, bezier: bool, config: MapConfig, maps: Mapping[str, str], overwrite: bool = False
 ) -> Path:
-    """Make or check the annotation folder, so that it holds samples of one recipe only.
-
-    Args:
-        maps: fingerprint of each location's map.
-        overwrite: remove what another recipe has left, instead of refusing to go on.
-
-    Raises:
-        PivotNetError: the folder holds samples of other options, other maps or unknown origin, or cannot be written.
-    """
+    """Make or check the annotation folder, so that it holds samples of one recipe only; ``maps`` are the fingerprints
+    by location. Raises PivotNetError: it holds samples of other options, other maps or unknown origin, which
+    ``overwrite`` removes, or cannot be written."""
     folder = make_folder(annotation_folder(root))
     path = folder / OPTIONS_FILE
     options = {**recipe(bezier, config), "maps": dict(maps)}
@@ -124,16 +118,9 @@ def require_annotations(data_root: PathLike, tokens: Sequence[str]) -> None:
 
 
 def chosen_tokens(data_root: PathLike, split: str, tokens: Sequence[str] | None = None) -> list[str]:
-    """The samples that the options name, all of them annotated.
-
-    Args:
-        data_root: annotated nuScenes tree.
-        split: whose samples, if ``tokens`` is None.
-        tokens: sample tokens, or one path of a list in a file (lines may end in ``.npz``, as upstream's do).
-
-    Raises:
-        PivotNetError: there are none, or one is not annotated.
-    """
+    """The samples that the options name, all of them annotated: those of ``split``, unless ``tokens`` are given, or one
+    path of a list of them in a file (lines may end in ``.npz``, as upstream's do). Raises PivotNetError: there are
+    none, or one is not annotated."""
     if tokens is None:
         chosen = read_split(data_root, split)
     elif len(tokens) == 1 and os.path.isfile(tokens[0]):

@@ -186,16 +186,8 @@ def load_annotation(path: PathLike) -> Annotation:
 
 
 def check_cameras(image_paths: Sequence[str], rots: np.ndarray, intrins: np.ndarray) -> None:
-    """Check what is known of the six cameras.
-
-    Args:
-        image_paths: one of each camera, in any order.
-        rots: [6, 3, 3] camera to ego rotations.
-        intrins: [6, 3, 3], pixels.
-
-    Raises:
-        Misfit: a path leaves the data root or a camera has none, or a matrix cannot be inverted.
-    """
+    """Raise Misfit if one of ``image_paths`` leaves the data root, a camera has none, or a matrix of ``rots`` (camera
+    to ego) or ``intrins`` (pixels), [6, 3, 3] each, cannot be inverted."""
     _PATHS({"image_paths": image_paths})
     missing = set(CAMERAS) - {path.split("/")[-2] for path in image_paths}
     if missing:
@@ -224,12 +216,10 @@ def to_arrays(annotation: Annotation) -> dict[str, np.ndarray]:
 
 
 def save_annotation(path: PathLike, annotation: Annotation) -> None:
-    """Write an annotated sample file; it appears whole or not at all, and equal content gives equal bytes.
+    """Write an annotated sample file; it appears whole or not at all, and equal content gives equal bytes. Raises
+    PivotNetError: the folder is missing, not writable, or its disk is full.
 
     It is not forced to the disk: after a power failure it may be cut short, and is made again by the next run.
-
-    Raises:
-        PivotNetError: the folder is missing, not writable, or its disk is full.
     """
     with atomic_write(path, durable=False) as stream:
         write_npz(stream, to_arrays(annotation))

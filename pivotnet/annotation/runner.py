@@ -73,23 +73,14 @@ def annotate(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> str:
-    """Annotate the samples of a nuScenes version under ROOT/customer/pivot-bezier and write its split lists.
+    """Annotate the samples of a nuScenes version under ROOT/customer/pivot-bezier and write its split lists; returns
+    what was done, in a few lines. Raises PivotNetError: anything that the user can repair.
 
-    Samples that an earlier run has finished are kept. Whenever it stops, every file is whole.
+    Samples that an earlier run has finished are kept, unless ``overwrite``. Whenever it stops, every file is whole.
 
-    Args:
-        root: nuScenes root, with the tables in ``version``/ and the maps in maps/expansion/.
-        version: v1.0-trainval, v1.0-mini or v1.0-test.
-        bezier: fit curves too (BeMapNet's targets).
-        workers: processes; one a core if None.
-        overwrite: annotate everything again instead of keeping finished samples.
-        progress: called with (samples done, samples to do) after every few samples.
-
-    Returns:
-        what was done, in a few lines.
-
-    Raises:
-        PivotNetError: anything that the user can repair; see the message.
+    ``root`` holds the tables in ``version``/ (v1.0-trainval, v1.0-mini or v1.0-test) and the maps in maps/expansion/;
+    ``bezier`` fits curves too (BeMapNet's targets); ``workers`` are processes, one a core by default; ``progress`` is
+    called with (samples done, samples to do) after every few samples.
     """
     config = MapConfig()
     samples = read_samples(root, version)

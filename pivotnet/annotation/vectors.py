@@ -110,14 +110,12 @@ def _clip_again(lines: Sequence[Line], config: MapConfig) -> list[Line]:
 
 
 def rasterize(lines: Sequence[Line], config: MapConfig) -> tuple[np.ndarray, list[Line]]:
-    """Draw lines of the ego frame (metres, x forward, y left) into masks.
+    """Draw lines of the ego frame (metres, x forward, y left) into masks uint8 [2, C, rows, columns] of instance ids,
+    drawn thin (evaluation) and thick (training), rows from the front to the back of the map, columns from left to
+    right; returns the drawn lines too ((column, row), pixels not rounded).
 
     Instance k of the sample (from 1, over all classes) has id 2k-1 in the thin and 2k in the thick mask; ids above 255
     become 255, as upstream's do, so that the lines from the 128th on merge.
-
-    Returns:
-        Masks uint8 [2, C, rows, columns] of instance ids, drawn thin (evaluation) and thick (training), rows from the
-        front to the back of the map, columns from left to right; and the drawn lines (column, row), pixels not rounded.
     """
     pieces = _clip_again(lines, config)
     rows, columns = config.map_size

@@ -158,14 +158,10 @@ def build_loader(
     device: torch.device | None = None,
     local_ranks: int = 1,
 ) -> Loader:
-    """A loader of the batches that ``sampler`` lists.
+    """A loader of the batches that ``sampler`` lists by indices into ``tokens``, for ``device`` (page-locked memory).
 
-    Args:
-        tokens: what the sampler's indices mean (``read_split``).
-        workers: loading processes; 0 loads in this process; None: none for a split that stays in memory, else up to 4
-            of this rank's share of the cores.
-        device: where the batches will go (decides on page-locked memory).
-        local_ranks: ranks on this machine, which share its cores and memory.
+    By default (``workers`` None) a split that stays in memory is loaded in this process, as by 0, and another by up to
+    4 processes of this rank's share of the cores; ``local_ranks`` share the cores and memory of this machine.
     """
     height, width = config.model.image_size
     bytes_needed = len(tokens) * len(CAMERAS) * height * width * 3

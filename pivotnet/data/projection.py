@@ -19,11 +19,8 @@ Array = Union[np.ndarray, Tensor]
 
 
 def bev_cell_centres(bev_size: tuple[int, int], map_config: MapConfig) -> Tensor:
-    """Homogeneous ego coordinates (x forward, y left, z = 0, 1) of the cell centres.
-
-    Returns:
-        float32 [N, 4], metres; rows run from the front to the back, columns from the left to the right.
-    """
+    """Homogeneous ego coordinates (x forward, y left, z = 0, 1) of the cell centres, float32 [N, 4], metres; rows run
+    from the front to the back, columns from the left to the right."""
     axes = []
     for cells, pixels in zip(bev_size, map_config.map_size):
         metres = map_config.resolution / (cells / pixels)  # a cell
@@ -35,17 +32,12 @@ def bev_cell_centres(bev_size: tuple[int, int], map_config: MapConfig) -> Tensor
 def project_bev_grid(
     extrinsic: Array, intrinsic: Array, bev_size: tuple[int, int], map_config: MapConfig
 ) -> tuple[Tensor, Tensor]:
-    """Project the ground under every BEV cell into the camera that looks at it most directly.
+    """Project the ground under every cell of a grid of ``bev_size`` (rows, columns) into the camera that looks at it
+    most directly. ``extrinsic`` [cameras, 4, 4] is camera to ego, metres; ``intrinsic`` [cameras, 3, 3], pixels of a
+    whole image.
 
-    Args:
-        extrinsic: [cameras, 4, 4] camera to ego, metres.
-        intrinsic: [cameras, 3, 3], pixels of the full-size image.
-        bev_size: rows and columns of the BEV grid.
-        map_config: extent of the map.
-
-    Returns:
-        reference points, float32 [N, 2] (x, y) in the image of all cameras side by side, each in [0, 1] where valid;
-        validity, bool [N]: some camera sees the cell.
+    Returns reference points, float32 [N, 2] (x, y) in the image of all cameras side by side, each in [0, 1] where
+    valid, and validity, bool [N]: some camera sees the cell.
     """
     camera_to_ego = torch.as_tensor(extrinsic).float()
     intrinsic = torch.as_tensor(intrinsic).float()

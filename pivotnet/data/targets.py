@@ -33,15 +33,11 @@ class Sample(NamedTuple):
 
 
 def build_targets(samples: Sequence[tuple], config: Config) -> Targets:
-    """Collate annotated samples, which ``load_annotation`` has checked, into padded targets.
+    """Collate annotated samples, which ``load_annotation`` has checked, into padded targets in host memory.
 
-    Args:
-        samples: B tuples (instance_mask, pivot_points, pivot_lengths) as in ``Sample``. A class without instances may
-            be an empty array of any shape.
-        config: class sizes, map size and ``mask_stride`` (masks keep every stride-th row and column).
-
-    Returns:
-        Targets in host memory, G = instances of the fullest class, at least 1.
+    ``samples`` are tuples as ``Sample``; a class without instances may be an empty array of any shape. ``config`` has
+    class sizes, map size and ``mask_stride`` (masks keep every stride-th row and column). G = instances of the fullest
+    class, at least 1.
     """
     stride = config.model.mask_stride
     batch = [[_instances(sample, label, config.map) for label in range(len(CLASSES))] for sample in samples]

@@ -59,11 +59,9 @@ def pixel_sets(mask: np.ndarray, resolution: float) -> PixelSets:
 
 
 def chamfer_matrix(first: PixelSets, second: PixelSets, limit: float) -> np.ndarray:
-    """Chamfer distances between all lines, float64 [n, m], metres.
-
-    Infinite between lines of two classes; at ``limit`` or beyond, any value from ``limit`` on may stand for the
-    distance. Lower bounds show this for most of these pairs.
-    """
+    """Chamfer distances between all lines, float64 [n, m], metres: infinite between lines of two classes; at ``limit``
+    or beyond, any value from ``limit`` on may stand for the distance, as lower bounds show it for most of these
+    pairs."""
     distances = (_bounds(first, second) + _bounds(second, first).T) / 2
     distances[first.labels[:, None] != second.labels] = np.inf
     pairs = np.argwhere(distances < limit * (1 + 1e-9))  # a bound is rounded, too
@@ -88,11 +86,8 @@ def _nearest(line: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _bounds(first: PixelSets, second: PixelSets) -> np.ndarray:
-    """Lower bounds of the directed chamfer distances, float64 [n, m], metres.
-
-    The mean distance of points to a line is at least that to the rectangle around it, and since distance to a rectangle
-    is convex, at least the distance of their mean to it.
-    """
+    """Lower bounds of the directed chamfer distances, float64 [n, m], metres. The mean distance of points to a line is
+    at least that to the rectangle around it, which, being convex, is at least the distance of their mean to it."""
     if not len(first) or not len(second):
         return np.zeros((len(first), len(second)))
     counts = np.diff(first.starts, append=len(first.metres))
@@ -103,16 +98,11 @@ def _bounds(first: PixelSets, second: PixelSets) -> np.ndarray:
 
 
 def greedy_match(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs (prediction, true line), nearest first, each used once; ties go to the lower prediction, then true line.
+    """Pairs (prediction, true line) at ``distances`` (float64 [n, m], metres) that are below ``threshold`` after
+    rounding to float32: nearest first, each used once; ties go to the lower prediction, then true line.
 
-    The pairs for a smaller threshold are the first of these: those at a smaller distance than it.
-
-    Args:
-        distances: float64 [n, m], metres.
-        threshold: pairs at this distance or beyond (after rounding to float32) are no match.
-
-    Returns:
-        indices of predictions and of true lines, int64 [k] each, and distances, float32 [k], in the order of matching.
+    The pairs for a smaller threshold are the first of these: those at a smaller distance than it. Returns indices of
+    predictions and of true lines, int64 [k] each, and distances, float32 [k], in the order of matching.
     """
     rounded = distances.astype(np.float32)
     near = np.argwhere(rounded < np.float32(threshold))
@@ -130,11 +120,9 @@ def greedy_match(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, n
 def average_precision(found: np.ndarray, rank: np.ndarray, scores: np.ndarray, num_true: np.ndarray) -> np.ndarray:
     """AP of C classes at each of THRESHOLDS, float32 [C, 4]; 0 for a class without prediction or true line.
 
-    Args:
-        found: float32 [C, n] distance at which each prediction was matched; infinite if it was not.
-        rank: int64 [C, n] its position in the order of matching; any for those that were not.
-        scores: float32 [C, n] confidence; a class of fewer predictions is padded with infinity, here and in ``found``.
-        num_true: int64 [C] true lines.
+    Of each prediction, ``found`` (float32 [C, n]) is the distance at which it was matched, infinite if it was not;
+    ``rank`` (int64 [C, n]) is its position in the order of matching; ``scores`` (float32 [C, n]) its confidence. A
+    class of fewer predictions is padded with infinity. ``num_true`` (int64 [C]) counts true lines.
     """
     number = found.shape[1]
     if number == 0:
@@ -161,11 +149,8 @@ def average_precision(found: np.ndarray, rank: np.ndarray, scores: np.ndarray, n
 def sample_ap(result_mask: np.ndarray, scores: np.ndarray, true_mask: np.ndarray, resolution: float) -> np.ndarray:
     """AP of one sample, float32 [C, 4]; NaN in the rows of classes without any line.
 
-    Args:
-        result_mask: [C, rows, columns] ids of predicted lines, 0 is background.
-        scores: [n] confidence; id k belongs to ``scores[k - 1]``.
-        true_mask: [C, rows, columns] ids of true lines.
-        resolution: metres a pixel.
+    ``result_mask`` and ``true_mask`` [C, rows, columns] hold the ids of lines, 0 is background; predicted id k has the
+    confidence ``scores[k - 1]``; ``resolution`` is in metres a pixel.
     """
     predicted, true = pixel_sets(result_mask, resolution), pixel_sets(true_mask, resolution)
     num_predicted, num_true = (np.bincount(sets.labels, minlength=len(true_mask)) for sets in (predicted, true))  # [C]

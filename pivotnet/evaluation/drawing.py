@@ -43,11 +43,9 @@ def render_sample(
     predicted: list[MapLine] | None = None,
 ) -> None:
     """Write the PNG of one sample: cameras on the left, on the right the map from above, truth beside prediction.
+    Raises PivotNetError: an image is missing or broken, or the PNG cannot be written.
 
     In the images the truth is dashed and the prediction solid; without prediction the truth is drawn alone.
-
-    Raises:
-        PivotNetError: an image is missing or broken, or the PNG cannot be written.
     """
     truth = annotated_lines(annotation)
     panels = 1 if predicted is None else 2
@@ -102,18 +100,11 @@ def _draw_camera(
 def project_ground_line(
     points: np.ndarray, rotation: np.ndarray, translation: np.ndarray, intrinsic: np.ndarray
 ) -> list[np.ndarray]:
-    """The parts of a ground line that lie in front of the camera's near plane, in pixels.
+    """The parts of a ground line ``points`` [p, 2] (ego frame: x forward, y left, metres, z = 0) that lie in front of
+    the camera's near plane, as polylines [k, 2] (u right, v down), pixels; they may leave the image. The camera stands
+    at ``translation`` [3] and is turned by ``rotation`` [3, 3] (camera to ego).
 
     The pinhole maps straight segments to straight segments, so cutting each at the near plane is exact.
-
-    Args:
-        points: [p, 2] ego frame (x forward, y left), metres, on the plane z = 0.
-        rotation: [3, 3] camera to ego.
-        translation: [3] the camera in the ego frame, metres.
-        intrinsic: [3, 3], pixels.
-
-    Returns:
-        polylines [k, 2] (u right, v down), pixels; they may leave the image.
     """
     ground = np.column_stack([points, np.zeros(len(points))])
     seen = (ground - translation) @ rotation  # [p, 3]: the inverse of a rotation is its transpose

@@ -71,21 +71,12 @@ class Predictor:
         say: Callable[[str], None] = print,
         layout: str = results.FORMATS[0],
     ) -> ApResult | None:
-        """Predict those of ``tokens`` that have no result file yet, and score all of them. Every rank calls this.
+        """Predict those of ``tokens`` (at least one) that have no result file in ``folder`` yet, and score all of them.
+        Every rank calls this and must see the same folder. Results are kept for the same ``checkpoint``, which holds
+        the weights.
 
-        Args:
-            checkpoint: holds the model's weights; results are kept for the same checkpoint.
-            tokens: samples to score, at least one.
-            folder: of the result files; all ranks must see the same.
-            say: prints a line.
-            layout: format of the result files.
-
-        Returns:
-            the AP in the main rank, None in the others.
-
-        Raises:
-            CollectiveError: ``folder`` holds results of another checkpoint, or a sample cannot be predicted.
-            PivotNetError: see ``score_results``.
+        Returns the AP in the main rank, None in the others. Raises CollectiveError: ``folder`` holds results of another
+        checkpoint, or a sample cannot be predicted; PivotNetError: see ``score_results``.
         """
         left: list[str] = []
         with agreed(self.ranks):
@@ -108,11 +99,8 @@ class Predictor:
 def evaluate_splits(
     predictor: Predictor, checkpoint: PathLike, splits: Mapping[str, Sequence[str]], say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Score some splits {name: tokens} in the checkpoint's own folder of results; every rank calls this.
-
-    Returns:
-        {name: ``table_dict``} in the main rank, where ``say`` prints the tables, {} in the others.
-    """
+    """Score some splits {name: tokens} in the checkpoint's own folder of results; every rank calls this. Returns {name:
+    ``table_dict``} in the main rank, where ``say`` prints the tables, {} in the others."""
     tables = {}
     folder = results.results_folder(checkpoint)
     for name, tokens in splits.items():

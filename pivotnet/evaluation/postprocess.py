@@ -13,17 +13,11 @@ from pivotnet.structures import Predictions
 
 
 def postprocess(predictions: Predictions, map_config: MapConfig) -> list[MapInstances]:
-    """Polylines of the last decoder's predictions, one MapInstances a sample.
+    """Polylines of the last decoder's predictions, one MapInstances a sample. Raises PivotNetError: they are not
+    finite.
 
     An instance counts when "object" is its likelier class. Of its points, those count that are pivots with a
     probability above one half, and the first and the last in any case.
-
-    Args:
-        predictions: object_logits [D, B, Q, 2], points [D, B, T, 2] in [0, 1], point_logits [D, B, T, 2].
-        map_config: sizes of the map and of the query grid.
-
-    Raises:
-        PivotNetError: the predictions are not finite.
     """
     # One packed copy to the host, in float32 also under autocast.
     last = [t[-1].float() for t in (predictions.object_logits, predictions.points, predictions.point_logits)]

@@ -52,17 +52,11 @@ def score_files(
     workers: int | None = None,
     start_method: str = "spawn",
 ) -> ApResult:
-    """AP of result files, each with its annotated file.
+    """AP of result files, each with its annotated file, added up in their order; ``resolution`` is in metres a pixel.
+    As many worker processes as pay off by default. Raises PivotNetError: a file is missing or damaged.
 
-    Args:
-        pairs: in the order in which AP is added up.
-        resolution: metres a pixel.
-        workers: processes; as many as pay off by default.
-        start_method: of the processes. A fork of a process that holds a device or threads may hang; a spawned process
-            runs the main module again if nothing guards it.
-
-    Raises:
-        PivotNetError: a file is missing or damaged.
+    ``start_method``: a fork of a process that holds a device or threads may hang; a spawned process runs the main
+    module again if nothing guards it.
     """
     if workers is None:
         workers = min(available_cores(), len(pairs) // SAMPLES_PER_WORKER)
@@ -88,22 +82,16 @@ def _score(chunk: tuple[int, Sequence[tuple[Path, Path]]], resolution: float) ->
 
 
 def table_values(ap: np.ndarray) -> np.ndarray:
-    """Rows of the table, float32 [C + 1, 6]: AP at the four thresholds, mean of the three hard ones (.2 .5 1), mean of
-    the three easy ones (.5 1 1.5); the last row is the average of the classes.
-
-    Args:
-        ap: float32 [C, 4], fractions.
-    """
+    """Rows of the table of ``ap`` (float32 [C, 4], fractions), float32 [C + 1, 6]: AP at the four thresholds, mean of
+    the three hard ones (.2 .5 1), mean of the three easy ones (.5 1 1.5); the last row is the average of the
+    classes."""
     rows = np.array([[*row, np.mean(row[:-1]), np.mean(row[1:])] for row in ap], np.float32)
     return np.concatenate([rows, np.mean(rows, axis=0, keepdims=True)])
 
 
 def format_table(ap: np.ndarray) -> str:
-    """The table in percent with one decimal, character for character as upstream prints it.
-
-    Upstream's printer drops a zero after the point ("45.0" becomes "45") and then sets the points of a column under
-    each other.
-    """
+    """The table in percent with one decimal, character for character as upstream prints it: it drops a zero after the
+    point ("45.0" becomes "45") and then sets the points of a column under each other."""
     texts = [[f"{_percent(value):g}" for value in row] for row in table_values(ap)]
     columns = [_ROW_NAMES, *map(_align, zip(*texts))]
     widths = [max(len(name) + 2, *map(len, column)) for name, column in zip(_HEADER, columns)]
@@ -152,14 +140,8 @@ def _entry(row: np.ndarray, convert: Callable[[np.float32], float]) -> dict[str,
 
 
 def write_table(path: PathLike, result: ApResult, split: str, folder: PathLike) -> dict[str, Any]:
-    """Writes ``table_dict`` as JSON, with the name of the split and what ``folder`` of results says of its run.
-
-    Returns:
-        ``table_dict(result)``.
-
-    Raises:
-        PivotNetError: the file cannot be written.
-    """
+    """Write ``table_dict`` as JSON, with the name of the split and what ``folder`` of results says of its run; returns
+    ``table_dict``. Raises PivotNetError: the file cannot be written."""
     table = table_dict(result)
     write_json(path, {"split": split, **read_run(folder), **table})
     return table

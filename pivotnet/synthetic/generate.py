@@ -23,14 +23,9 @@ FORMAT = 3  # raise when the same options give other bytes
 
 
 def generate(folder: Path, options: Options, workers: int, progress: Callable[[int, int], None]) -> bool:
-    """Make a data set in ``folder``; ``progress(done, total)`` is called as samples are drawn.
-
-    Returns:
-        False when a finished data set of the same options is there already.
-
-    Raises:
-        PivotNetError: options out of range, a folder that holds something else, an unwritable or full disk.
-    """
+    """Make a data set in ``folder``; ``progress(done, total)`` is called as samples are drawn. Returns False when a
+    finished one of the same options is there already. Raises PivotNetError: options out of range, a folder that holds
+    something else, an unwritable or full disk."""
     plan = make_plan(options)
     wanted = {"format": FORMAT, **asdict(options)}
     target = Path(os.path.realpath(folder))  # Path.resolve raises for a loop of links

@@ -12,8 +12,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from pivotnet.errors import PivotNetError
-from pivotnet.synthetic import geometry
-from pivotnet.synthetic.town import LOCATIONS, Town, build_town
+from pivotnet.synthetic.town import LOCATIONS, Town, at_lengths, build_town, lengths_along
 
 TOWN_SIDE = 4  # junctions along a side of a town
 SCENE_LENGTH = 140.0  # metres driven in a scene: 20 seconds
@@ -171,8 +170,8 @@ def _drive(town: Town, samples: int, spacing: float, rng: np.random.Generator) -
     first = rng.uniform(1.0, 30.0)
     distances = first + spacing * np.arange(samples)
     line = _way(town, distances[-1] + 1.0, rng)
-    points = geometry.at_lengths(line, distances)
-    ahead = geometry.at_lengths(line, distances + 1.0) - geometry.at_lengths(line, distances - 1.0)
+    points = at_lengths(line, distances)
+    ahead = at_lengths(line, distances + 1.0) - at_lengths(line, distances - 1.0)
     yaws = np.arctan2(ahead[:, 1], ahead[:, 0]) + rng.normal(0.0, 0.015, samples)
     points += rng.normal(0.0, 0.15, samples)[:, None] * np.stack([-np.sin(yaws), np.cos(yaws)], axis=1)
     return [Pose(float(x), float(y), float(yaw)) for (x, y), yaw in zip(points, yaws)]
@@ -180,16 +179,13 @@ def _drive(town: Town, samples: int, spacing: float, rng: np.random.Generator) -
 
 def _way(town: Town, length: float, rng: np.random.Generator) -> np.ndarray:
     """A driving line of at least ``length`` metres from the start of a random lane on: [n, 2]."""
-    connectors: dict[tuple[int, int], list[int]] = {}
-    for index, connector in enumerate(town.connectors):
-        connectors.setdefault(connector.entering, []).append(index)
-    starts = sorted(connectors)
+    starts = sorted(town.connectors)
     while True:  # a way may end where only one-way roads arrive
         lane = starts[rng.integers(len(starts))]
         line = town.roads[lane[0]].lanes[lane[1]].centre
-        while geometry.lengths_along(line)[-1] < length and lane in connectors:
-            connector = town.connectors[connectors[lane][rng.integers(len(connectors[lane]))]]
-            lane = connector.leaving
-            line = np.concatenate([line, connector.line[1:], town.roads[lane[0]].lanes[lane[1]].centre[1:]])
-        if geometry.lengths_along(line)[-1] >= length:
+        while lengths_along(line)[-1] < length and lane in town.connectors:
+            ways = town.connectors[lane]
+            lane, through = ways[rng.integers(len(ways))]
+            line = np.concatenate([line, through[1:], town.roads[lane[0]].lanes[lane[1]].centre[1:]])
+        if lengths_along(line)[-1] >= length:
             return line

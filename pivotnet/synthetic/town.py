@@ -1,4 +1,4 @@
-"""A town: roads and junctions of one location, as plain geometry in the map's frame (metres).
+"""A town: roads and junctions of one location, as polylines [n, 2] in the map's frame (metres).
 
 Junctions stand on a shaken grid; some inner roads are left out, so that junctions have two, three or four arms.
 Everything of a road is cut at the same cross sections, so that neighbours share their vertices exactly.
@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import shapely
 from shapely.geometry import Polygon
-
-from pivotnet.synthetic import geometry
 
 LOCATIONS = ("singapore-onenorth", "singapore-hollandvillage", "singapore-queenstown", "boston-seaport")
 BLOCK = 96.0  # metres between the junctions of the grid
@@ -28,6 +26,47 @@ MEDIAN_WIDTH = 1.8  # of the island between the two directions
 MEDIAN_MARGIN = 10  # cross sections without island at either end of a road
 SHORTEST_DIVIDER = 3.0  # metres
 CROSSING_MARGIN = 1.5  # metres without divider on both sides of a crossing
+
+
+def turn(start: np.ndarray, departure: np.ndarray, end: np.ndarray, arrival: np.ndarray, count: int) -> np.ndarray:
+    """A smooth curve from ``start`` to ``end`` (a cubic Bezier curve), both included: [count, 2].
+
+    ``departure`` and ``arrival`` are unit vectors [2], the directions of travel at the two ends.
+    """
+    reach = 0.38 * np.hypot(*(end - start))
+    t = np.linspace(0.0, 1.0, count)[:, None]
+    first, second = start + reach * departure, end - reach * arrival
+    return (1 - t) ** 3 * start + 3 * (1 - t) ** 2 * t * first + 3 * (1 - t) * t**2 * second + t**3 * end
+
+
+def unit(angle: float) -> np.ndarray:
+    """Unit vector [2] of a direction in radians."""
+    return np.array([np.cos(angle), np.sin(angle)])
+
+
+def lengths_along(line: np.ndarray) -> np.ndarray:
+    """Distance of every vertex from the start, along the line: [n, 2] -> [n]."""
+    return np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
+
+
+def at_lengths(line: np.ndarray, distances: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
+    """Points at these distances along the line, clamped to its ends: [n, 2], [m] -> [m, 2].
+
+    ``lengths`` [n] are the distances of the line's own vertices, if they are to be measured along another line.
+    """
+    lengths = lengths_along(line) if lengths is None else lengths
+    return np.stack([np.interp(distances, lengths, line[:, axis]) for axis in (0, 1)], axis=1)
+
+
+def resample(line: np.ndarray, start: float, end: float, step: float) -> np.ndarray:
+    """The line between two distances along it, with a vertex about every ``step``: [n, 2] -> [m, 2]."""
+    return at_lengths(line, np.linspace(start, end, max(2, int(round((end - start) / step)) + 1)))
+
+
+def left_normals(line: np.ndarray) -> np.ndarray:
+    """Unit vector to the left of the direction of travel at every vertex: [n, 2] -> [n, 2]."""
+    dx, dy = np.gradient(line, axis=0).T
+    return np.stack([-dy, dx], axis=1) / np.hypot(dx, dy)[:, None]
 
 
 @dataclass
@@ -74,7 +113,7 @@ class Road:
     crossings: list[Crossing] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self.lengths = geometry.lengths_along(self.centre)  # [n]
+        self.lengths = lengths_along(self.centre)  # [n]
         self.median = self.median and self.backward > 0 and len(self.centre) >= 3 * MEDIAN_MARGIN
         count = self.forward + self.backward
         # lanes right of the border between the directions
@@ -88,7 +127,7 @@ class Road:
             offsets[: self.right_lanes] -= opening
             offsets[self.right_lanes :] += opening
         #: right and left side of every lane, from start to end: [lanes, 2, n, 2]
-        self.sides = self.centre + offsets[..., None] * geometry.left_normals(self.centre)
+        self.sides = self.centre + offsets[..., None] * left_normals(self.centre)
 
     @property
     def length(self) -> float:
@@ -126,8 +165,8 @@ class Road:
     def add_crossing(self, distance: float, width: float, skew: float) -> None:
         """A crossing centred ``distance`` along the road; its left side lies ``skew`` metres further than its right."""
         ends = np.array([-width / 2, width / 2])
-        right = geometry.at_lengths(self.sides[0, 0], distance - skew / 2 + ends, self.lengths)
-        left = geometry.at_lengths(self.sides[-1, 1], distance + skew / 2 + ends, self.lengths)
+        right = at_lengths(self.sides[0, 0], distance - skew / 2 + ends, self.lengths)
+        left = at_lengths(self.sides[-1, 1], distance + skew / 2 + ends, self.lengths)
         reach = (width + abs(skew)) / 2 + CROSSING_MARGIN
         corners = np.stack([right[0], left[0], left[1], right[1]])
         self.crossings.append(Crossing(corners, (distance - reach, distance + reach)))
@@ -142,7 +181,7 @@ class Road:
             between = number == self.right_lanes
             for start, end in self._free(crossed + island if between else crossed):
                 inside = self.lengths[(self.lengths > start) & (self.lengths < end)]
-                line = geometry.at_lengths(self.sides[number, 0], np.array([start, *inside, end]), self.lengths)
+                line = at_lengths(self.sides[number, 0], np.array([start, *inside, end]), self.lengths)
                 found.append(Divider("road_divider" if between else "lane_divider", line))
         return found
 
@@ -169,15 +208,6 @@ class Arm:
 
 
 @dataclass
-class Connector:
-    """A way through a junction from the end of one lane to the start of another."""
-
-    entering: tuple[int, int]  # road, lane
-    leaving: tuple[int, int]
-    line: np.ndarray  # [n, 2]
-
-
-@dataclass
 class Town:
     """One location; it lies between (0, 0) and (extent, extent)."""
 
@@ -185,7 +215,8 @@ class Town:
     extent: float
     roads: list[Road]
     junctions: list[np.ndarray]  # outlines, counter-clockwise, not closed: [n, 2]
-    connectors: list[Connector]
+    #: ways through junctions, by the (road, lane) that they come from: the (road, lane) they lead to, and a line [n, 2]
+    connectors: dict[tuple[int, int], list[tuple[tuple[int, int], np.ndarray]]]
 
     @property
     def drive_right(self) -> bool:
@@ -201,13 +232,13 @@ class Town:
         ]
 
     def paved(self) -> shapely.Geometry:
-        """All road segments as one geometry."""
+        """All road segments as one"""
         return shapely.union_all([Polygon(ring, [] if hole is None else [hole]) for ring, hole, _ in self.segments])
 
 
 def build_town(location: str, side: int, rng: np.random.Generator) -> Town:
     """A town of ``side`` x ``side`` junctions; the same generator state gives the same town."""
-    town = Town(location, 2 * MARGIN + BLOCK * (side - 1), [], [], [])
+    town = Town(location, 2 * MARGIN + BLOCK * (side - 1), [], [], {})
     pairs = _pairs(side, rng)
     cells = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), axis=-1).reshape(-1, 2)
     nodes = MARGIN + BLOCK * cells + rng.uniform(-SHAKE, SHAKE, cells.shape)
@@ -215,7 +246,7 @@ def build_town(location: str, side: int, rng: np.random.Generator) -> Town:
     lanes = [LANES[rng.integers(len(LANES))] for _ in pairs]
     trims = _trims(pairs, curves, lanes)
     for (a, b), curve, (forward, backward), (first, last) in zip(pairs, curves, lanes, trims):
-        centre = geometry.resample(curve, first, geometry.lengths_along(curve)[-1] - last, SECTION_STEP)
+        centre = resample(curve, first, lengths_along(curve)[-1] - last, SECTION_STEP)
         median = forward + backward >= 3 and rng.random() < 0.6
         road = Road(a, b, centre, forward, backward, town.drive_right, median)
         _add_crossings(road, rng)
@@ -223,7 +254,7 @@ def build_town(location: str, side: int, rng: np.random.Generator) -> Town:
     for node in range(len(nodes)):
         arms = _arms(town.roads, node)
         town.junctions.append(_outline(arms))
-        town.connectors += _connectors(town.roads, arms)
+        _connect(town, arms)
     return town
 
 
@@ -250,7 +281,7 @@ def _curve(start: np.ndarray, end: np.ndarray, rng: np.random.Generator) -> np.n
     """Centre line between two junctions, finely sampled: [160, 2]."""
     heading = np.arctan2(*(end - start)[::-1])
     departure, arrival = heading + rng.uniform(-BEND, BEND, 2) * (rng.random() >= STRAIGHT_SHARE)
-    return geometry.turn(start, geometry.unit(departure), end, geometry.unit(arrival), 160)
+    return turn(start, unit(departure), end, unit(arrival), 160)
 
 
 def _trims(pairs: list[tuple[int, int]], curves: list[np.ndarray], lanes: list[tuple[int, int]]) -> np.ndarray:
@@ -299,21 +330,19 @@ def _outline(arms: list[Arm]) -> np.ndarray:
     """A ring through the arms' cross sections, with rounded corners between them: [n, 2]."""
     parts = []
     for arm, following in zip(arms, arms[1:] + arms[:1]):
-        corner = geometry.turn(arm.section[-1], -arm.outward, following.section[0], following.outward, 11)
+        corner = turn(arm.section[-1], -arm.outward, following.section[0], following.outward, 11)
         parts += [arm.section, corner[1:-1]]
     return np.concatenate(parts)
 
 
-def _connectors(roads: list[Road], arms: list[Arm]) -> list[Connector]:
-    """From every lane that enters the junction to one lane of every other arm that can be left through."""
-    found = []
+def _connect(town: Town, arms: list[Arm]) -> None:
+    """Add ways from every lane that enters the junction to one lane of every other arm that can be left through."""
     for arm in arms:
         for other in arms:
             if other.road == arm.road or not other.leaving:
                 continue
             for index, entering in enumerate(arm.entering):
                 leaving = other.leaving[min(index, len(other.leaving) - 1)]
-                start, end = roads[arm.road].lanes[entering].centre, roads[other.road].lanes[leaving].centre
-                line = geometry.turn(start[-1], -arm.outward, end[0], other.outward, 14)
-                found.append(Connector((arm.road, entering), (other.road, leaving), line))
-    return found
+                start, end = town.roads[arm.road].lanes[entering].centre, town.roads[other.road].lanes[leaving].centre
+                line = turn(start[-1], -arm.outward, end[0], other.outward, 14)
+                town.connectors.setdefault((arm.road, entering), []).append(((other.road, leaving), line))

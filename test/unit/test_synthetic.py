@@ -17,11 +17,10 @@ from shapely.geometry.polygon import orient
 from pivotnet import cli
 from pivotnet.errors import PivotNetError
 from pivotnet.synthetic import generate as generator
-from pivotnet.synthetic import geometry
 from pivotnet.synthetic.camera_images import LINE_WIDTH, Ground, draw_image
 from pivotnet.synthetic.nuscenes_tables import TABLES
 from pivotnet.synthetic.plan import TRAIN_RUNS, VAL_RUNS, Options, is_val, make_plan, scene_names
-from pivotnet.synthetic.town import LANE_WIDTH, LOCATIONS, build_town
+from pivotnet.synthetic.town import LANE_WIDTH, LOCATIONS, build_town, left_normals, lengths_along, resample
 
 SMALL = ["--scenes", "2", "--samples-per-scene", "1", "--no-images"]
 OPTIONS = Options(scenes=6, samples_per_scene=2, seed=11, images=False)
@@ -237,8 +236,8 @@ def test_paint_in_the_image_lies_on_the_lines_of_the_map():
         grey = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_GRAYSCALE)
         for name, (lines, *shifts) in painted_lines(town).items():
             for line in lines:
-                line = geometry.resample(line, 0.9, geometry.lengths_along(line)[-1] - 0.9, 0.3)
-                normals = geometry.left_normals(line)
+                line = resample(line, 0.9, lengths_along(line)[-1] - 0.9, 0.3)
+                normals = left_normals(line)
                 bright, dark = (brightness(grey, front, pose.to_ego(line + shift * normals)) for shift in shifts)
                 both = ~(np.isnan(bright) | np.isnan(dark))
                 if both.sum() >= 5:

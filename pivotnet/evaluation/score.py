@@ -30,11 +30,7 @@ _ROW_NAMES = ("Divider", "PedCross", "Contour", "Average")  # upstream's names o
 
 
 def score_results(
-    results: PathLike,
-    data_root: PathLike,
-    tokens: Sequence[str],
-    resolution: float,
-    workers: int | None = None,
+    results: PathLike, data_root: PathLike, tokens: Sequence[str], resolution: float, workers: int | None = None
 ) -> ApResult:
     """AP of the result files of ``tokens`` in the folder ``results``, against the annotated files of a nuScenes root.
     Raises PivotNetError: a file is missing or damaged."""
@@ -47,10 +43,7 @@ def score_results(
 
 
 def score_files(
-    pairs: Sequence[tuple[Path, Path]],
-    resolution: float,
-    workers: int | None = None,
-    start_method: str = "spawn",
+    pairs: Sequence[tuple[Path, Path]], resolution: float, workers: int | None = None, start_method: str = "spawn"
 ) -> ApResult:
     """AP of result files, each with its annotated file, added up in their order; ``resolution`` is in metres a pixel.
     As many worker processes as pay off by default. Raises PivotNetError: a file is missing or damaged.

@@ -60,7 +60,7 @@ def result_path(folder: PathLike, token: str) -> Path:
 
 
 def save_result(path: PathLike, mask: np.ndarray, instances: MapInstances, layout: str = FORMATS[0]) -> None:
-    """Write a result file in the format ``layout``; ``mask`` is ``postprocess.draw_mask`` of ``instances``. Raises
+    """Write a result file in the format ``layout``; ``mask`` is ``inference.draw_mask`` of ``instances``. Raises
     PivotNetError: the folder is missing, not writable, or its disk is full."""
     with atomic_write(path) as stream:
         if layout == "upstream":

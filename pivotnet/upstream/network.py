@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pivotnet.config import BACKBONES, Config, MapConfig
 from pivotnet.criterion.criterion import Criterion
 from pivotnet.errors import PivotNetError
-from pivotnet.evaluation.postprocess import draw_mask, postprocess
+from pivotnet.evaluation.inference import draw_mask, postprocess
 from pivotnet.evaluation.results import to_upstream
 from pivotnet.launch.choices import ROOT
 from pivotnet.model.backbone.efficientnet import EfficientNet

@@ -37,7 +37,7 @@ from pivotnet.errors import PivotNetError
 from pivotnet.evaluation import results
 from pivotnet.evaluation.ap import sample_ap
 from pivotnet.evaluation.drawing import project_ground_line
-from pivotnet.evaluation.postprocess import draw_mask
+from pivotnet.evaluation.inference import draw_mask
 from pivotnet.evaluation.vector_map import annotated_lines, annotated_pivots, predicted_lines, save_vector_map
 from pivotnet.launch.choices import read_choices
 from pivotnet.schema import check

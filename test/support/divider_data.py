@@ -10,7 +10,7 @@ import numpy as np
 
 from pivotnet.annotation.format import FOLDER, Annotation, Line, save_annotation
 from pivotnet.config import CAMERAS, MapConfig
-from pivotnet.evaluation.postprocess import draw_line, draw_mask
+from pivotnet.evaluation.inference import draw_line, draw_mask
 from pivotnet.evaluation.results import MapInstances, result_path, save_result
 
 # A camera that looks forward from 1.5 m above the ground: its x is the car's right, its y is down, its z is forward.

@@ -328,7 +328,7 @@ def test_nothing_is_called(tmp_path):
     ],
 )
 def test_pickles_of_another_form_are_refused(tmp_path, monkeypatch, data, reason):
-    monkeypatch.setattr("pivotnet.annotation.pickled._MOST_OPCODES", 100_000)
+    monkeypatch.setattr("pivotnet.annotation.npz._MOST_OPCODES", 100_000)
     save_member(tmp_path / "a.npz", nested(6))
     read_npz(tmp_path / "a.npz", X)
     save_member(tmp_path / "evil.npz", data)

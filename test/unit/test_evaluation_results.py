@@ -15,8 +15,7 @@ from pivotnet.annotation.npz import is_whole
 from pivotnet.config import MapConfig, preset
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation import results
-from pivotnet.evaluation.inference import Predictor
-from pivotnet.evaluation.postprocess import draw_mask, postprocess
+from pivotnet.evaluation.inference import Predictor, draw_mask, postprocess
 from pivotnet.evaluation.results import MapInstances, load_result, save_result
 from pivotnet.evaluation.vector_map import predicted_lines, save_vector_map
 from pivotnet.structures import Predictions

@@ -18,7 +18,7 @@ from pivotnet.config import preset
 from pivotnet.criterion.criterion import TERMS, Criterion, CriterionResult
 from pivotnet.criterion.sequence import match_points, sequence_costs
 from pivotnet.data.targets import build_targets
-from pivotnet.evaluation.postprocess import draw_mask, postprocess
+from pivotnet.evaluation.inference import draw_mask, postprocess
 from pivotnet.structures import Predictions
 from recordings import inputs, shim
 from recordings.comparison import Comparison, compare

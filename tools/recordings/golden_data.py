@@ -27,7 +27,7 @@ from pivotnet.config import preset
 from pivotnet.data.images import resize
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import RECALLS, THRESHOLDS, ApResult, accumulate, sample_ap
-from pivotnet.evaluation.postprocess import draw_line
+from pivotnet.evaluation.inference import draw_line
 from pivotnet.evaluation.score import format_table, score_results
 from pivotnet.files import atomic_write
 from pivotnet.model.pivotnet import PivotNet

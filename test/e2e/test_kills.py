@@ -18,7 +18,7 @@ from subprocess import Popen
 import pytest
 import torch
 from support.fake_data import make_data
-from support.script_copy import PERFORMANCE, final_state, losses, make_script_copy, processes, rank_in, wait_until_gone
+from support.script_copy import PERFORMANCE, ScriptCopy, final_state, losses, processes, rank_in, wait_until_gone
 
 from pivotnet.checkpoint import list_checkpoints, read_checkpoint
 
@@ -67,7 +67,7 @@ def kill(moment: str, target: str, process: Popen[str], mark: str, output: Path,
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
 def test_kills_at_random_moments(tmp_path):
     kills, rng = int(os.environ.get("KILLS", "12")), random.Random(int(os.environ.get("SEED", "0")))
-    checkout = make_script_copy(tmp_path / "checkout")
+    checkout = ScriptCopy(tmp_path / "checkout")
     data = make_data(tmp_path / "data", samples=4)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     status, out, err = checkout.run(PERFORMANCE, "--data-root", data, "--output", whole, *SHORT)

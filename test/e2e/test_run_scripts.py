@@ -24,7 +24,6 @@ from support.script_copy import (
     final_state,
     interrupt,
     losses,
-    make_script_copy,
     processes,
     rank_in,
     wait_for,
@@ -39,7 +38,7 @@ SHORT = ("--steps", 7, "--", "--workers", 1, "--save-every", 2)
 
 @pytest.fixture
 def checkout(tmp_path) -> ScriptCopy:
-    return make_script_copy(tmp_path / "a check out")
+    return ScriptCopy(tmp_path / "a check out")
 
 
 @pytest.fixture(scope="module")

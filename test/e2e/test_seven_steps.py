@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.commands import ROOT
-from support.script_copy import FULL, PERFORMANCE, TITLE, final_result, losses, make_script_copy
+from support.script_copy import FULL, PERFORMANCE, TITLE, ScriptCopy, final_result, losses
 from support.upstream_tree import UPSTREAM, needs_checkout, shrink_bemapnet
 
 from pivotnet.annotation.format import FOLDER
@@ -47,7 +47,7 @@ class User:
     """A folder with this repository's files, and the shell of somebody who works in it."""
 
     def __init__(self, folder: Path) -> None:
-        self.scripts = make_script_copy(folder / "repository")
+        self.scripts = ScriptCopy(folder / "repository")
         self.root, self.tree = self.scripts.root, self.scripts.root / "PivotNet"
         shutil.copy(ROOT / "pivotnet.patch", self.root)
         subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True)

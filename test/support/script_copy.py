@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
@@ -25,20 +24,24 @@ PERFORMANCE, FULL = SCRIPTS.values()
 CLEARED = {*map(str.upper, OPTIONS), "NNODES", "NODE_RANK", "MASTER_ADDR", "SYNTH_SEED", "PIVOTNET_DIR", "WHEELHOUSE"}
 
 
-@dataclass
 class ScriptCopy:
-    """The copy, and the environment of what runs in it."""
+    """A copy of the scripts with the package, and the environment of what runs in it."""
 
-    root: Path
-    environment: dict[str, str] = field(default_factory=dict)
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "test").mkdir(parents=True)
+        for path in (ROOT / "test").glob("*.sh"):
+            shutil.copy(path, root / "test")
+        for name in ("requirements.txt", "requirements-test.txt", "requirements-npu.txt", "pyproject.toml"):
+            shutil.copy(ROOT / name, root)
+        (root / "pivotnet").symlink_to(ROOT / "pivotnet")
+        self.environment = {key: value for key, value in os.environ.items() if key not in CLEARED}
+        self.environment.update(OMP_NUM_THREADS="1", PYTHON=sys.executable, DEVICE="cpu", CDPATH=str(root))
 
     def start(self, script: str, *arguments: object, **environment: str) -> Popen[str]:
         """Start a script and return at once; it leads a process group of its own, as in a terminal."""
-        command, pipes = (
-            ["bash", self.root / "test" / script, *arguments],
-            {"stdout": PIPE, "stderr": PIPE, "text": True},
-        )
-        variables = {**self.environment, **environment}
+        command = ["bash", self.root / "test" / script, *arguments]
+        variables, pipes = {**self.environment, **environment}, {"stdout": PIPE, "stderr": PIPE, "text": True}
         return Popen([*map(str, command)], cwd="/", env=variables, start_new_session=True, **pipes)
 
     def run(self, script: str, *arguments: object, **environment: str) -> tuple[int, str, str]:
@@ -50,19 +53,6 @@ class ScriptCopy:
     def outputs(self) -> list[Path]:
         """Folders of runs under test/output."""
         return sorted(path for path in (self.root / "test" / "output").glob("*") if path.is_dir())
-
-
-def make_script_copy(root: Path) -> ScriptCopy:
-    """Copy the scripts, link the package."""
-    (root / "test").mkdir(parents=True)
-    for path in (ROOT / "test").glob("*.sh"):
-        shutil.copy(path, root / "test")
-    for name in ("requirements.txt", "requirements-test.txt", "requirements-npu.txt", "pyproject.toml"):
-        shutil.copy(ROOT / name, root)
-    (root / "pivotnet").symlink_to(ROOT / "pivotnet")
-    environment = {key: value for key, value in os.environ.items() if key not in CLEARED}
-    environment.update(OMP_NUM_THREADS="1", PYTHON=sys.executable, DEVICE="cpu", CDPATH=str(root))
-    return ScriptCopy(root, environment)
 
 
 def final_result(text: str) -> dict[str, str]:

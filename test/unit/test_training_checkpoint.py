@@ -221,15 +221,6 @@ def test_resume_goes_on_from_the_newest_good_checkpoint(saved, tmp_path):
         find_resumed(dataclasses.replace(run, resume=str(folder / "step_00000013.pth")), CONFIG, Ranks())
 
 
-def test_the_newest_are_kept(tmp_path):
-    for step in (5, 10, 100, 20):
-        (tmp_path / checkpoints.NAME.format(step)).write_text("x")
-    (tmp_path / "best.pth").write_text("mine")
-    checkpoints.remove_old(tmp_path, 2)
-    assert [path.name for path in checkpoints.list_checkpoints(tmp_path)] == ["step_00000020.pth", "step_00000100.pth"]
-    assert (tmp_path / "best.pth").exists()
-
-
 def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(trained, tmp_path):
     """A limit on the size of files stands in for the disk: writing fails in the middle."""
     old = tmp_path / checkpoints.NAME.format(1)

@@ -10,11 +10,8 @@ import pytest
 import torch
 from support.ranks import RANKS, exchange
 
-from pivotnet.distributed import Ranks, agreed, average_over_ranks, gather_objects, process_group
-from pivotnet.distributed import ranks_from_environment as found_ranks
-from pivotnet.errors import CollectiveError, PivotNetError
-
-CPU = torch.device("cpu")
+from pivotnet.distributed import Ranks, process_group, ranks_from_environment
+from pivotnet.errors import PivotNetError
 
 
 @pytest.fixture
@@ -61,32 +58,20 @@ def test_sigterm_ends_a_rank_that_waits_for_ever(tmp_path, start, capfd):
     assert 4 < time.monotonic() - asked < 25
 
 
-def test_a_single_process_needs_no_group(monkeypatch):
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    ranks = found_ranks()
-    assert ranks == Ranks() and ranks.main
-    with process_group(ranks, CPU):
-        assert gather_objects(3, ranks) == [3]
-        assert torch.equal(average_over_ranks(torch.ones(2), ranks), torch.ones(2))
-        with pytest.raises(CollectiveError, match="no"), agreed(ranks):
-            raise PivotNetError("no")
-
-
 def test_ranks_come_from_torchrun(monkeypatch):
     for name, value in (("RANK", "5"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4")):
         monkeypatch.setenv(name, value)
-    assert found_ranks() == Ranks(5, 1, 8, 4)
+    assert ranks_from_environment() == Ranks(5, 1, 8, 4)
     for name, value in (("RANK", "five"), ("LOCAL_RANK", "-1"), ("WORLD_SIZE", "²"), ("WORLD_SIZE", "0")):
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
             with pytest.raises(PivotNetError, match=f"{name} in the environment is {value}: give a whole number"):
-                found_ranks()
+                ranks_from_environment()
 
 
 def test_a_group_that_cannot_form_is_one_line(monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "no-port")
     with pytest.raises(PivotNetError, match="rank 0 cannot join the gloo group of 2 ranks at 127.0.0.1:no-port"):
-        with process_group(Ranks(0, 0, 2, 2), CPU):
+        with process_group(Ranks(0, 0, 2, 2), torch.device("cpu")):
             pass

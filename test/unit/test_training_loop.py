@@ -99,7 +99,9 @@ def test_resumed_equals_uninterrupted(train, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop.Trainer, "train_step", killed)
         assert train(tmp_path, "--steps 7 --save-every 2") == 130
-    assert train(tmp_path, "--steps 7 --save-every 2 --resume") == 0
+    (tmp_path / "checkpoints" / "best.pth").write_text("the user's own")
+    assert train(tmp_path, "--steps 7 --save-every 2 --keep 1 --resume") == 0
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {NAME.format(7), "best.pth"}
     assert losses(tmp_path) == losses(whole)
     torch.testing.assert_close(weights(tmp_path), weights(whole), rtol=0, atol=0)
 

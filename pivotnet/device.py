@@ -62,16 +62,14 @@ def select_device(name: str | None = None, local_rank: int = 0) -> torch.device:
     kind, _, index_text = (name or "auto").partition(":")
     if kind not in ("npu", "cuda", "cpu", "auto") or (index_text and not index_text.isdigit()):
         raise PivotNetError(f"unknown device {name!r}: choose npu, cuda or cpu (npu:1 for the second card), or auto")
+    problems = {"npu": _npu_problem, "cuda": _cuda_problem, "cpu": lambda: None}
     if kind == "auto":
-        kind = "npu" if _npu_problem() is None else "cuda" if _cuda_problem() is None else "cpu"
-    elif kind != "cpu":
-        problem = _npu_problem() if kind == "npu" else _cuda_problem()
-        if problem:
-            raise PivotNetError(f"--device {name} cannot be used: {problem}; --device cpu works everywhere")
+        kind = next(name for name, problem in problems.items() if problem() is None)
+    elif problem := problems[kind]():
+        raise PivotNetError(f"--device {name} cannot be used: {problem}; --device cpu works everywhere")
     if kind == "cpu":
         return torch.device("cpu")
-    index = int(index_text) if index_text else local_rank
-    module = _module(kind)
+    index, module = int(index_text or local_rank), _module(kind)
     count = module.device_count()
     if index >= count:
         raise PivotNetError(f"{kind}:{index} does not exist: {count} such device(s) are visible; start fewer processes")
@@ -85,8 +83,13 @@ def select_device(name: str | None = None, local_rank: int = 0) -> torch.device:
 
 
 def _module(kind: str) -> Any:
-    """torch.npu or torch.cuda."""
     return getattr(torch, kind)
+
+
+def _old_cann(device: torch.device) -> str:
+    """The release of CANN, where it lacks what OLD_CANN says; empty where it does not, or is unknown."""
+    release = _module("npu").utils.get_cann_version() if device.type == "npu" else ""
+    return release if OLD_CANN.match(release) else ""
 
 
 def device_count(kind: str) -> int:
@@ -120,19 +123,16 @@ def check_graphs(device: torch.device) -> None:
     if device.type == "npu" and not hasattr(getattr(_module("npu"), "NPUGraph", None), "register_generator_state"):
         found = versions().get("torch_npu")
         raise PivotNetError(f"--graph needs a newer torch_npu than {found}: its graphs cannot draw random numbers")
-    release = _module("npu").utils.get_cann_version() if device.type == "npu" else ""  # "" where it is unknown
-    if OLD_CANN.match(release):
+    if release := _old_cann(device):
         raise PivotNetError(f"--graph needs a newer CANN than {release}: it has no random numbers in graphs; try 8.5.0")
 
 
 def doubts(device: torch.device, dtype: torch.dtype | None) -> list[str]:
     """What the release of CANN leaves open of mixed precision in ``dtype``, for the log."""
-    release = _module("npu").utils.get_cann_version() if device.type == "npu" and dtype is not None else ""
-    if not OLD_CANN.match(release):
+    if dtype is None or not (release := _old_cann(device)):
         return []
-    return [
-        f"CANN {release} does not document bfloat16 for all operators: compare some losses with float32, or try 8.5.0"
-    ]
+    remedy = "compare some losses with float32, or try 8.5.0"
+    return [f"CANN {release} does not document bfloat16 for all operators: {remedy}"]
 
 
 def capture(module: Any, inputs: tuple[Tensor, ...]) -> Any:
@@ -203,10 +203,8 @@ def set_deterministic() -> None:
 
 def rng_state(device: torch.device) -> dict[str, Any]:
     """State of torch's generators, the only ones that training draws from."""
-    return {
-        "torch": torch.get_rng_state(),
-        "device": None if device.type == "cpu" else _module(device.type).get_rng_state(device),
-    }
+    own = None if device.type == "cpu" else _module(device.type).get_rng_state(device)
+    return {"torch": torch.get_rng_state(), "device": own}
 
 
 def set_rng_state(device: torch.device, state: dict[str, Any]) -> None:
@@ -217,8 +215,7 @@ def set_rng_state(device: torch.device, state: dict[str, Any]) -> None:
 
 
 def profile(device: torch.device, folder: str, first: int, steps: int) -> contextlib.AbstractContextManager:
-    """Record ``steps`` steps after the ``first`` ones into ``folder``: a trace in Chrome's format, which Perfetto
-    opens; of an NPU a folder for MindStudio Insight.
+    """Record ``steps`` steps after the ``first`` ones into ``folder``: for Perfetto, or MindStudio Insight (NPU).
 
     The ``step()`` of what the context gives is to be called at the end of each step.
     """

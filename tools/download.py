@@ -65,10 +65,9 @@ def fetch(name: str, folder: Path) -> None:
         if whole:
             part.rename(path)
     except OSError as error:
-        raise PivotNetError(
-            f"cannot download {url} ({error}): run this again; on a bad network, curl -C - -Lo {path} {url} goes on "
-            f"where it stopped; without a network, fetch it on another machine and copy it to {path}"
-        ) from error
+        remedy = f"run this again; on a bad network, curl -C - -Lo {path} {url} goes on where it stopped"
+        without = f"without a network, fetch it on another machine and copy it to {path}"
+        raise PivotNetError(f"cannot download {url} ({error}): {remedy}; {without}") from error
     finally:
         part.unlink(missing_ok=True)
     if not whole:

@@ -49,10 +49,6 @@ def _listed(text: str) -> list[int]:
     return [number for first, last in found for number in range(int(first), int(last or first) + 1)]
 
 
-def _joined(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers))
-
-
 # ---- readers of vendor tools' output; they never fail on other text ----
 
 # A device has two rows: number, name and health, then chip, bus and memory, whose last "used / total" is the HBM's.
@@ -149,7 +145,7 @@ def _check_health(npu_smi: str, numbers: list[int]) -> Iterator[Finding]:
         yield Finding(status, "NPU", f"device {device.number} ({device.name}): health {device.health}", remedy)
     gone = sorted(set(numbers) - {device.number for device in devices})
     if gone:
-        text = f"device(s) {_joined(gone)} have a file but npu-smi does not list them"
+        text = f"device(s) {', '.join(map(str, gone))} have a file but npu-smi does not list them"
         yield error("NPU", text, "look at dmesg; restart the server")
     for number, process, name in processes:
         text = f"device {number} is in use by process {process} ({name})"
@@ -223,10 +219,9 @@ def check_hccl(machine: Machine) -> Iterator[Finding]:
     limit, (low, high) = get("HCCL_CONNECT_TIMEOUT"), CONNECT_LIMITS
     if limit is not None and not (limit.isdigit() and low <= int(limit) <= high):
         yield error("HCCL", f"HCCL_CONNECT_TIMEOUT={limit} is not in {low}..{high} s", "set it to 1200")
-    execution, event = (
-        int(text) if (text := get(f"HCCL_{name}_TIMEOUT", "")).isdigit() else default
-        for name, default in (("EXEC", EXEC_DEFAULT), ("EVENT", EVENT_DEFAULT))
-    )
+    limits = {"EXEC": EXEC_DEFAULT, "EVENT": EVENT_DEFAULT}
+    given = {name: get(f"HCCL_{name}_TIMEOUT", "") for name in limits}
+    execution, event = (int(given[name]) if given[name].isdigit() else default for name, default in limits.items())
     if event <= execution:
         text = f"HCCL_EVENT_TIMEOUT ({event} s) does not exceed HCCL_EXEC_TIMEOUT ({execution} s)"
         yield warning("HCCL", text, f"set HCCL_EVENT_TIMEOUT={execution + 68}")
@@ -238,20 +233,20 @@ def _check_network(machine: Machine) -> Iterator[Finding]:
     several = machine.environ.get("NNODES", "1") not in ("", "1")
     visible = visible_npus(machine)
     configured = parse_assignments(machine.read("/etc/hccn.conf"))
-    without = [number for number in visible if f"address_{number}" not in configured]
+    without = [str(number) for number in visible if f"address_{number}" not in configured]
     if without:
-        text = f"no address in /etc/hccn.conf for device(s) {_joined(without)} (needed between machines)"
+        text = f"no address in /etc/hccn.conf for device(s) {', '.join(without)} (needed between machines)"
         remedy = "hccn_tool -i N -ip -s address ADDRESS netmask MASK, for each device"
         yield Finding(ERROR if several else NOTE, "HCCL", text, remedy)
         return
     outputs = [machine.run("hccn_tool", "-i", str(number), "-link", "-g") for number in visible]
     up = [output is not None and re.search(r"link status\s*:\s*up", output[1].lower()) for output in outputs]
-    down = [number for number, link in zip(visible, up) if not link]
+    down = ", ".join(str(number) for number, link in zip(visible, up) if not link)
     if None in outputs:
         yield note("HCCL", "no hccn_tool: the cards' links were not looked at")
     elif down:
         remedy = "look at cables, optical modules and the switch (needed between machines)"
-        yield Finding(ERROR if several else WARNING, "HCCL", f"link of device(s) {_joined(down)} is not up", remedy)
+        yield Finding(ERROR if several else WARNING, "HCCL", f"link of device(s) {down} is not up", remedy)
     else:
         yield ok("HCCL", f"links of {len(visible)} devices are up")
 

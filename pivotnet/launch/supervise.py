@@ -29,17 +29,12 @@ class Interrupted(Exception):
     """The user has ended a supervised command by a signal; the argument is the exit status that says so."""
 
 
-def end_with_parent() -> None:
-    """Where this is a rank or part of a supervised command: get SIGTERM when the parent process has gone (Linux only).
+def end_with_parent(always: bool = False) -> None:
+    """Get SIGTERM when the parent process has gone (Linux only).
 
-    Other processes may outlive the shell that started them.
+    Not where this is no rank and no part of a supervised command, unless ``always``: others may outlive their shell.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ or MARK in os.environ:
-        _end_with_parent()
-
-
-def _end_with_parent() -> None:
-    if sys.platform == "linux":
+    if sys.platform == "linux" and (always or "TORCHELASTIC_RUN_ID" in os.environ or MARK in os.environ):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -68,7 +63,7 @@ def supervise(command: Sequence[object], **options: Any) -> int:
     try:
         options["env"] = {**options.get("env", os.environ), MARK: mark, "TMPDIR": folder}
         words = [str(word) for word in command]
-        child = subprocess.Popen(words, start_new_session=True, preexec_fn=_end_with_parent, **options)
+        child = subprocess.Popen(words, start_new_session=True, preexec_fn=lambda: end_with_parent(True), **options)
         deadline = None
         while child.poll() is None:
             if received and not deadline:

@@ -122,7 +122,7 @@ def explain(failures: Mapping[int, Any], logs: Path) -> tuple[list[str], int]:
             status = min(status, handed["status"])
         elif written and written[0].startswith("error: "):
             if LOST not in written[0] and written[0] not in known:
-                lines[f"error: rank {rank}: {written[0][len('error: ') :]}"] = None
+                lines[written[0].replace("error: ", f"error: rank {rank}: ", 1)] = None
         # an error that all ranks find at the same time is printed by rank 0 alone
         elif code not in ENDED_BY_TORCHRUN and not (code == 2 and rank and stderr and not written):
             how = f"failed with exit status {code}"
@@ -137,7 +137,7 @@ def explain(failures: Mapping[int, Any], logs: Path) -> tuple[list[str], int]:
         # torchrun ends the others at the first failure it sees; the rank that caused it may not have ended by then
         written = last_lines(stderr)
         if written and written[0].startswith("error: ") and LOST not in written[0]:
-            lines[f"error: rank {first + int(stderr.parent.name)}: {written[0][len('error: ') :]}"] = None
+            lines[written[0].replace("error: ", f"error: rank {first + int(stderr.parent.name)}: ", 1)] = None
     return list(lines) or ["error: all ranks were ended"], status
 
 

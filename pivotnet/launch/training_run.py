@@ -168,8 +168,7 @@ def _train_builtin(choices: Choices, logs: Path) -> None:
     if nodes.count > 1:
         say(f"node {nodes.rank} of {nodes.count}; meeting at {nodes.address}:{nodes.port}")
     command = torchrun.command(choices.cards, nodes, ["-m", "pivotnet", "train", *words], logs)
-    status = supervise(command, env=torchrun.environment(choices.cards))
-    if status:
+    if status := supervise(command, env=torchrun.environment(choices.cards)):
         raise FailedRun(f"training failed (exit status {status}); logs: {choices.output}/train.log and {logs}")
 
 
@@ -205,8 +204,7 @@ def _train_patched(choices: Choices, checkout: Path, device: str, logs: Path) ->
     environment.update({name: str(value) for name, value in changes.items()})
 
     def run(*words: object) -> None:
-        status = supervise(["bash", "run.sh", *words], env=environment, cwd=checkout)
-        if status:
+        if status := supervise(["bash", "run.sh", *words], env=environment, cwd=checkout):
             raise FailedRun(f"{words[0]} failed (exit status {status}); logs: {choices.output}/train.log and {logs}")
 
     saved = list_patched_checkpoints(choices.output)

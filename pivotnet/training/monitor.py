@@ -26,9 +26,7 @@ class Monitor:
     """
 
     def __init__(self, folder: Path, *, total_steps: int, start_step: int, log_every: int, enabled: bool) -> None:
-        self.total_steps = total_steps
-        self.log_every = log_every
-        self.enabled = enabled
+        self.total_steps, self.log_every, self.enabled = total_steps, log_every, enabled
         self.seconds: float | None = None
         self.wait = 0.0  # share of a step spent waiting for data
         if not enabled:
@@ -53,14 +51,12 @@ class Monitor:
                 with contextlib.suppress(OSError):  # a full disk has been reported already
                     stream.close()
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, console: bool = True) -> None:
         """A line on the console and, with the time, in the log file."""
         if self.enabled:
-            self.console.print(text, markup=False)
-            self._write(text)
-
-    def _write(self, text: str) -> None:
-        self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            if console:
+                self.console.print(text, markup=False)
 
     def step(self, record: Mapping[str, Any], memory: int) -> None:
         """Take note of a finished step, given as its record (see records.py) and the peak memory in bytes."""
@@ -71,10 +67,7 @@ class Monitor:
         self.progress.update(self.task, completed=done, note=note)
         if done % self.log_every and done != self.total_steps:
             return
-        line = f"step {done}/{self.total_steps}  {note}"
-        self._write(line)
-        if not self.console.is_terminal:
-            self.console.print(line, markup=False)
+        self.say(f"step {done}/{self.total_steps}  {note}", console=not self.console.is_terminal)
         values = {"train/loss": record["loss"], "meta/learning_rate": record["lr"]}
         values.update({f"train/{name}": value for name, value in record["terms"].items()})
         if record["seconds"] is not None:

@@ -31,16 +31,11 @@ from pivotnet.schema import check, fields, file_token, flag, mapping, nullable, 
 
 WARMUP_STEPS = 20  # at most; a quarter of a short run
 _LARGEST = 2**30  # bytes of a file; a step takes 500
-_SECONDS = number(0, 1e9)
+_SECONDS, _FINITE = number(0, 1e9), number(-1e300, 1e300)
 _RECORD = fields(
     {
-        "step": number(0, whole=True),
-        "seconds": nullable(_SECONDS),
-        "data_wait": _SECONDS,
-        "counted": flag,
-        "lr": number(0, 1e300),
-        "loss": number(-1e300, 1e300),
-        "terms": mapping(number(-1e300, 1e300), file_token),
+        **{"step": number(0, whole=True), "seconds": nullable(_SECONDS), "data_wait": _SECONDS, "counted": flag},
+        **{"lr": number(0, 1e300), "loss": _FINITE, "terms": mapping(_FINITE, file_token)},
     }
 )
 
@@ -101,8 +96,7 @@ class StepRecords:
         self.stream: IO[str] = open(self.path, "a", buffering=1)
         self.start_step = start_step
         self.warmup = warmup_steps(steps)
-        self.done = 0
-        self.disturbed = False
+        self.done, self.disturbed = 0, False
         self.previous: float | None = None
         self.requested = self.data_wait = 0.0
 

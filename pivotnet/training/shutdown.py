@@ -22,11 +22,9 @@ class Shutdown:
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = self.started = False
         self.busy = False  # saving or evaluating, which may take longer than a step
-        self.progress = time.monotonic()
-        self.started = False
-        self.longest_step = 0.0
+        self.progress, self.longest_step = time.monotonic(), 0.0
 
     def __enter__(self) -> Shutdown:
         self.receiver, self.sender = socket.socketpair()

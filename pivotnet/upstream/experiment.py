@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from pivotnet import device as devices
 from pivotnet.distributed import Ranks
-from pivotnet.training.flat_adamw import FlatAdamW
+from pivotnet.training.optim import FlatAdamW
 
 
 def adapt_loader(loader: DataLoader, model: nn.Module) -> DataLoader:

@@ -41,7 +41,7 @@ from pivotnet.evaluation.inference import draw_mask
 from pivotnet.evaluation.vector_map import annotated_lines, annotated_pivots, predicted_lines, save_vector_map
 from pivotnet.launch.choices import read_choices
 from pivotnet.schema import check
-from pivotnet.training.flat_adamw import FlatAdamW
+from pivotnet.training.optim import FlatAdamW
 from pivotnet.training.records import StepRecords, records_path
 from pivotnet.training.summary import earlier_seconds, final_lines, read_summary
 

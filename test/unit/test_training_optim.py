@@ -14,8 +14,7 @@ from pivotnet.config import OptimConfig, preset
 from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
 from pivotnet.model.pivotnet import PivotNet
-from pivotnet.training.flat_adamw import FlatAdamW
-from pivotnet.training.optim import MultiStepSchedule, build_optimizer, learning_rates
+from pivotnet.training.optim import FlatAdamW, MultiStepSchedule, build_optimizer, learning_rates
 
 
 def test_rates_follow_the_number_of_ranks_of_which_others_need_a_rate():

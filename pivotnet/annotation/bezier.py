@@ -29,9 +29,7 @@ def bernstein(degree: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _fit(points: np.ndarray, start: int, ends: np.ndarray, degree: int) -> tuple[np.ndarray, np.ndarray]:
     """Least-squares curves through the pieces of a line ``points`` [m, 2] from vertex ``start`` to ``ends`` [n].
-
-    Returns their control points [n, degree + 1, 2], which keep the piece's ends, and mean distances float32 [n].
-    """
+    Returns their control points [n, degree + 1, 2], which keep the piece's ends, and mean distances float32 [n]."""
     basis, inverse = bernstein(degree)
     steps = np.sqrt(np.square(np.diff(points[start:], axis=0)).sum(1))
     along = np.concatenate([[0.0], np.cumsum(steps)])  # metres from the start to each vertex
@@ -59,11 +57,9 @@ def _chamfer(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def control_points(points: np.ndarray, degree: int) -> np.ndarray:
-    """Control points [pieces * degree + 1, 2] of the curves through a line [m, 2]; neighbours share an end.
-
-    From the line's start on, each piece is the longest that stays within _TOLERANCE (a single segment always does).
-    The result runs towards growing rows.
-    """
+    """Control points [pieces * degree + 1, 2] of the curves through a line [m, 2]; neighbours share an end. From the
+    line's start on, each piece is the longest that stays within _TOLERANCE (a single segment always does). The result
+    runs towards growing rows."""
     control = [points[:1]]
     start, last = 0, len(points) - 1
     while start < last:

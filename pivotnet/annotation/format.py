@@ -217,20 +217,16 @@ def to_arrays(annotation: Annotation) -> dict[str, np.ndarray]:
 
 def save_annotation(path: PathLike, annotation: Annotation) -> None:
     """Write an annotated sample file; it appears whole or not at all, and equal content gives equal bytes. Raises
-    PivotNetError: the folder is missing, not writable, or its disk is full.
-
-    It is not forced to the disk: after a power failure it may be cut short, and is made again by the next run.
-    """
+    PivotNetError: the folder is missing, not writable, or its disk is full. It is not forced to the disk: after a power
+    failure it may be cut short, and is made again by the next run."""
     with atomic_write(path, durable=False) as stream:
         write_npz(stream, to_arrays(annotation))
 
 
 def to_upstream(annotation: Annotation) -> dict[str, Any]:
-    """The sample as the dict that upstream's code reads from its own files, pickled objects unpacked.
-
-    pivot_pts and pivot_length are dicts by class (upstream calls ``.item()`` on them); a class without instances has
-    arrays of shape (0,), as upstream's.
-    """
+    """The sample as the dict that upstream's code reads from its own files, pickled objects unpacked. pivot_pts and
+    pivot_length are dicts by class (upstream calls ``.item()`` on them); a class without instances has arrays of shape
+    (0,), as upstream's."""
 
     item: dict[str, Any] = {key: np.asarray(getattr(annotation, key)) for key in PLAIN_KEYS}
     for key in LINE_KEYS[:3]:

@@ -39,10 +39,7 @@ _HEADER = re.compile(
 _LEVEL = 3
 _MOST_OPCODES = 1_000_000  # a sample has some thousands
 _DEEPEST = 8  # containers in containers; upstream's go to 3
-_VALUES = (
-    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"),
-    *("BINBYTES", "SHORT_BINBYTES"),
-)
+_VALUES = re.compile("BININT[12]?|LONG1|BINFLOAT|(SHORT_)?BIN(UNICODE|BYTES)")
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TO_MARK = ("TUPLE", "APPENDS", "SETITEMS")  # these take what lies above the last mark
 _TAKEN = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2, "STACK_GLOBAL": 2, "REDUCE": 2, "BUILD": 2}
@@ -104,7 +101,7 @@ def _interpret(content: bytes) -> Any:
             raise ValueError("it takes more than it has")
         taken = stack[start:]
         del stack[start:]
-        if code in _VALUES:
+        if _VALUES.fullmatch(code):
             stack.append(argument)
         elif code in _CONSTANTS:
             stack.append(_CONSTANTS[code])

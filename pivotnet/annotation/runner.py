@@ -111,10 +111,7 @@ def annotate(
     instances = np.array(counts, np.int64).reshape(-1, len(CLASSES))
     by_class = ", ".join(f"{name} {count}" for name, count in zip(CLASSES, instances.sum(0)))
     merging = (instances.sum(1) >= _MERGING_INSTANCES).sum()
-    note = (
-        f"\nnote       {merging} samples have more than 127 instances; the last ones share the id 255 in the masks, as "
-        "upstream's do"
-    )
+    note = f"\nnote       {merging} samples have more than 127 instances; the last share id 255, as upstream's do"
     return (
         f"folder     {folder}\n"
         f"samples    {len(todo)} written, {len(samples) - len(todo)} kept from before\n"

@@ -101,12 +101,10 @@ def rotation_matrices(quaternions: np.ndarray) -> np.ndarray:
 
 
 def yaw_degrees(quaternion: Sequence[float]) -> float:
-    """Direction in the plane of the rotated x axis, degrees.
-
-    The last bit counts: it moves where lines are cut, and a line of 8 m has 8 or 9 points. So the two sums of products
-    are rounded after each step and nowhere else, as matrix products do that use fused multiply-add; and a quaternion of
-    length 1 but for rounding is left alone, as pyquaternion does.
-    """
+    """Direction in the plane of the rotated x axis, degrees. The last bit counts: it moves where lines are cut, and a
+    line of 8 m has 8 or 9 points. So the two sums of products are rounded after each step and nowhere else, as matrix
+    products do that use fused multiply-add; and a quaternion of length 1 but for rounding is left alone, as
+    pyquaternion does."""
     parts = np.array(quaternion, np.float64)
     square = (parts**2).sum()
     if abs(1.0 - square) >= 1e-14:

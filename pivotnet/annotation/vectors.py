@@ -36,35 +36,26 @@ def _rotate(xy: np.ndarray, degrees: float, origin: tuple[float, float]) -> np.n
     return np.stack([turned_x, turned_y], axis=1)
 
 
-def _parts(geometries: np.ndarray, type_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """All parts of a type in order [n], and the index in ``geometries`` of each, int64 [n].
-
-    Empty parts and others (points where a line only touches) are dropped.
-    """
+def parts_of_type(geometries: np.ndarray, type_id: int = _LINE_STRING) -> tuple[np.ndarray, np.ndarray]:
+    """All parts of a type in order [n], and the index in ``geometries`` of each, int64 [n]. Empty parts and others
+    (points where a line only touches) are dropped."""
     parts, owners = shapely.get_parts(geometries, return_index=True)
     kept = (shapely.get_type_id(parts) == type_id) & ~shapely.is_empty(parts)
     return parts[kept], owners[kept]
 
 
-def line_parts(geometries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The LineStrings in ``geometries``, in order, and the index of the geometry of each."""
-    return _parts(geometries, _LINE_STRING)
-
-
 def contours(areas: Sequence[np.ndarray], size: tuple[float, float]) -> np.ndarray:
-    """Outlines of the joined areas inside the window shrunk by CONTOUR_MARGIN, LineStrings [n].
-
-    All exteriors (clockwise) in the order of the union, then all interiors (counter-clockwise), so that the road is on
-    the right hand of each. What is left of a ring on both sides of its first point is joined.
-    """
-    joined = shapely.union_all([shapely.union_all(_parts(area, _POLYGON)[0]) for area in areas])
-    rings, owners = shapely.get_rings(_parts(np.array([joined]), _POLYGON)[0], return_index=True)
+    """Outlines of the joined areas inside the window shrunk by CONTOUR_MARGIN, LineStrings [n]. All exteriors
+    (clockwise) in the order of the union, then all interiors (counter-clockwise), so that the road is on the right hand
+    of each. What is left of a ring on both sides of its first point is joined."""
+    joined = shapely.union_all([shapely.union_all(parts_of_type(area, _POLYGON)[0]) for area in areas])
+    rings, owners = shapely.get_rings(parts_of_type(np.array([joined]), _POLYGON)[0], return_index=True)
     interior = np.diff(owners, prepend=-1) == 0  # of each polygon the exterior comes first
     rings = np.where(shapely.is_ccw(rings) == interior, rings, shapely.reverse(rings))
     half_x, half_y = size[0] / 2 - CONTOUR_MARGIN, size[1] / 2 - CONTOUR_MARGIN
     inner = shapely.box(-half_x, -half_y, half_x, half_y)
     cuts = shapely.intersection(np.concatenate([rings[~interior], rings[interior]]), inner)
-    return line_parts(shapely.line_merge(cuts))[0]
+    return parts_of_type(shapely.line_merge(cuts))[0]
 
 
 def resample(lines: np.ndarray) -> list[np.ndarray]:
@@ -78,26 +69,22 @@ def resample(lines: np.ndarray) -> list[np.ndarray]:
 
 def ego_vectors(location: LocationMap, x: float, y: float, yaw: float, config: MapConfig) -> list[Line]:
     """Polylines around a pose (metres, degrees) in the ego frame (x forward, y left): dividers, crossings, contours.
-
-    Lines of a single point stay in, as upstream keeps them; they are of no use to what follows.
-    """
+    Lines of a single point stay in, as upstream keeps them; they are of no use to what follows."""
     forward, left = config.ego_size[0] / 2, config.ego_size[1] / 2
     upright = shapely.box(x - forward, y - left, x + forward, y + left)
     window = shapely.transform(upright, lambda xy: _rotate(xy, yaw, (x, y)))
     geometries, layers = location.near(window)
     pieces = shapely.intersection(geometries, window)  # empty ones stay
     clipped = shapely.transform(pieces, lambda xy: _rotate(xy, -yaw, (x, y)) - np.array([x, y]))
-    lines, owners = line_parts(clipped[layers < _ROADS])
+    lines, owners = parts_of_type(clipped[layers < _ROADS])
     boundaries = contours([clipped[layers == _ROADS], clipped[layers == _LANES]], config.ego_size)
     labels = [*_LABEL_OF_LAYER[layers[owners]].tolist(), *[_BOUNDARY] * len(boundaries)]
     return [Line(line, label) for line, label in zip(resample(np.concatenate([lines, boundaries])), labels)]
 
 
 def _clip_again(lines: Sequence[Line], config: MapConfig) -> list[Line]:
-    """Lines cut by the upright window in the ego frame, sorted by class; one line may become several or none.
-
-    Rounding and resampling leave points a little outside of the window; lines of a single point are dropped.
-    """
+    """Lines cut by the upright window in the ego frame, sorted by class; one line may become several or none. Rounding
+    and resampling leave points a little outside of the window; lines of a single point are dropped."""
     half_x, half_y = config.ego_size[0] / 2, config.ego_size[1] / 2
     window = shapely.box(-half_x, -half_y, half_x, half_y)
     by_class = sorted((line for line in lines if len(line.points) >= 2), key=lambda line: line.label)
@@ -105,7 +92,7 @@ def _clip_again(lines: Sequence[Line], config: MapConfig) -> list[Line]:
         return []
     owners = np.repeat(np.arange(len(by_class)), [len(line.points) for line in by_class])
     whole = shapely.linestrings(joined_points(by_class), indices=owners)
-    pieces, owners = line_parts(shapely.intersection(whole, window))
+    pieces, owners = parts_of_type(shapely.intersection(whole, window))
     return [Line(shapely.get_coordinates(piece), by_class[owner].label) for piece, owner in zip(pieces, owners)]
 
 
@@ -132,10 +119,8 @@ def rasterize(lines: Sequence[Line], config: MapConfig) -> tuple[np.ndarray, lis
 
 
 def orient(points: np.ndarray) -> np.ndarray:
-    """Points [n, 2] (row, column) in metres, running from the back to the front of the map (falling rows).
-
-    A line that hardly extends along the rows runs from right to left instead (falling columns).
-    """
+    """Points [n, 2] (row, column) in metres, running from the back to the front of the map (falling rows). A line that
+    hardly extends along the rows runs from right to left instead (falling columns)."""
     (row, column), (last_row, last_column) = points[0].tolist(), points[-1].tolist()
     backwards = row < last_row if abs(row - last_row) > _CLEARLY_FORWARD else column < last_column
     return points[::-1] if backwards else points
@@ -172,10 +157,8 @@ def simplify(points: np.ndarray, threshold: float) -> list[int]:
 
 
 def pivot_lines(map_vectors: Sequence[Line], config: MapConfig) -> list[Line]:
-    """The pivot points (row, column) in [0, 1] of each map vector ((column, row) in pixels).
-
-    Visvalingam-Whyatt simplification with AREA_THRESHOLD, cut to the class's largest number of points.
-    """
+    """The pivot points (row, column) in [0, 1] of each map vector ((column, row) in pixels). Visvalingam-Whyatt
+    simplification with AREA_THRESHOLD, cut to the class's largest number of points."""
     pivots = []
     for line in map_vectors:
         metres = orient((line.points * config.resolution)[:, ::-1])

@@ -60,11 +60,8 @@ def camera_paths(annotation: Annotation) -> list[str]:
 
 
 class MapDataset(Dataset[Union[Item, PivotNetError]]):
-    """Samples by index.
-
-    ``dataset[i]`` *returns* the PivotNetError of a bad sample instead of raising it: an exception that is
-    raised in a worker arrives wrapped in the text of two tracebacks. ``Loader`` raises it.
-    """
+    """Samples by index. ``dataset[i]`` *returns* the PivotNetError of a bad sample instead of raising it: an exception
+    that is raised in a worker arrives wrapped in the text of two tracebacks. ``Loader`` raises it."""
 
     def __init__(
         self, config: Config, data_root: PathLike, tokens: list[str], *, with_targets: bool, cache: bool = False
@@ -159,10 +156,8 @@ def build_loader(
     local_ranks: int = 1,
 ) -> Loader:
     """A loader of the batches that ``sampler`` lists by indices into ``tokens``, for ``device`` (page-locked memory).
-
     By default (``workers`` None) a split that stays in memory is loaded in this process, as by 0, and another by up to
-    4 processes of this rank's share of the cores; ``local_ranks`` share the cores and memory of this machine.
-    """
+    4 processes of this rank's share of the cores; ``local_ranks`` share the cores and memory of this machine."""
     height, width = config.model.image_size
     bytes_needed = len(tokens) * len(CAMERAS) * height * width * 3
     cache = isinstance(sampler, TrainingSampler) and bytes_needed * local_ranks <= CACHE_BYTES

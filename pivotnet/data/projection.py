@@ -34,11 +34,8 @@ def project_bev_grid(
 ) -> tuple[Tensor, Tensor]:
     """Project the ground under every cell of a grid of ``bev_size`` (rows, columns) into the camera that looks at it
     most directly. ``extrinsic`` [cameras, 4, 4] is camera to ego, metres; ``intrinsic`` [cameras, 3, 3], pixels of a
-    whole image.
-
-    Returns reference points, float32 [N, 2] (x, y) in the image of all cameras side by side, each in [0, 1] where
-    valid, and validity, bool [N]: some camera sees the cell.
-    """
+    whole image. Returns reference points, float32 [N, 2] (x, y) in the image of all cameras side by side, in [0, 1]
+    where valid, and validity, bool [N]: some camera sees the cell."""
     camera_to_ego = torch.as_tensor(extrinsic).float()
     intrinsic = torch.as_tensor(intrinsic).float()
     height, width = CAMERA_IMAGE_SIZE

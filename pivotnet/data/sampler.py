@@ -23,8 +23,7 @@ class TrainingSampler:
     """Batches of indices for the steps ``start_step`` <= step < ``stop_step`` of one rank.
 
     With b = ``batch_size`` and R = ``world_size``, step k of all ranks together is stream[k*b*R : (k+1)*b*R], and
-    rank r has its items r, r + R, r + 2R, ...: the same samples for R ranks x b as for 1 rank x (b R).
-    """
+    rank r has its items r, r + R, r + 2R, ...: the same samples for R ranks x b as for 1 rank x (b R)."""
 
     size: int
     batch_size: int

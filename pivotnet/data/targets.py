@@ -33,12 +33,10 @@ class Sample(NamedTuple):
 
 
 def build_targets(samples: Sequence[tuple], config: Config) -> Targets:
-    """Collate annotated samples, which ``load_annotation`` has checked, into padded targets in host memory.
-
-    ``samples`` are tuples as ``Sample``; a class without instances may be an empty array of any shape. ``config`` has
-    class sizes, map size and ``mask_stride`` (masks keep every stride-th row and column). G = instances of the fullest
-    class, at least 1.
-    """
+    """Collate annotated samples, which ``load_annotation`` has checked, into padded targets in host memory. ``samples``
+    are tuples as ``Sample``; a class without instances may be an empty array of any shape. ``config`` has class sizes,
+    map size and ``mask_stride`` (masks keep every stride-th row and column). G = instances of the fullest class, at
+    least 1."""
     stride = config.model.mask_stride
     batch = [[_instances(sample, label, config.map) for label in range(len(CLASSES))] for sample in samples]
     most = max(1, max(len(own) for sample in batch for _, own, _ in sample))

@@ -41,10 +41,8 @@ class PixelSets:
 
 
 def pixel_sets(mask: np.ndarray, resolution: float) -> PixelSets:
-    """The lines of an id mask [C, rows, columns]; 0 is background.
-
-    A pixel lies at float32(index) * float32(resolution), rounded to float32 as upstream does: this decides ties.
-    """
+    """The lines of an id mask [C, rows, columns]; 0 is background. A pixel lies at float32(index) *
+    float32(resolution), rounded to float32 as upstream does: this decides ties."""
     occupied = np.flatnonzero(mask != 0)  # fast on booleans only
     label, row, column = np.unravel_index(occupied, mask.shape)
     ids = mask.reshape(-1)[occupied].astype(np.int64)
@@ -99,11 +97,9 @@ def _bounds(first: PixelSets, second: PixelSets) -> np.ndarray:
 
 def greedy_match(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs (prediction, true line) at ``distances`` (float64 [n, m], metres) that are below ``threshold`` after
-    rounding to float32: nearest first, each used once; ties go to the lower prediction, then true line.
-
-    The pairs for a smaller threshold are the first of these: those at a smaller distance than it. Returns indices of
-    predictions and of true lines, int64 [k] each, and distances, float32 [k], in the order of matching.
-    """
+    rounding to float32: nearest first, each used once; ties go to the lower prediction, then true line. The pairs for a
+    smaller threshold are the first of these: those at a smaller distance than it. Returns indices of predictions and of
+    true lines, int64 [k] each, and distances, float32 [k], in the order of matching."""
     rounded = distances.astype(np.float32)
     near = np.argwhere(rounded < np.float32(threshold))
     near = near[np.argsort(rounded[tuple(near.T)], kind="stable")]
@@ -118,12 +114,10 @@ def greedy_match(distances: np.ndarray, threshold: float) -> tuple[np.ndarray, n
 
 
 def average_precision(found: np.ndarray, rank: np.ndarray, scores: np.ndarray, num_true: np.ndarray) -> np.ndarray:
-    """AP of C classes at each of THRESHOLDS, float32 [C, 4]; 0 for a class without prediction or true line.
-
-    Of each prediction, ``found`` (float32 [C, n]) is the distance at which it was matched, infinite if it was not;
-    ``rank`` (int64 [C, n]) is its position in the order of matching; ``scores`` (float32 [C, n]) its confidence. A
-    class of fewer predictions is padded with infinity. ``num_true`` (int64 [C]) counts true lines.
-    """
+    """AP of C classes at each of THRESHOLDS, float32 [C, 4]; 0 for a class without prediction or true line. Of each
+    prediction, ``found`` (float32 [C, n]) is the distance at which it was matched, infinite if it was not; ``rank``
+    (int64 [C, n]) is its position in the order of matching; ``scores`` (float32 [C, n]) its confidence. A class of
+    fewer predictions is padded with infinity. ``num_true`` (int64 [C]) counts true lines."""
     number = found.shape[1]
     if number == 0:
         return np.zeros((len(found), len(THRESHOLDS)), np.float32)

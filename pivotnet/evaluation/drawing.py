@@ -43,10 +43,8 @@ def render_sample(
     predicted: list[MapLine] | None = None,
 ) -> None:
     """Write the PNG of one sample: cameras on the left, on the right the map from above, truth beside prediction.
-    Raises PivotNetError: an image is missing or broken, or the PNG cannot be written.
-
-    In the images the truth is dashed and the prediction solid; without prediction the truth is drawn alone.
-    """
+    Raises PivotNetError: an image is missing or broken, or the PNG cannot be written. In the images the truth is dashed
+    and the prediction solid; without prediction the truth is drawn alone."""
     truth = annotated_lines(annotation)
     panels = 1 if predicted is None else 2
     width = 3 * (IMAGE_SIZE[0] + GAP) + panels * (MAP_SIZE[0] + MAP_MARGIN) + 2 * GAP
@@ -102,10 +100,8 @@ def project_ground_line(
 ) -> list[np.ndarray]:
     """The parts of a ground line ``points`` [p, 2] (ego frame: x forward, y left, metres, z = 0) that lie in front of
     the camera's near plane, as polylines [k, 2] (u right, v down), pixels; they may leave the image. The camera stands
-    at ``translation`` [3] and is turned by ``rotation`` [3, 3] (camera to ego).
-
-    The pinhole maps straight segments to straight segments, so cutting each at the near plane is exact.
-    """
+    at ``translation`` [3] and is turned by ``rotation`` [3, 3] (camera to ego). The pinhole maps straight segments to
+    straight segments, so cutting each at the near plane is exact."""
     ground = np.column_stack([points, np.zeros(len(points))])
     seen = (ground - translation) @ rotation  # [p, 3]: the inverse of a rotation is its transpose
     ahead = seen[:, 2] - NEAR

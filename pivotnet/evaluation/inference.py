@@ -77,11 +77,8 @@ class Predictor:
     ) -> ApResult | None:
         """Predict those of ``tokens`` (at least one) that have no result file in ``folder`` yet, and score all of them.
         Every rank calls this and must see the same folder. Results are kept for the same ``checkpoint``, which holds
-        the weights.
-
-        Returns the AP in the main rank, None in the others. Raises CollectiveError: ``folder`` holds results of another
-        checkpoint, or a sample cannot be predicted; PivotNetError: see ``score_results``.
-        """
+        the weights. Returns the AP in the main rank, None in the others. Raises CollectiveError: ``folder`` holds
+        results of another checkpoint, or a sample cannot be predicted; PivotNetError: see ``score_results``."""
         left: list[str] = []
         with agreed(self.ranks):
             if self.ranks.main:  # one rank looks before any rank writes
@@ -117,11 +114,8 @@ def evaluate_splits(
 
 def postprocess(predictions: Predictions, map_config: MapConfig) -> list[MapInstances]:
     """Polylines of the last decoder's predictions, one MapInstances a sample. Raises PivotNetError: they are not
-    finite.
-
-    An instance counts when "object" is its likelier class. Of its points, those count that are pivots with a
-    probability above one half, and the first and the last in any case.
-    """
+    finite. An instance counts when "object" is its likelier class. Of its points, those count that are pivots with a
+    probability above one half, and the first and the last in any case."""
     # One packed copy to the host, in float32 also under autocast.
     last = [t[-1].float() for t in (predictions.object_logits, predictions.points, predictions.point_logits)]
     packed = torch.cat(last, dim=1).cpu()  # [B, Q + T + T, 2]
@@ -151,10 +145,8 @@ def _sample_instances(
 
 
 def draw_mask(instances: MapInstances, map_config: MapConfig) -> np.ndarray:
-    """Instance ids drawn as lines, [C, rows, columns]: instance k has id k + 1, later ones overdraw earlier ones.
-
-    The mask is uint8 as upstream's, and uint16 where there are more than 255 instances (upstream's ids saturate).
-    """
+    """Instance ids drawn as lines, [C, rows, columns]: instance k has id k + 1, later ones overdraw earlier ones. The
+    mask is uint8 as upstream's, and uint16 where there are more than 255 instances (upstream's ids saturate)."""
     dtype: type = np.uint8 if len(instances) <= np.iinfo(np.uint8).max else np.uint16
     mask: np.ndarray = np.zeros((len(map_config.num_queries), *map_config.map_size), dtype)
     for index, (points, label) in enumerate(zip(instances.points, instances.labels)):

@@ -15,7 +15,6 @@ from pivotnet.annotation.format import INSTANCE_MASK, check_thin_mask
 from pivotnet.annotation.npz import read_npz
 from pivotnet.config import CLASSES
 from pivotnet.console import progress
-from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import THRESHOLDS, ApResult, accumulate, sample_ap
 from pivotnet.evaluation.results import load_result, read_run, result_path
 from pivotnet.files import PathLike, write_json
@@ -34,8 +33,6 @@ def score_results(
 ) -> ApResult:
     """AP of the result files of ``tokens`` in the folder ``results``, against the annotated files of a nuScenes root.
     Raises PivotNetError: a file is missing or damaged."""
-    if not tokens:
-        raise PivotNetError("there are no samples to evaluate: the split is empty")
     require_files(results, tokens, "result file", "predict them with pivotnet evaluate --ckpt")
     require_annotations(data_root, tokens)
     pairs = [(result_path(results, token), sample_path(data_root, token)) for token in tokens]
@@ -47,10 +44,8 @@ def score_files(
 ) -> ApResult:
     """AP of result files, each with its annotated file, added up in their order; ``resolution`` is in metres a pixel.
     As many worker processes as pay off by default. Raises PivotNetError: a file is missing or damaged.
-
     ``start_method``: a fork of a process that holds a device or threads may hang; a spawned process runs the main
-    module again if nothing guards it.
-    """
+    module again if nothing guards it."""
     if workers is None:
         workers = min(available_cores(), len(pairs) // SAMPLES_PER_WORKER)
     chunks = [(start, pairs[start : start + CHUNK]) for start in range(0, len(pairs), CHUNK)]
@@ -110,10 +105,8 @@ def _align(texts: Sequence[str]) -> list[str]:
 
 def table_dict(result: ApResult) -> dict[str, Any]:
     """The table for machines: fractions unrounded, percent as printed; null where no sample has the class.
-
     ``{"samples": N, "thresholds": [...], "classes": {class: {"samples", "AP": {threshold: fraction}, "mAP_hard",
-    "mAP_easy", "percent": {...}}}, "average": {...}, "mAP_hard": fraction, "mAP_easy": fraction}``
-    """
+    "mAP_easy", "percent": {...}}}, "average": {...}, "mAP_hard": fraction, "mAP_easy": fraction}``"""
     *entries, average = [{**_entry(row, float), "percent": _entry(row, _percent)} for row in table_values(result.ap)]
     return {
         "samples": result.samples,

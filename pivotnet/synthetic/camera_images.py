@@ -37,8 +37,8 @@ class Ground:
     def __init__(self, town: Town) -> None:
         paved = town.paved()
         dividers = [divider for road in town.roads for divider in road.dividers]
-        dashed = [dash for divider in dividers if divider.layer == "lane_divider" for dash in _dashes(divider.line)]
-        solid = [divider.line for divider in dividers if divider.layer == "road_divider"]
+        dashed = [dash for layer, line in dividers if layer == "lane_divider" for dash in _dashes(line)]
+        solid = [line for layer, line in dividers if layer == "road_divider"]
         corners = np.stack([crossing.corners for road in town.roads for crossing in road.crossings])
         edges = [*corners[:, :2], *corners[:, 2:]]
         #: drawn in this order, in the map's frame

@@ -187,12 +187,12 @@ def build_expansion(town: Town, seed: int) -> dict[str, Any]:
         fields = {"polygon_token": outline, "is_intersection": is_intersection, "drivable_area_token": area}
         segments.append(expansion.add("road_segment", **fields))
     for road, segment in zip(town.roads, segments):
-        for divider in road.dividers:
-            painted = line(divider.line)
-            if divider.layer == "road_divider":
-                expansion.add("road_divider", line_token=painted, road_segment_token=segment)
+        for layer, points in road.dividers:
+            painted = line(points)
+            if layer == "road_divider":
+                expansion.add(layer, line_token=painted, road_segment_token=segment)
             else:
-                expansion.add("lane_divider", line_token=painted, lane_divider_segments=marks(divider.line))
+                expansion.add(layer, line_token=painted, lane_divider_segments=marks(points))
         for crossing in road.crossings:
             expansion.add("ped_crossing", polygon_token=polygon(crossing.corners), road_segment_token=segment)
         for lane in road.lanes:

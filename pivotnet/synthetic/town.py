@@ -29,10 +29,8 @@ CROSSING_MARGIN = 1.5  # metres without divider on both sides of a crossing
 
 
 def turn(start: np.ndarray, departure: np.ndarray, end: np.ndarray, arrival: np.ndarray, count: int) -> np.ndarray:
-    """A smooth curve from ``start`` to ``end`` (a cubic Bezier curve), both included: [count, 2].
-
-    ``departure`` and ``arrival`` are unit vectors [2], the directions of travel at the two ends.
-    """
+    """A smooth curve from ``start`` to ``end`` (a cubic Bezier curve), both included: [count, 2]. ``departure`` and
+    ``arrival`` are unit vectors [2], the directions of travel at the two ends."""
     reach = 0.38 * np.hypot(*(end - start))
     t = np.linspace(0.0, 1.0, count)[:, None]
     first, second = start + reach * departure, end - reach * arrival
@@ -50,10 +48,8 @@ def lengths_along(line: np.ndarray) -> np.ndarray:
 
 
 def at_lengths(line: np.ndarray, distances: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
-    """Points at these distances along the line, clamped to its ends: [n, 2], [m] -> [m, 2].
-
-    ``lengths`` [n] are the distances of the line's own vertices, if they are to be measured along another line.
-    """
+    """Points at these distances along the line, clamped to its ends: [n, 2], [m] -> [m, 2]. ``lengths`` [n] are the
+    distances of the line's own vertices, if they are to be measured along another line."""
     lengths = lengths_along(line) if lengths is None else lengths
     return np.stack([np.interp(distances, lengths, line[:, axis]) for axis in (0, 1)], axis=1)
 
@@ -75,14 +71,6 @@ class Crossing:
 
     corners: np.ndarray  # [4, 2]
     span: tuple[float, float]  # between these distances along the road no divider is painted
-
-
-@dataclass
-class Divider:
-    """A painted line between lanes."""
-
-    layer: str  # of the map expansion: road_divider (between the directions) or lane_divider
-    line: np.ndarray  # [n, 2]
 
 
 @dataclass
@@ -172,8 +160,9 @@ class Road:
         self.crossings.append(Crossing(corners, (distance - reach, distance + reach)))
 
     @property
-    def dividers(self) -> list[Divider]:
-        """The painted lines, interrupted at the crossings and, between the directions, at the island."""
+    def dividers(self) -> list[tuple[str, np.ndarray]]:
+        """The painted lines [n, 2], interrupted at the crossings and, between the directions, at the island; before
+        each its layer in the map expansion: road_divider (between the directions) or lane_divider."""
         crossed = [crossing.span for crossing in self.crossings]
         island = [(self.lengths[MEDIAN_MARGIN], self.lengths[-1 - MEDIAN_MARGIN])] if self.median else []
         found = []
@@ -182,7 +171,7 @@ class Road:
             for start, end in self._free(crossed + island if between else crossed):
                 inside = self.lengths[(self.lengths > start) & (self.lengths < end)]
                 line = at_lengths(self.sides[number, 0], np.array([start, *inside, end]), self.lengths)
-                found.append(Divider("road_divider" if between else "lane_divider", line))
+                found.append(("road_divider" if between else "lane_divider", line))
         return found
 
     def _free(self, gaps: list[tuple[float, float]]) -> list[tuple[float, float]]:

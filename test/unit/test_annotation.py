@@ -23,11 +23,12 @@ from visvalingamwyatt import Simplifier
 from pivotnet.annotation.format import Line, load_annotation, pad_pivots, save_annotation, to_arrays, to_upstream
 from pivotnet.annotation.npz import read_npz, write_npz
 from pivotnet.annotation.tables import rotation_matrices, split_of_scene, yaw_degrees
-from pivotnet.annotation.vectors import AREA_THRESHOLD, line_parts, simplify
+from pivotnet.annotation.vectors import AREA_THRESHOLD, parts_of_type, simplify
 from pivotnet.errors import PivotNetError
 from pivotnet.schema import Array
 
 X = {"x": Array("O", ())}
+OUTSIDE = ("/etc/x.jpg", "samples/CAM_BACK_RIGHT/../../../x.jpg", "a.jpg", "samples//a.jpg", "a/b\n.jpg")
 RECONSTRUCT = np.zeros(0).__reduce__()[0]
 
 
@@ -44,7 +45,7 @@ def test_only_lines_are_left():
     touching = LineString([(-1, 1), (1, -1)]).intersection(window)
     both = LineString([(-1, 1), (1, -1), (5, -1), (5, 5)]).intersection(window)
     assert touching.geom_type == "Point" and both.geom_type == "GeometryCollection"
-    lines, owners = line_parts(np.array([touching, both, LineString()], object))
+    lines, owners = parts_of_type(np.array([touching, both, LineString()], object))
     assert [line.wkt for line in lines] == ["LINESTRING (5 0, 5 5)"] and owners.tolist() == [1]
 
 
@@ -143,7 +144,7 @@ def test_damaged_and_foreign_files(tmp_path):
     save_annotation(tmp_path / "a.npz", sample())
     with np.load(tmp_path / "a.npz") as arrays:
         content = dict(arrays)
-    points = content["map_vectors.points"]
+    points, paths = content["map_vectors.points"], content["image_paths"]
     for key, value, reason in (
         ("map_vectors.offsets", np.array([0, 4, 12]), "offsets, which do not cut"),
         ("map_vectors.offsets", np.array([0, 12, 11]), "offsets, which do not cut"),
@@ -159,15 +160,8 @@ def test_damaged_and_foreign_files(tmp_path):
         ("intrins", np.zeros((6, 3, 3)), "singular"),
         ("intrins", np.full((6, 3, 3), np.inf), "intrins has the value inf"),
         ("trans", np.zeros((6, 3, 1)), r"trans has shape \(6, 3, 1\)"),
-        *(
-            (
-                "image_paths",
-                np.array([*content["image_paths"][:5], path]),
-                r"image_paths\[5\] is .* path below the data",
-            )
-            for path in ("/etc/x.jpg", "samples/CAM_BACK_RIGHT/../../../x.jpg", "a.jpg", "samples//a.jpg", "a/b\n.jpg")
-        ),
-        ("image_paths", content["image_paths"][[0, 1, 2, 3, 4, 4]], "no image of CAM_BACK_RIGHT"),
+        *(("image_paths", np.array([*paths[:5], path]), r"image_paths\[5\] is .* path below") for path in OUTSIDE),
+        ("image_paths", paths[[0, 1, 2, 3, 4, 4]], "no image of CAM_BACK_RIGHT"),
     ):
         np.savez(tmp_path / "b.npz", **{**content, key: value})
         with pytest.raises(PivotNetError, match=rf"b\.npz is .*{reason}.* again$"):

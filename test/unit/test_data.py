@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import struct
-from itertools import islice
 
 import cv2
 import numpy as np
@@ -188,24 +187,16 @@ def stream(size, seed, length):
     return items[:length]
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
-def test_rank_slices_of_one_stream(ranks):
+@pytest.mark.parametrize(
+    ("ranks", "batch", "start"), [(1, 1, 0), (1, 6, 1), (3, 2, 0), (3, 2, 7), (8, 1, 11), (2, 3, 19)]
+)
+def test_each_rank_takes_its_slices_of_one_stream(ranks, batch, start):
+    together = ranks * batch
+    whole = stream(11, 5, 20 * together)
     for rank in range(ranks):
-        sampler = TrainingSampler(11, 1, seed=5, rank=rank, world_size=ranks, stop_step=20)
-        assert [batch[0] for batch in sampler] == list(islice(stream(11, 5, 20 * ranks), rank, None, ranks))
-
-
-@pytest.mark.parametrize("start", [0, 1, 7, 11, 25])
-def test_starts_at_any_step(start):
-    whole = list(TrainingSampler(7, 2, seed=1, rank=1, world_size=3, stop_step=30))
-    rest = TrainingSampler(7, 2, seed=1, rank=1, world_size=3, start_step=start, stop_step=30)
-    assert list(rest) == whole[start:] and len(rest) == 30 - start
-
-
-def test_ranks_times_batch_is_what_counts():
-    one = [sorted(batch) for batch in TrainingSampler(9, 6, stop_step=10)]
-    ranks = [list(TrainingSampler(9, 2, rank=rank, world_size=3, stop_step=10)) for rank in range(3)]
-    assert [sorted(a + b + c) for a, b, c in zip(*ranks)] == one
+        sampler = TrainingSampler(11, batch, seed=5, rank=rank, world_size=ranks, start_step=start, stop_step=20)
+        assert list(sampler) == [whole[k * together + rank : (k + 1) * together : ranks] for k in range(start, 20)]
+        assert len(sampler) == 20 - start
     assert steps_per_epoch(28130, 1, 8) == 3517 and steps_per_epoch(16, 4, 2) == 2
 
 

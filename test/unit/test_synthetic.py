@@ -15,11 +15,15 @@ from shapely.geometry import LineString, Polygon
 from shapely.geometry.polygon import orient
 
 from pivotnet import cli
+from pivotnet.annotation.folder import sample_path, split_path
+from pivotnet.annotation.format import load_annotation
+from pivotnet.annotation.runner import annotate
 from pivotnet.errors import PivotNetError
+from pivotnet.files import read_tokens
 from pivotnet.synthetic import generate as generator
 from pivotnet.synthetic.camera_images import LINE_WIDTH, Ground, draw_image
 from pivotnet.synthetic.nuscenes_tables import TABLES
-from pivotnet.synthetic.plan import TRAIN_RUNS, VAL_RUNS, Options, is_val, make_plan, scene_names
+from pivotnet.synthetic.plan import TRAIN_RUNS, VAL_RUNS, Options, make_plan, scene_names
 from pivotnet.synthetic.town import LANE_WIDTH, LOCATIONS, build_town, left_normals, lengths_along, resample
 
 SMALL = ["--scenes", "2", "--samples-per-scene", "1", "--no-images"]
@@ -173,7 +177,7 @@ def test_roads_fit_together_and_lanes_cover_them(seed):
         assert shapely.union_all(lanes).symmetric_difference(whole).area < 1e-6
         crossed = shapely.union_all([Polygon(crossing.corners) for crossing in road.crossings])
         lines = {
-            layer: [LineString(d.line) for d in road.dividers if d.layer == layer]
+            layer: [LineString(line) for kind, line in road.dividers if kind == layer]
             for layer in ("road_divider", "lane_divider")
         }
         for line in sum(lines.values(), []):
@@ -186,29 +190,25 @@ def test_roads_fit_together_and_lanes_cover_them(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_default_set_shows_all_classes_in_sixteen_training_samples(seed):
-    plan = make_plan(Options(seed=seed))
-    seen = {False: [], True: []}
-    for number, scene in enumerate(plan.scenes):
-        town = plan.towns[scene.location]
-        classes = (
-            shapely.multilinestrings([LineString(d.line) for road in town.roads for d in road.dividers]),
-            shapely.multipolygons([Polygon(c.corners) for road in town.roads for c in road.crossings]),
-            town.paved().boundary,
-        )
-        window = shapely.box(-28.5, -13.5, 28.5, 13.5)  # what annotation sees, less a margin
-        for pose in scene.poses:
-            found = [window.intersects(shapely.transform(shapes, pose.to_ego)) for shapes in classes]
-            seen[is_val(number, len(plan.scenes))].append(sum(found))
-    assert seen[False].count(3) >= 16 and seen[False].count(0) == 1, "one empty sample"
-    assert len(seen[True]) == 6 and seen[True].count(3) >= 4
+def test_the_default_set_shows_all_classes_in_sixteen_training_samples(tmp_path, seed):
+    assert generator.generate(tmp_path / "set", Options(seed=seed, images=False), 1, lambda done, total: None)
+    annotate(tmp_path / "set", workers=1)
+    classes = {}
+    for split in ("train", "val"):
+        samples = [
+            load_annotation(sample_path(tmp_path / "set", token))
+            for token in read_tokens(split_path(tmp_path / "set", split))
+        ]
+        classes[split] = [sum(len(lengths) > 0 for lengths in one.pivot_lengths.values()) for one in samples]
+    assert classes["train"].count(3) >= 16 and classes["train"].count(0) == 1, "one empty sample"
+    assert len(classes["val"]) == 6 and classes["val"].count(3) >= 4
 
 
 def painted_lines(town):
     """By class: lines of the map, and how far to the left of them are paint and asphalt, in metres."""
     parts = [orient(part) for part in shapely.get_parts(town.paved())]
     corners = [crossing.corners for road in town.roads for crossing in road.crossings]
-    dividers = [d.line for road in town.roads for d in road.dividers if d.layer == "road_divider"]
+    dividers = [line for road in town.roads for layer, line in road.dividers if layer == "road_divider"]
     return {
         "boundary": ([np.array(ring.coords) for p in parts for ring in (p.exterior, *p.interiors)], -0.14, 0.6),
         "crossing": ([side for four in corners for side in (four[:2], four[2:])], 0.0, 0.8),

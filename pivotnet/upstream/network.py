@@ -7,12 +7,12 @@ upstream's configs; ``settings`` refuses what the port does not support.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,17 +46,13 @@ class _Backbone(nn.Module):
     fixed: dict[str, Any]  # options of which one value is supported
 
     def __init__(
-        self,
-        bkb_kwargs: Options,
-        fpn_kwarg: Options | None = None,
-        up_shape: tuple[int, int] | None = None,
-        ret_layers: int = 1,
+        self, bkb_kwargs: Options, fpn_kwarg: Options | None = None, up_shape: Any = None, ret_layers: int = 1
     ) -> None:
         super().__init__()
         require("im_backbone", bkb_kwargs, self.fixed)
         self.bkb, weights = self.build(bkb_kwargs, ret_layers)
         self.fpn = None if fpn_kwarg is None else _bifpn(fpn_kwarg)
-        self.up_shape = up_shape
+        self.up_shape = up_shape  # (rows, columns) to which all features are brought and joined
         if weights:
             folders = [Path(weights).parent, Path(os.environ.get("WEIGHTS") or ROOT / "assets" / "weights")]
             file = next((path for folder in folders if (path := folder / Path(weights).name).is_file()), None)
@@ -91,10 +87,9 @@ class ResNetBackbone(_Backbone):
 
     def build(self, options: Options, outputs: int) -> tuple[nn.Module, str | None]:
         resnet = ResNet(options["with_cp"], outputs=outputs)
-        for number in range(options["frozen_stages"] + 1):
-            parts = [resnet.get_submodule(f"layer{number}")] if number else [resnet.conv1, resnet.bn1]
-            for part in parts:
-                part.requires_grad_(False)
+        frozen = [["conv1", "bn1"], ["layer1"], ["layer2"], ["layer3"], ["layer4"]][: options["frozen_stages"] + 1]
+        for name in itertools.chain(*frozen):
+            resnet.get_submodule(name).requires_grad_(False)
         return resnet, options.get("init_cfg", {}).get("checkpoint")
 
 
@@ -174,9 +169,7 @@ class TransformerBEVDecoder(nn.Module):
 class PointMask2formerINSDecoder(nn.Module):
     """BEV features -> features and logits of the point queries, of every layer in training, of the last otherwise."""
 
-    def __init__(
-        self, decoder_ids: Sequence[int] = (5,), tgt_shape: tuple[int, int] | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, decoder_ids: Sequence[int] = (5,), tgt_shape: Any = None, **kwargs: Any) -> None:
         super().__init__()
         model, lines = line_config(kwargs)
         given = {"decoder_ids": list(decoder_ids), "tgt_shape": tgt_shape}
@@ -227,26 +220,14 @@ class PivotMapOutputHead(PointHead):
 class PivotMapPostProcessor(nn.Module):
     """Predictions -> loss and its terms (training), or results and masks as upstream saves them."""
 
-    def __init__(
-        self,
-        criterion_conf: Options,
-        matcher_conf: Options,
-        pivot_conf: Options,
-        map_conf: Options,
-        sem_loss_conf: Options,
-        no_object_coe: float = 1.0,
-        collinear_pts_coe: float = 1.0,
-        coe_endpts: float = 0.0,
-    ) -> None:
+    def __init__(self, pivot_conf: Options, map_conf: Options, **losses: Any) -> None:
         super().__init__()
-        weights = criterion_config(
-            criterion_conf, matcher_conf, sem_loss_conf, no_object_coe, collinear_pts_coe, coe_endpts
-        )
+        weights = criterion_config(**losses)
         self.loss = Criterion(Config("upstream", BASE, map_config(map_conf, tuple(pivot_conf["max_pieces"])), weights))
         # upstream's checkpoints contain its class weights under these names
         self.criterion = nn.Module()
-        self.criterion.register_buffer("empty_weight", torch.tensor([1.0, no_object_coe]))
-        self.criterion.register_buffer("collinear_pt_weight", torch.tensor([collinear_pts_coe, 1.0]))
+        self.criterion.register_buffer("empty_weight", torch.tensor([1.0, weights.no_object_weight]))
+        self.criterion.register_buffer("collinear_pt_weight", torch.tensor([weights.collinear_weight, 1.0]))
 
     def forward(self, outputs: Predictions, targets: Targets | None = None) -> Any:
         """Training: (loss, {term: loss}). Otherwise: (results, masks), one a sample."""
@@ -256,12 +237,8 @@ class PivotMapPostProcessor(nn.Module):
             config = dataclasses.replace(config, map=dataclasses.replace(config.map, num_queries=queries))
             self.loss = Criterion(config)  # it keeps constants on the device from step to step
         if not self.training:
-            return _results(outputs, config.map)
+            samples = postprocess(outputs, config.map)
+            return [to_upstream(sample) for sample in samples], [draw_mask(sample, config.map) for sample in samples]
         assert targets is not None
         result = self.loss(outputs, targets.to(outputs.points.device, non_blocking=True))
         return result.total, result.terms
-
-
-def _results(outputs: Predictions, drawn: MapConfig) -> tuple[list[dict[str, list]], list[np.ndarray]]:
-    samples = postprocess(outputs, drawn)
-    return [to_upstream(sample) for sample in samples], [draw_mask(sample, drawn) for sample in samples]

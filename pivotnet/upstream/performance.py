@@ -73,13 +73,8 @@ class Performance:
                 raise PivotNetError(f"the run has made its {start} steps already: give more --steps")
         steps = self.steps or left
         self.records = StepRecords(folder, self.ranks.rank, start, steps)
-        self.monitor = Monitor(
-            folder,
-            total_steps=start + steps,
-            start_step=start,
-            log_every=executor.exp.print_interval,
-            enabled=self.ranks.main,
-        )
+        options = {"log_every": executor.exp.print_interval, "enabled": self.ranks.main}
+        self.monitor = Monitor(folder, total_steps=start + steps, start_step=start, **options)
         atexit.register(self.monitor.close)
         devices.reset_peak_memory(self.device)
         self.stop_heartbeat = heartbeat.start(self.ranks.rank)
@@ -89,10 +84,8 @@ class Performance:
     def before_step(self, executor: Any, step: int, data_dict: Any) -> None:
         self.records.loaded()
         heartbeat.arrive()
-        targets = data_dict["targets"]
-        counts = (
-            targets.counts if isinstance(targets, Targets) else targets["labels"][..., 0] >= 0
-        )  # BeMapNet: -1 is none
+        targets = data_dict["targets"]  # BeMapNet's have the label -1 for none
+        counts = targets.counts if isinstance(targets, Targets) else targets["labels"][..., 0] >= 0
         self.instances += int(counts.sum())
 
     def after_step(

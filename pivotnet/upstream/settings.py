@@ -35,10 +35,9 @@ LOSS_FIXED: dict[str, Any] = {"ce_weight": 1, "dice_weight": 1}
 def require(what: str, given: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
     """Refuse another value for options that have one supported value."""
     for name, value in fixed.items():
-        if name in given and given[name] != value:
-            raise PivotNetError(
-                f"{what} has {name}={given[name]!r}, the port supports {value!r} only: correct the config"
-            )
+        found = given.get(name, value)
+        if found != value:
+            raise PivotNetError(f"{what} has {name}={found!r}, the port supports {value!r} only: correct the config")
 
 
 def bev_config(options: Mapping[str, Any]) -> ModelConfig:
@@ -95,11 +94,11 @@ def criterion_config(
     criterion_conf: Mapping[str, Any],
     matcher_conf: Mapping[str, Any],
     sem_loss_conf: Mapping[str, Any],
-    no_object_coe: float,
-    collinear_pts_coe: float,
-    coe_endpts: float,
+    no_object_coe: float = 1.0,
+    collinear_pts_coe: float = 1.0,
+    coe_endpts: float = 0.0,
 ) -> CriterionConfig:
-    """CriterionConfig of the post-processor's net_kwargs."""
+    """CriterionConfig of the post-processor's net_kwargs, but its map_conf and pivot_conf."""
     require("matcher_conf", matcher_conf, {"coe_endpts": coe_endpts})
     for conf in (matcher_conf, sem_loss_conf):
         require("mask_loss_conf", conf["mask_loss_conf"], LOSS_FIXED)

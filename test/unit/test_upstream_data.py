@@ -34,17 +34,11 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
-def conf(root: Path) -> dict:
-    where = {"nusc_root": str(root), "anno_root": str(root / FOLDER), "split_dir": str(root / "lists")}
-    return {**configs.MAP, **where}
-
-
-def transforms() -> Compose:
-    return Compose([Resize(img_scale=(896, 512)), Normalize(IMAGE_MEAN, IMAGE_STD, to_rgb=True), ToTensor_Pivot()])
-
-
 def test_a_batch_is_that_of_our_own_data_set(root: Path) -> None:
-    dataset = NuScenesMapDataset(list(CAMERAS), conf(root), transforms(), "training")
+    where = {"nusc_root": str(root), "anno_root": str(root / FOLDER), "split_dir": str(root / "lists")}
+    normalize = Normalize(IMAGE_MEAN, IMAGE_STD, to_rgb=True)
+    transforms = Compose([Resize(img_scale=(896, 512)), normalize, ToTensor_Pivot()])
+    dataset = NuScenesMapDataset(list(CAMERAS), {**configs.MAP, **where}, transforms, "training")
     model = nn.Linear(1, 1)
     loader = adapt_loader(DataLoader(dataset, batch_size=2, pin_memory=True), model)
     assert len(dataset) == 3 and loader.pin_memory is False
@@ -60,6 +54,8 @@ def test_a_batch_is_that_of_our_own_data_set(root: Path) -> None:
     assert batch["extrinsic"].shape == (2, 6, 4, 4) and batch["intrinsic"].shape == (2, 6, 3, 3)
     network = PivotNet(ModelConfig(backbone="effb0", backbone_channels=(112, 320)), MapConfig())
     torch.testing.assert_close(load_images(batch, model), network.normalise(batch["images"].flip(-1)))
+    with pytest.raises(PivotNetError, match="img_key_list"):
+        NuScenesMapDataset(list(CAMERAS)[::-1], configs.MAP, None)
 
 
 def test_images_that_are_normalised_already_or_not_rgb_are_taken_as_they_are() -> None:
@@ -70,11 +66,6 @@ def test_images_that_are_normalised_already_or_not_rgb_are_taken_as_they_are() -
     images = torch.full((1, 6, 1, 1, 3), 5, dtype=torch.uint8)
     loaded = load_images({"images": images, "extra_infos": {"img_norm_cfg": settings}}, nn.Linear(1, 1))
     torch.testing.assert_close(loaded[0, 0, :, 0, 0], torch.tensor([2.0, 1.5, 1.0]))
-
-
-def test_other_cameras_are_refused(root: Path) -> None:
-    with pytest.raises(PivotNetError, match="img_key_list"):
-        NuScenesMapDataset(list(CAMERAS)[::-1], conf(root), None)
 
 
 def test_splits(root: Path, tmp_path: Path) -> None:
@@ -90,11 +81,8 @@ def test_splits(root: Path, tmp_path: Path) -> None:
 
 def test_the_optimiser_is_rebuilt_over_groups_that_have_parameters() -> None:
     model = nn.Linear(2, 2)
-    groups = [
-        {"params": [model.weight], "lr": 1e-3, "wd": 1e-4},
-        {"params": [model.bias], "lr": 1e-4, "wd": 1e-4},
-        {"params": [], "lr": 1e-5, "wd": 1e-4},
-    ]
+    parameters = ([model.weight], [model.bias], [])
+    groups = [{"params": part, "lr": lr, "wd": 1e-4} for part, lr in zip(parameters, (1e-3, 1e-4, 1e-5))]
     optimizer = adapt_optimizer(torch.optim.AdamW(groups), model)
     assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(1e-3, 0.01), (1e-4, 0.01)]
     assert optimizer.members[0][0] is model.weight

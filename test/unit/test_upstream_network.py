@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from support import upstream_configs as configs
 from torch import Tensor, nn
 
+from pivotnet.audit.sample import random_lines
 from pivotnet.config import Config, CriterionConfig, MapConfig, ModelConfig, preset
 from pivotnet.criterion.criterion import Criterion
 from pivotnet.data.targets import build_targets
@@ -29,21 +31,19 @@ from pivotnet.upstream.network import (
     TransformerBEVDecoder,
 )
 
-SMALL = {"hidden": 32, "bev_size": (16, 8), "bev_encoder_layers": 1, "bev_decoder_layers": 2, "line_decoder_layers": 2}
 MODEL = dataclasses.replace(
-    preset("smoke").model, image_size=(64, 96), heads=8, bev_feedforward=32, deformable_points=2, line_feedforward=32,
-    point_features=8, head_hidden=ModelConfig().head_hidden, mask_stride=1, **SMALL,
+    preset("smoke").model, image_size=(64, 96), hidden=32, heads=8, bev_size=(16, 8), bev_encoder_layers=1,
+    bev_decoder_layers=2, bev_feedforward=32, deformable_points=2, line_decoder_layers=2, line_feedforward=32,
+    point_features=8, head_hidden=ModelConfig().head_hidden, mask_stride=1,
 )  # fmt: skip
 MAP = MapConfig(num_queries=(3, 2, 2))
 CONFIG = Config("test", MODEL, MAP, CriterionConfig(decoder_weights=(0.5, 1.0), bev_weights=(0.5, 1.0)))
 EFFB0 = {"model_name": "efficientnet-b0", "in_channels": 3, "out_stride": 32, "with_cp": False}
 
 
-def post_processor() -> PivotMapPostProcessor:
-    given = configs.post_processor()
-    criterion = {**given["criterion_conf"], "decoder_weights": [0.5, 1.0]}
-    semantic = {**given["sem_loss_conf"], "decoder_weights": [0.5, 1.0]}
-    return PivotMapPostProcessor(**{**given, "criterion_conf": criterion, "sem_loss_conf": semantic})
+BEV = {"in_channels": [112, 320], "src_shape": [(4, 36), (2, 18)], "tgt_shape": (16, 8), "d_model": 32, "dropout": 0.0}
+BEV |= {"num_encoder_layers": 1, "num_decoder_layers": 2, "dim_feedforward": 32, "dec_n_points": 2, "enc_n_points": 2}
+LINE = {"in_channels": 32, "hidden_dim": 32, "mask_dim": 32, "dim_feedforward": 32, "dec_layers": 2}
 
 
 class Network(nn.Module):
@@ -53,26 +53,13 @@ class Network(nn.Module):
         super().__init__()
         self.im_backbone = EfficientNetBackbone(EFFB0, None, None, 2)
         self.im_backbone.bkb.stochastic_depth = PivotNet(MODEL, MAP).im_backbone.bkb.stochastic_depth
-        self.bev_decoder = DeformTransformerBEVEncoder(
-            **configs.bev(
-                in_channels=[112, 320],
-                src_shape=[(4, 36), (2, 18)],
-                tgt_shape=(16, 8),
-                d_model=32,
-                num_encoder_layers=1,
-                num_decoder_layers=2,
-                dim_feedforward=32,
-                dropout=0.0,
-                dec_n_points=2,
-                enc_n_points=2,
-            )
-        )
-        line = configs.line(
-            in_channels=32, hidden_dim=32, mask_dim=32, dim_feedforward=32, dec_layers=2, query_split=(3, 2, 2)
-        )
-        self.ins_decoder = PointMask2formerINSDecoder([0, 1], None, **line)
+        self.bev_decoder = DeformTransformerBEVEncoder(**configs.bev(**BEV))
+        self.ins_decoder = PointMask2formerINSDecoder([0, 1], None, **configs.line(**LINE, query_split=(3, 2, 2)))
         self.output_head = PivotMapOutputHead(32, [3, 2, 2], (400, 200), (10, 2, 30), 32, 8)
-        self.post_processor = post_processor()
+        given = configs.post_processor()
+        for conf in ("criterion_conf", "sem_loss_conf"):
+            given[conf] = {**given[conf], "decoder_weights": [0.5, 1.0]}
+        self.post_processor = PivotMapPostProcessor(**given)
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
         outputs = dict(inputs)
@@ -114,17 +101,10 @@ def test_the_adapters_are_the_network(networks, inputs, training: bool) -> None:
 def test_the_post_processor_is_the_criterion(networks, inputs) -> None:
     network = networks[0].train()
     outputs = network(inputs)["outputs"]
-    masks, points = np.zeros((3, 400, 200), np.uint8), np.zeros((1, 10, 2))
-    masks[0, 100:300, 50:58] = 2
-    points[0, :2] = [[0.75, 0.27], [0.25, 0.27]]
-    none = np.zeros(0)
-    targets = build_targets([(masks, {0: points, 1: none, 2: none}, {0: np.array([2]), 1: none, 2: none})], CONFIG)
+    targets = build_targets([random_lines(MAP, np.random.default_rng(0), (1, 0, 2))], CONFIG)
     wanted = Criterion(CONFIG)(outputs, targets)
-
     total, terms = network.post_processor(outputs, targets)
-
-    torch.testing.assert_close(total, wanted.total)
-    assert set(terms) == set(wanted.terms)
+    torch.testing.assert_close((total, terms), (wanted.total, wanted.terms))
     total.backward()
     assert all(p.grad is not None for p in network.parameters() if p.requires_grad)
 
@@ -139,12 +119,9 @@ def test_results_are_read_by_the_evaluation(networks, inputs, tmp_path) -> None:
     np.testing.assert_array_equal(mask, masks[0])
 
 
-def test_samples_of_another_data_set_are_refused(networks, inputs) -> None:
+def test_samples_of_another_data_set_and_decoders_that_are_left_out_are_refused(networks, inputs) -> None:
     with pytest.raises(PivotNetError, match="no reference_points: use the data set"):
         networks[0]({**inputs, "extra_infos": {}})
-
-
-def test_decoders_that_are_left_out_are_refused() -> None:
     with pytest.raises(PivotNetError, match="decoder_ids"):
         PointMask2formerINSDecoder([5], None, **configs.line())
 
@@ -171,15 +148,16 @@ def test_three_features_for_bemapnet(name: str) -> None:
 
 def test_a_missing_weight_file_is_an_error_unless_it_is_not_wanted(tmp_path, monkeypatch) -> None:
     options = {**EFFB0, "weights_path": str(tmp_path / "none.pth")}
-    monkeypatch.setenv("WEIGHTS", str(tmp_path / "else"))
-    message = f"none.pth is neither in {tmp_path} nor in {tmp_path / 'else'}: .* set PIVOTNET_BACKBONE_WEIGHTS=none"
+    folder = tmp_path / "else"
+    monkeypatch.setenv("WEIGHTS", str(folder))
+    message = f"none.pth is neither in {tmp_path} nor in {folder}: .* set PIVOTNET_BACKBONE_WEIGHTS=none"
     with pytest.raises(PivotNetError, match=message):
         EfficientNetBackbone(options, None, None, 2)
-    (tmp_path / "else").mkdir()
-    (tmp_path / "else" / "none.pth").write_text("<html>")
-    with pytest.raises(PivotNetError, match=f"{tmp_path / 'else' / 'none.pth'}"):
+    folder.mkdir()
+    (folder / "none.pth").write_text("<html>")
+    with pytest.raises(PivotNetError, match=f"{folder / 'none.pth'}"):
         EfficientNetBackbone(options, None, None, 2)
-    (tmp_path / "else" / "none.pth").unlink()
+    (folder / "none.pth").unlink()
     monkeypatch.setenv("PIVOTNET_BACKBONE_WEIGHTS", "none")
     assert EfficientNetBackbone(options, None, None, 2).up_shape is None
 
@@ -192,11 +170,10 @@ def test_upstreams_transformer_gets_the_cameras_side_by_side(monkeypatch) -> Non
             seen.update(level=level, cameras=cameras_info)
             return None, None, level[None]
 
-    module = types.ModuleType("mapmaster.models.bev_decoder.transformer")
-    module.Transformer = Transformer  # type: ignore[attr-defined]
     for name in ("mapmaster", "mapmaster.models", "mapmaster.models.bev_decoder"):
-        monkeypatch.setitem(__import__("sys").modules, name, types.ModuleType(name))
-    monkeypatch.setitem(__import__("sys").modules, module.__name__, module)
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    module = types.SimpleNamespace(Transformer=Transformer)
+    monkeypatch.setitem(sys.modules, "mapmaster.models.bev_decoder.transformer", module)
     level = torch.arange(2 * 6 * 3 * 4 * 5.0).view(12, 3, 4, 5)
     given = {"images": torch.zeros(2, 6, 3, 8, 10), "im_nek_features": [level], "extra_infos": {"do_flip": 1}}
     maps = TransformerBEVDecoder("im_nek_features")(given)["bev_enc_features"]

@@ -20,8 +20,7 @@ def line(**changes):
 
 def criterion(**changes):
     given = configs.post_processor(**changes)
-    names = ("criterion_conf", "matcher_conf", "sem_loss_conf", "no_object_coe", "collinear_pts_coe", "coe_endpts")
-    return settings.criterion_config(*(given[name] for name in names))
+    return settings.criterion_config(**{name: given[name] for name in given if name not in ("map_conf", "pivot_conf")})
 
 
 def test_upstreams_numbers_are_the_presets() -> None:

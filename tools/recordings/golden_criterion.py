@@ -73,35 +73,24 @@ def nested(outputs: Mapping[str, Tensor]) -> dict[str, list[list[Tensor]]]:
     return found
 
 
-def joined(outputs: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
-    """Arrays under prefix/name/decoder/class, joined over the classes as ours are, under prefix/name/decoder."""
-    found = {}
-    for key in outputs:
-        part, _, label = key.rpartition("/")
-        name = part.removeprefix(prefix).split("/")[0]
-        if not key.startswith(prefix) or name not in FIELDS or label != "0":
-            continue
-        classes = [torch.as_tensor(outputs[f"{part}/{label}"]) for label in range(3)]
+def as_predictions(outputs: Mapping[str, Any], prefix: str = "") -> Predictions:
+    """Outputs under prefix/name/decoder/class as ours: classes joined, decoders stacked."""
+
+    def joined(name: str, decoder: int) -> Tensor:
+        classes = [torch.as_tensor(outputs[f"{prefix}{name}/{decoder}/{label}"]) for label in range(3)]
         if name == "sem_masks":
-            found[part] = torch.stack(classes, dim=1)
-        else:
-            found[part] = torch.cat([one.flatten(1, 2) if name in OF_POINTS else one for one in classes], dim=1)
-    return found
+            return torch.stack(classes, dim=1)
+        return torch.cat([one.flatten(1, 2) if name in OF_POINTS else one for one in classes], dim=1)
+
+    decoders = {name: sum(f"{prefix}{name}/{i}/0" in outputs for i in range(inputs.DECODERS)) for name in FIELDS}
+    rows = {FIELDS[name]: [joined(name, i) for i in range(count)] for name, count in decoders.items()}
+    return Predictions(**{field: torch.stack(row) for field, row in rows.items()})
 
 
-def as_predictions(outputs: Mapping[str, Any]) -> Predictions:
-    """Outputs under the keys of the recordings as ours."""
-    rows = joined(outputs)
-    fields = {
-        field: torch.stack([row for key, row in rows.items() if key.startswith(f"{name}/")])
-        for name, field in FIELDS.items()
-    }
-    return Predictions(**fields)
-
-
-def rows_of(predictions: Predictions) -> dict[str, Tensor]:
-    """Our predictions under name/decoder, the keys of ``joined``."""
-    return {f"{name}/{i}": row for name, field in FIELDS.items() for i, row in enumerate(getattr(predictions, field))}
+def rows_of(predictions: Predictions, prefix: str = "") -> dict[str, Tensor]:
+    """Predictions under prefix/name/decoder."""
+    fields = {name: getattr(predictions, field) for name, field in FIELDS.items()}
+    return {f"{prefix}{name}/{i}": row for name, rows in fields.items() for i, row in enumerate(rows)}
 
 
 def subsampled(key: str, tensor: Tensor, step: int = MASK_STEP) -> np.ndarray:
@@ -158,7 +147,7 @@ def record_loss(seed: int) -> dict[str, np.ndarray]:
 
 
 def check_loss(path: Path) -> list[Comparison]:
-    """golden_loss.npz: totals, terms, matching indices, gradients, redrawn masks."""
+    """The same of ours."""
     recorded = np.load(path, allow_pickle=False)
     config = preset("swint")
     groups = {
@@ -168,8 +157,7 @@ def check_loss(path: Path) -> list[Comparison]:
         "gt_*": Comparison("loss: target masks"),
     }
     for name in FIELDS:
-        what = f"loss: gradient of {name}"
-        groups[f"grad/{name}/*"] = Comparison(what, relative=GRADIENT_LARGEST, each=GRADIENT_EACH)
+        groups[f"grad/{name}/*"] = Comparison(f"loss: gradient of {name}", 0, GRADIENT_LARGEST, GRADIENT_EACH)
     for case in sorted({key.split("/")[0] for key in recorded.files if "/" in key}):
         targets = build_targets([as_sample(recorded, f"{case}/")], config)
         predictions = as_predictions(inputs.outputs(int(recorded["seed"]), case))
@@ -188,9 +176,10 @@ def check_loss(path: Path) -> list[Comparison]:
             if f"{case}/gt_ins_masks{label}" in recorded:
                 found[f"gt_ins_masks{label}"] = drawn
         gradients = Predictions(**{field: getattr(predictions, field).grad for field in FIELDS.values()})
-        found |= {f"grad/{key}": row for key, row in rows_of(gradients).items()}
-        compare(groups, found, ChainMap(joined(recorded, f"{case}/grad/"), recorded), f"{case}/")
-        del predictions, gradients, targets, result, found  # before the next case is made: memory
+        found |= rows_of(gradients, "grad/")
+        theirs = rows_of(as_predictions(recorded, f"{case}/grad/"), f"{case}/grad/")
+        compare(groups, found, ChainMap(theirs, recorded), f"{case}/")
+        del predictions, gradients, targets, result, found, theirs  # before the next case is made: memory
     return list(groups.values())
 
 
@@ -224,7 +213,7 @@ def record_matching(seed: int) -> dict[str, np.ndarray]:
 
 
 def check_matching(path: Path) -> list[Comparison]:
-    """golden_matching.npz: pivot dynamic matching, each pair alone and many at once, and sequence matching."""
+    """The same of ours; pivot dynamic matching of each pair alone and of many at once."""
     recorded = np.load(path, allow_pickle=False)
     sums = Comparison("matching: pivot dynamic matching, cost", each=MATCHING_EACH)
     paths = Comparison("matching: pivot dynamic matching, path")
@@ -276,7 +265,7 @@ def record_postprocess(seed: int) -> dict[str, np.ndarray]:
 
 
 def check_postprocess(path: Path) -> list[Comparison]:
-    """golden_postprocess.npz: polylines, scores, labels and masks."""
+    """The same of ours."""
     recorded = np.load(path, allow_pickle=False)
     map_config = preset("swint").map
     groups = {

@@ -22,7 +22,7 @@ from pivotnet.model.pivotnet import PivotNet
 from pivotnet.structures import Predictions
 from recordings import inputs, rule, shim
 from recordings.comparison import Comparison, compare
-from recordings.golden_criterion import flat, joined, rows_of, subsampled
+from recordings.golden_criterion import as_predictions, flat, rows_of, subsampled
 
 # Five times the largest difference between upstream in float32 and upstream in float64 (noise_floor_*.json of three
 # presets and two modes): two float32 programmes that differ only in the order of their sums each stray by up to that
@@ -74,14 +74,10 @@ def network_inputs(seed: int, extrinsic: np.ndarray, intrinsic: np.ndarray) -> d
 
 def _describe(network: nn.Module) -> dict[str, Any]:
     """Shapes and types of all parameters and buffers, in order."""
-    parameters = dict(network.named_parameters())
+    kinds = dict.fromkeys(dict(network.named_parameters()), "param")
     return {
-        key: {
-            "shape": list(tensor.shape),
-            "dtype": str(tensor.dtype).replace("torch.", ""),
-            "kind": "param" if key in parameters else "buffer",
-        }
-        for key, tensor in network.state_dict().items()
+        key: {"shape": list(t.shape), "dtype": str(t.dtype).replace("torch.", ""), "kind": kinds.get(key, "buffer")}
+        for key, t in network.state_dict().items()
     }
 
 
@@ -174,13 +170,8 @@ def _deviations(ours: dict[str, float], theirs: dict[str, float], n_ours: int, n
 def record_forward(seed: int, name: str) -> dict[str, np.ndarray]:
     """golden_forward_<preset>.npz: every output in evaluation and training mode, under no_grad."""
     extrinsic, intrinsic = inputs.cameras(seed)
-    images = rule.images(seed)
-    record: dict[str, np.ndarray] = {
-        "seed": np.int64(seed),
-        "extrinsic": extrinsic,
-        "intrinsic": intrinsic,
-        "image_first8": images.flatten()[:8].numpy(),
-    }
+    record: dict[str, np.ndarray] = {"seed": np.int64(seed), "extrinsic": extrinsic, "intrinsic": intrinsic}
+    record["image_first8"] = rule.images(seed).flatten()[:8].numpy()
     network = shim.build(name)
     features: list[Tensor] = []
     network.im_backbone.register_forward_hook(
@@ -219,18 +210,18 @@ def check_forward(path: Path, name: str) -> list[Comparison]:
     comparisons = []
     for mode in ("eval", "train"):
         calls = CloseCalls(config.map)
-        theirs = ChainMap(joined(recorded, f"{mode}/"), recorded)
+        theirs = as_predictions(recorded, f"{mode}/")
         network.train(mode == "train")
         while True:
             rule.fill(network.state_dict())
             with calls.decide(network), torch.no_grad():
                 predictions = network(images, *(tensor[None] for tensor in reference))
-            points = torch.stack([theirs[f"{mode}/ctr_im/{i}"] for i in range(len(predictions.points))])
-            if not calls.reconsider((predictions.points - points).numpy(), OUTPUT_ABSOLUTE["ctr_im"]):
+            if not calls.reconsider((predictions.points - theirs.points).numpy(), OUTPUT_ABSOLUTE["ctr_im"]):
                 break
         limits = OUTPUT_ABSOLUTE.items()
         groups = {f"{key}/*": Comparison(f"{name}: {mode} {key}", absolute=limit) for key, limit in limits}
-        compare(groups, rows_of(at_size(predictions, config.mask_size)) | features, theirs, f"{mode}/")
+        found = rows_of(at_size(predictions, config.mask_size)) | features
+        compare(groups, found, ChainMap(rows_of(theirs, f"{mode}/"), recorded), f"{mode}/")
         comparisons += groups.values()
         if calls.flipped:
             decided = Comparison(f"{name}: {mode} attention cells decided as recorded", absolute=calls.closest)
@@ -311,14 +302,14 @@ def _keep_features(network: PivotNet, bev_size: tuple[int, int]) -> dict[str, Te
     """What the backbone and the BEV encoder return in the last forward pass, under the recordings' keys."""
     found: dict[str, Tensor] = {}
 
-    def keep(key: str, tensors: Any) -> None:
-        found.update({f"{key}/{i}": tensor for i, tensor in enumerate(tensors)})
+    def keep_backbone(module: nn.Module, arguments: Any, outputs: Any) -> None:
+        found.update({f"bkb_features/{i}": output for i, output in enumerate(outputs)})
 
-    network.im_backbone.register_forward_hook(lambda module, arguments, output: keep("bkb_features", output))
-    network.bev_encoder.register_forward_hook(
+    def keep_encoder(module: nn.Module, arguments: Any, outputs: Any) -> None:
         # E times [B, N, hidden] -> [B, hidden, rows, columns]
-        lambda module, arguments, outputs: keep(
-            "bev_enc_features", [output.transpose(1, 2).unflatten(2, bev_size) for output in outputs]
-        )
-    )
+        maps = [output.transpose(1, 2).unflatten(2, bev_size) for output in outputs]
+        found.update({f"bev_enc_features/{i}": output for i, output in enumerate(maps)})
+
+    network.im_backbone.register_forward_hook(keep_backbone)
+    network.bev_encoder.register_forward_hook(keep_encoder)
     return found

@@ -24,7 +24,7 @@ from pivotnet.model.backbone import build_backbone
 from pivotnet.model.pivotnet import PivotNet
 from recordings import inputs, rule, shim
 from recordings.comparison import Comparison, compare
-from recordings.golden_criterion import FIELDS, flat, joined, rows_of, subsampled
+from recordings.golden_criterion import FIELDS, as_predictions, flat, rows_of, subsampled
 from recordings.golden_network import at_size
 
 # Neither side is a multiple of 32 (upstream's padding then depends on the backbone); in Swin's last stage a side is
@@ -182,7 +182,7 @@ def _record_small(seed: int) -> dict[str, np.ndarray] | None:
             return None
         outputs = flat({name: state["outputs"][name] for name in FIELDS})
         record |= {f"{mode}/{key}": subsampled(key, tensor) for key, tensor in outputs.items()}
-    functional(seed, joined(outputs)).backward()
+    functional(seed, rows_of(as_predictions(outputs))).backward()
     record |= _gradients(network, leaves)
     record |= {f"after/{key}": buffer.numpy() for key, buffer in _statistics(network)}
     return record | _upstream_projection(extrinsic, intrinsic)
@@ -229,7 +229,7 @@ def check_small(path: Path) -> list[Comparison]:
         predictions = network.train(mode == "train")(images, *reference)
         rows = rows_of(at_size(predictions, MASK_SIZE))
         comparison = Comparison(f"small network: {mode}", absolute=2e-5, each=1e-5)
-        theirs = joined(recorded, f"{mode}/")
+        theirs = rows_of(as_predictions(recorded, f"{mode}/"), f"{mode}/")
         comparison.require("other outputs are recorded", theirs.keys() == {f"{mode}/{key}" for key in rows})
         compare({"*": comparison}, rows, theirs, f"{mode}/")
         comparisons.append(comparison)

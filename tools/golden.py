@@ -67,7 +67,7 @@ for group, file, check_one, record_one, optional in (
     for name in shim.PRESETS:
         made = (file.format(name),), partial(check_one, name=name), partial(record_one, name=name), optional
         PARTS[f"{group}/{name}"] = Part(*made)
-PARTS["trajectory"] = Part(training.FILES, training.check_trajectories, training.record_trajectory)
+PARTS["trajectory"] = Part(training.FILES, training.check_trajectory, training.record_trajectory)
 
 
 def _chosen(names: Iterable[str]) -> dict[str, Part]:

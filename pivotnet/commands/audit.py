@@ -68,25 +68,20 @@ def run(args: argparse.Namespace) -> int:
         audit = audit_step(config, device, ranks, args.batch_size)
     if not ranks.main:
         return 0
-    uncounted = [] if audit.total("calls") else [name for name in UNKNOWN if name in budget]
-    if uncounted:
-        raise PivotNetError(
-            f"--budget limits {uncounted[0]}, which only simulated NPUs count: tools/cannsim/run COMMAND"
-        )
+    for name in () if audit.total("calls") else UNKNOWN:
+        if name in budget:
+            raise PivotNetError(f"--budget limits {name}, which only simulated NPUs count: tools/cannsim/run COMMAND")
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     where = devices.device_name(device) if device.type != "cpu" else "a CPU, counted as on a device"
     console.print(table(audit, f"One training step of {args.preset}, {ranks.world_size} rank(s), on {where}"))
-    for (phase, line), count in audit.wait_lines.most_common():
-        console.print(f"waits {count:4d}  {line}  ({phase})", highlight=False)
-    for name, count in audit.fallback_names.most_common():
-        console.print(f"falls back to the CPU {count:4d}  {name}", highlight=False)
+    lines = [f"waits {count:4d}  {line}  ({phase})" for (phase, line), count in audit.wait_lines.most_common()]
+    lines += [f"falls back to the CPU {count:4d}  {name}" for name, count in audit.fallback_names.most_common()]
+    exceeded = [f"{name} {audit.total(name)} > {limit}" for name, limit in budget.items() if audit.total(name) > limit]
+    for line in [*lines, *(f"[red]over budget:[/red] {one}" for one in exceeded)]:
+        console.print(line, highlight=False)
     if args.json:
         setting = {"preset": args.preset, "image_size": config.model.image_size, "batch_size": args.batch_size}
-        report = {**setting, "device": device.type, "ranks": ranks.world_size, **audit.to_dict()}
-        write_json(args.json, report)
-    exceeded = [f"{name} {audit.total(name)} > {limit}" for name, limit in budget.items() if audit.total(name) > limit]
-    for line in exceeded:
-        console.print(f"[red]over budget:[/red] {line}", highlight=False)
+        write_json(args.json, {**setting, "device": device.type, "ranks": ranks.world_size, **audit.to_dict()})
     return 1 if exceeded else 0
 
 

@@ -58,9 +58,6 @@ class RlaunchReplicaEnv:
         self.ranks = ranks_from_environment()
         RlaunchReplicaEnv.device = _select(launch.parse_cards(devices), self.ranks.local_rank)
 
-    def world_size(self) -> int:
-        return self.ranks.world_size
-
     def global_rank(self) -> int:
         return self.ranks.rank
 

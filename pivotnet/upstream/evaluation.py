@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pivotnet.config import MapConfig
 from pivotnet.console import progress
@@ -17,8 +18,8 @@ from pivotnet.evaluation.results import result_path
 from pivotnet.evaluation.score import format_table, score_files, table_dict
 from pivotnet.files import PathLike
 from pivotnet.launch.torchrun import hand_over
+from pivotnet.upstream.callbacks import add_evaluation
 from pivotnet.upstream.launch import LOGS
-from pivotnet.upstream.performance import add_evaluation
 from pivotnet.upstream.samples import split_tokens
 from pivotnet.upstream.settings import require
 
@@ -28,30 +29,16 @@ class ResultEvaluator:
 
     Args:
         val_txt: tokens, one a line; see ``split_tokens`` for a data set that is not all of nuScenes.
-        batch_size: upstream's; the cores decide here.
-        map_resolution: metres a pixel, rows and columns.
+        options: upstream's: batch_size (the cores decide here), num_classes, map_resolution (metres, both ways).
     """
 
-    def __init__(
-        self,
-        gt_dir: PathLike,
-        dt_dir: PathLike,
-        val_txt: PathLike,
-        batch_size: int = 4,
-        num_classes: int = 3,
-        map_resolution: tuple[float, float] = (0.15, 0.15),
-    ) -> None:
+    def __init__(self, gt_dir: PathLike, dt_dir: PathLike, val_txt: PathLike, **options: Any) -> None:
         sys.excepthook = hand_over  # errors are one line
-        given = {"num_classes": num_classes, "map_resolution": tuple(map_resolution)}
-        require("the evaluator", given, {"num_classes": 3, "map_resolution": (MapConfig().resolution,) * 2})
+        require("the evaluator", options, {"num_classes": 3, "map_resolution": (MapConfig().resolution,) * 2})
         self.arguments = gt_dir, dt_dir, val_txt
 
     def execute(self) -> None:
-        """Print upstream's table.
-
-        Raises:
-            PivotNetError: a file is missing or damaged.
-        """
+        """Print upstream's table; raises what ``evaluate_split`` raises."""
         # eval.py guards no main module, which spawned processes would run again; and it holds no device.
         print(evaluate_split(*self.arguments, start_method="fork"))
 

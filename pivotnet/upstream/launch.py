@@ -22,11 +22,7 @@ WITHOUT_WEIGHTS = "PIVOTNET_BACKBONE_WEIGHTS"  # "none": start from random backb
 
 
 def parse_cards(text: str | None) -> list[int]:
-    """ "0-3" -> [0, 1, 2, 3]; "0,2" -> [0, 2]; nothing -> [].
-
-    Raises:
-        PivotNetError: another form.
-    """
+    """ "0-3" -> [0, 1, 2, 3]; "0,2" -> [0, 2]; nothing -> []. Raises PivotNetError for another form."""
     cards: list[int] = []
     for part in text.split(",") if text else []:
         first, _, last = part.partition("-")

@@ -27,17 +27,13 @@ def get_uncertain_point_coords_with_randomness(
     oversample_ratio: float,
     importance_ratio: float,
 ) -> Tensor:
-    """Points where a mask is uncertain, and some anywhere (section 3.3 of the paper, training).
+    """Points [N, P, 2] (x, y) in [0, 1] where masks are uncertain, and some anywhere (section 3.3, training).
 
     Args:
         coarse_logits: [N, C, H, W].
         uncertainty_func: logits [N, C, P] -> uncertainties [N, 1, P].
-        num_points: P.
         oversample_ratio: random candidates a point.
         importance_ratio: share of the points that are the most uncertain candidates; the rest is drawn anew.
-
-    Returns:
-        [N, P, 2] (x, y) in [0, 1].
     """
     count, device = len(coarse_logits), coarse_logits.device
     candidates = torch.rand(count, int(num_points * oversample_ratio), 2, device=device)

@@ -43,19 +43,21 @@ lacks_shim = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An unpatched tree of its own."""
-    tree = tmp_path_factory.mktemp("clean") / "PivotNet"
+def fetched(tree: Path) -> Path:
     command([SCRIPT, "fetch", "--from", UPSTREAM], ROOT, PIVOTNET_DIR=tree)
     return tree
 
 
 @pytest.fixture(scope="module")
-def patched(tmp_path_factory: pytest.TempPathFactory, clean: Path) -> Path:
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unpatched tree of its own."""
+    return fetched(tmp_path_factory.mktemp("clean") / "PivotNet")
+
+
+@pytest.fixture(scope="module")
+def patched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A patched tree, made as README.md says."""
-    tree = tmp_path_factory.mktemp("patched") / "PivotNet"
-    command([SCRIPT, "fetch", "--from", clean], ROOT, PIVOTNET_DIR=tree)
+    tree = fetched(tmp_path_factory.mktemp("patched") / "PivotNet")
     shutil.copy(ROOT / "pivotnet.patch", tree)
     command(["git", "apply", "--check", "pivotnet.patch"], tree)
     done = command(["git", "apply", "--reject", "--whitespace=fix", "pivotnet.patch"], tree)
@@ -95,36 +97,36 @@ def test_annotations_are_upstreams(patched: Path, tmp_path: Path) -> None:
         assert not comparison.fault
 
 
+def arrays(folder: Path, tree: list[object], what: str, *words: object) -> dict[str, np.ndarray]:
+    """What tools/upstream/tree.py computes in a tree."""
+    command([*PROBE, *tree, what, *words, folder / "out.npz"], folder)
+    with np.load(folder / "out.npz") as found:
+        return dict(found)
+
+
 @lacks_shim
 @pytest.mark.full
 def test_checkpoints_have_upstreams_names_and_order(clean: Path, patched: Path, tmp_path: Path) -> None:
-    command([*PROBE, "--unpatched", clean, "names", tmp_path / "clean.npz"], tmp_path)
-    command([*PROBE, patched, "names", tmp_path / "patched.npz"], tmp_path)
-    with np.load(tmp_path / "clean.npz") as wanted, np.load(tmp_path / "patched.npz") as found:
-        assert len(wanted.files) == 12
-        for key in wanted.files:
-            assert found[key].tolist() == wanted[key].tolist(), key
+    wanted, found = (arrays(tmp_path, tree, "names") for tree in (["--unpatched", clean], [patched]))
+    assert len(wanted) == 12
+    for key in wanted:
+        assert found[key].tolist() == wanted[key].tolist(), key
 
 
 @lacks_shim
 @pytest.mark.full
 def test_a_run_goes_on_from_the_checkpoint_of_the_other_tree(clean: Path, patched: Path, tmp_path: Path) -> None:
     """Weights, counters and optimiser; the step after loading is the same wherever the checkpoint was written."""
-    sides = {"clean": ["--unpatched", clean], "patched": [patched]}
-
-    def exchange(what: str, side: str, *files: Path) -> None:
-        command([*PROBE, *sides[side], what, "pivotnet", "effb0", *files], tmp_path)
-
-    for side in sides:
-        exchange("write", side, tmp_path / f"{side}.pth")
-    read = {}
-    for writer, reader in (("clean", "clean"), ("clean", "patched"), ("patched", "clean")):
-        exchange("read", reader, tmp_path / f"{writer}.pth", tmp_path / "read.npz")
-        with np.load(tmp_path / "read.npz") as arrays:
-            read[writer, reader] = dict(arrays)
-    wanted = read.pop(("clean", "clean"))
+    sides: dict[str, list[object]] = {"clean": ["--unpatched", clean], "patched": [patched]}
+    network = ("pivotnet", "effb0")
+    for side, tree in sides.items():
+        command([*PROBE, *tree, "write", *network, tmp_path / f"{side}.pth"], tmp_path)
+    wanted, *others = (
+        arrays(tmp_path, sides[reader], "read", *network, tmp_path / f"{writer}.pth")
+        for writer, reader in (("clean", "clean"), ("clean", "patched"), ("patched", "clean"))
+    )
     assert wanted["epoch"] == 4 and any(name.startswith("exp_avg_sq/") for name in wanted)
-    for found in read.values():
+    for found in others:
         assert found.keys() == wanted.keys()
         for name, array in wanted.items():
             largest = float(np.abs(array).max(initial=0))
@@ -140,19 +142,17 @@ def test_losses_and_gradients_are_upstreams(
     clean: Path, patched: Path, data: Path, tmp_path: Path, family: str, preset: str
 ) -> None:
     token = (data / FOLDER / "splits" / "train.txt").read_text().split()[0]
-    arguments = ["losses", family, preset, data, token]
-    command([*PROBE, "--unpatched", clean, *arguments, tmp_path / "clean.npz"], tmp_path)
-    command([*PROBE, patched, *arguments, tmp_path / "patched.npz"], tmp_path)
-    with np.load(tmp_path / "clean.npz") as wanted, np.load(tmp_path / "patched.npz") as found:
-        assert set(wanted.files) == set(found.files)
-        np.testing.assert_allclose(found["images"], wanted["images"], rtol=0, atol=1e-6)
-        for name in (name for name in wanted.files if name == "total" or name.startswith("term/")):
-            np.testing.assert_allclose(found[name], wanted[name], rtol=LOSS_RELATIVE)
-        gradients = {name: wanted[name].astype(np.float64) for name in wanted.files if name.startswith("gradient/")}
-        norm = np.sqrt(sum(float(np.square(gradient).sum()) for gradient in gradients.values()))
-        strayed = []
-        for name, gradient in gradients.items():
-            own, difference = np.linalg.norm(gradient), np.linalg.norm(found[name] - gradient)
-            assert difference <= (JUMPY_OWN if JUMPY in name else GRADIENT_OWN) * own + GRADIENT_ALL * norm, name
-            strayed.append(difference / max(own, GRADIENT_ALL * norm))
-        assert np.median(strayed) <= GRADIENT_MEDIAN
+    sides: list[list[object]] = [["--unpatched", clean], [patched]]
+    wanted, found = (arrays(tmp_path, tree, "losses", family, preset, data, token) for tree in sides)
+    assert wanted.keys() == found.keys()
+    np.testing.assert_allclose(found["images"], wanted["images"], rtol=0, atol=1e-6)
+    for name in (name for name in wanted if name == "total" or name.startswith("term/")):
+        np.testing.assert_allclose(found[name], wanted[name], rtol=LOSS_RELATIVE)
+    gradients = {name: array.astype(np.float64) for name, array in wanted.items() if name.startswith("gradient/")}
+    norm = np.sqrt(sum(float(np.square(gradient).sum()) for gradient in gradients.values()))
+    strayed = []
+    for name, gradient in gradients.items():
+        own, difference = np.linalg.norm(gradient), np.linalg.norm(found[name] - gradient)
+        assert difference <= (JUMPY_OWN if JUMPY in name else GRADIENT_OWN) * own + GRADIENT_ALL * norm, name
+        strayed.append(difference / max(own, GRADIENT_ALL * norm))
+    assert np.median(strayed) <= GRADIENT_MEDIAN

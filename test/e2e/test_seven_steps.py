@@ -53,9 +53,8 @@ class User:
         subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True)
         (site,) = (folder / "env").glob("lib/python*/site-packages")
         (site / "packages.pth").write_text(sysconfig.get_path("purelib"))  # not to install gigabytes again
-        (folder / "git" / "info").mkdir(
-            parents=True
-        )  # pictures of upstream's README are left out, a checkout may lack them
+        # pictures of upstream's README are left out, a checkout may lack them
+        (folder / "git" / "info").mkdir(parents=True)
         (folder / "git" / "info" / "sparse-checkout").write_text("/*\n!/assets/figures/\n")
         settings = {"core.sparseCheckout": "true", f"url.{UPSTREAM}.insteadOf": STEP_7.split()[2]}
         self.environment = self.scripts.environment

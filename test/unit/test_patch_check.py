@@ -6,14 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.commands import ROOT
+from upstream import patch_check
+from upstream.patch_check import parse
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools" / "upstream"))
-
-import patch_check  # noqa: E402
-from patch_check import parse  # noqa: E402
-
-from pivotnet.errors import PivotNetError  # noqa: E402
+from pivotnet.errors import PivotNetError
 
 HEADER = "Why.\n\na.py\n  1 a reason\n"
 GOOD = (" import os", "-import torch", "+from pivotnet.upstream.substitutes import mmcv", " import sys")

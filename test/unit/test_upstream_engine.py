@@ -14,7 +14,7 @@ from torch import nn
 
 from pivotnet.errors import PivotNetError
 from pivotnet.training.summary import read_summary
-from pivotnet.upstream import callbacks, environ, launch, performance
+from pivotnet.upstream import callbacks, environ, launch
 from pivotnet.upstream.experiment import adapt_optimizer
 
 VARIABLES = ("CARDS", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NNODES", "MASTER_ADDR", "MASTER_PORT")
@@ -24,7 +24,7 @@ LINE, NO_LINE = ({"targets": {"labels": torch.full((1, 4, 3), number)}} for numb
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*VARIABLES, launch.DEVICE, performance.FLAG, performance.STEPS, performance.OUTPUT):
+    for name in (*VARIABLES, launch.DEVICE, callbacks.FLAG, callbacks.STEPS, callbacks.OUTPUT):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -102,7 +102,7 @@ def test_a_rank_takes_its_card_of_the_listed_ones_as_far_as_they_go(monkeypatch)
     monkeypatch.setattr(environ.devices, "select_device", lambda name, local_rank: chosen.append(local_rank) or CPU)
     variables(monkeypatch, WORLD_SIZE=6, RANK=5, LOCAL_RANK=1, LOCAL_WORLD_SIZE=3)
     env = environ.RlaunchReplicaEnv(1, "4-7")
-    assert (env.world_size(), env.global_rank(), env.local_rank(), env.nr_gpus) == (6, 5, 1, 1)
+    assert (env.global_rank(), env.local_rank(), env.nr_gpus) == (5, 1, 1)
     assert env.rate_devices() == 4
     assert environ.collect_env_info().endswith(f"device {environ.devices.device_name(CPU)}")
     monkeypatch.setenv("LOCAL_RANK", "9")
@@ -193,17 +193,17 @@ def test_gradients_are_clipped_and_clearml_is_refused() -> None:
 
 @pytest.mark.parametrize("text", ["1", "many"])
 def test_wrong_numbers_of_steps(monkeypatch, text: str) -> None:
-    assert performance.requested_steps() is None
-    monkeypatch.setenv(performance.FLAG, "1")
-    assert performance.requested_steps() == 1500
-    monkeypatch.setenv(performance.STEPS, text)
+    assert callbacks.requested_steps() is None
+    monkeypatch.setenv(callbacks.FLAG, "1")
+    assert callbacks.requested_steps() == 1500
+    monkeypatch.setenv(callbacks.STEPS, text)
     with pytest.raises(PivotNetError, match="PIVOTNET_PERFORMANCE_STEPS"):
-        performance.requested_steps()
+        callbacks.requested_steps()
 
 
 def test_a_performance_run_stops_and_reports(tmp_path, monkeypatch, capsys) -> None:
     """Through the environment, in a group of one process: DDP, six steps, log, curves, summary, Final result."""
-    variables(monkeypatch, **{performance.FLAG: 1, performance.STEPS: 6}, MASTER_ADDR="127.0.0.1", MASTER_PORT=0)
+    variables(monkeypatch, **{callbacks.FLAG: 1, callbacks.STEPS: 6}, MASTER_ADDR="127.0.0.1", MASTER_PORT=0)
     variables(monkeypatch, WORLD_SIZE=1, RANK=0, LOCAL_RANK=0)
     monkeypatch.setattr(environ.devices, "select_device", lambda *a, **k: CPU)
     env = environ.RlaunchReplicaEnv(sync_bn=1)
@@ -241,9 +241,9 @@ def test_a_performance_run_stops_and_reports(tmp_path, monkeypatch, capsys) -> N
 
 
 @pytest.fixture
-def progress(tmp_path, monkeypatch) -> performance.Performance:
+def progress(tmp_path, monkeypatch) -> callbacks.ProgressBar:
     """Of an ordinary run that begins."""
-    monkeypatch.setenv(performance.OUTPUT, str(tmp_path))
+    monkeypatch.setenv(callbacks.OUTPUT, str(tmp_path))
     progress = callbacks.ProgressBar()
     progress.before_train(Trainer([callbacks.CheckPointSaver("not used")]))
     assert (tmp_path / "checkpoints").is_dir()
@@ -251,7 +251,7 @@ def progress(tmp_path, monkeypatch) -> performance.Performance:
 
 
 def test_a_resumed_performance_run_makes_the_steps_that_are_left(tmp_path, monkeypatch) -> None:
-    variables(monkeypatch, **{performance.FLAG: 1, performance.STEPS: 32, performance.OUTPUT: tmp_path})
+    variables(monkeypatch, **{callbacks.FLAG: 1, callbacks.STEPS: 32, callbacks.OUTPUT: tmp_path})
     progress, trainer = callbacks.ProgressBar(), Trainer([callbacks.CheckPointSaver(tmp_path)])
     progress.before_train(trainer)
     assert progress.steps == 2
@@ -270,7 +270,7 @@ def test_an_ordinary_run_leaves_its_summary_and_takes_up_its_evaluation(tmp_path
     progress.after_epoch(trainer, 3)
     progress.after_train(trainer)
     assert capsys.readouterr().out.count("warning: no sample of this epoch has a line") == 1
-    performance.add_evaluation("val", EVALUATION)
+    callbacks.add_evaluation("val", EVALUATION)
     summary = read_summary(tmp_path)
     # of five steps one warms up, one comes after a checkpoint
     assert summary["step_seconds"]["count"] == 3 and summary["final_loss"] == 4.0
@@ -279,6 +279,6 @@ def test_an_ordinary_run_leaves_its_summary_and_takes_up_its_evaluation(tmp_path
 
 def test_a_loss_that_is_not_finite_stops(tmp_path, progress) -> None:
     with pytest.raises(PivotNetError, match=r"the loss of step 31 is nan \(terms: a\): .* take an earlier checkpoint"):
-        for value in (1.0, *[float("nan")] * (performance.READ_EVERY - 1)):
+        for value in (1.0, *[float("nan")] * (callbacks.READ_EVERY - 1)):
             progress.after_step(Trainer(), 0, None, torch.tensor(value), {"a": torch.tensor(value)})
     assert len((tmp_path / "steps.rank0.jsonl").read_text().splitlines()) == 1

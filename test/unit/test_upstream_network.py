@@ -1,4 +1,5 @@
-"""The adapters, put together as upstream does it, are our network; the post-processor is our criterion."""
+"""Upstream's keyword arguments become the presets; the adapters, put together as upstream does it, are our network,
+the post-processor is our criterion."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from pivotnet.data.targets import build_targets
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.results import load_result
 from pivotnet.model.pivotnet import PivotNet
+from pivotnet.upstream import settings
 from pivotnet.upstream.network import (
     DeformTransformerBEVEncoder,
     EfficientNetBackbone,
@@ -39,6 +41,57 @@ MODEL = dataclasses.replace(
 MAP = MapConfig(num_queries=(3, 2, 2))
 CONFIG = Config("test", MODEL, MAP, CriterionConfig(decoder_weights=(0.5, 1.0), bev_weights=(0.5, 1.0)))
 EFFB0 = {"model_name": "efficientnet-b0", "in_channels": 3, "out_stride": 32, "with_cp": False}
+
+
+def bev(**changes):
+    return settings.bev_config(configs.bev(**changes))
+
+
+def line(**changes):
+    return settings.line_config(configs.line(**changes))
+
+
+def criterion(**changes):
+    given = configs.post_processor(**changes)
+    return settings.criterion_config(**{name: given[name] for name in given if name not in ("map_conf", "pivot_conf")})
+
+
+def test_upstreams_numbers_are_the_presets() -> None:
+    assert bev() == ModelConfig()
+    assert line() == (ModelConfig(), MapConfig())
+    assert settings.map_config(configs.MAP, (10, 2, 30)) == MapConfig()
+    assert criterion() == CriterionConfig()
+
+
+def test_other_numbers_are_taken_over() -> None:
+    model = bev(d_model=64, num_decoder_layers=2, dropout=0.0, tgt_shape=(32, 16))
+    assert model == ModelConfig(hidden=64, bev_decoder_layers=2, dropout=0.0, bev_size=(32, 16))
+    _, lines = line(query_split=(5, 6, 7))
+    assert lines.num_queries == (5, 6, 7)
+    assert criterion(no_object_coe=0.25).no_object_weight == 0.25
+
+
+MASK_LOSS = {"decoder_weights": [1, 1, 1, 1], "mask_loss_conf": {"ce_weight": 2, "dice_weight": 1}}
+
+
+@pytest.mark.parametrize(
+    ("convert", "changes", "message"),
+    [
+        (bev, {"src_pos_encode": "sine"}, "bev_decoder has src_pos_encode="),
+        (bev, {"dec_n_points": 4}, "bev_decoder has dec_n_points="),
+        (bev, {"activation": "gelu"}, "bev_decoder has activation="),
+        (bev, {"src_shape": [(32, 336), (8, 84)]}, "bev_decoder has src_shape="),
+        (bev, {"use_projection": False}, "bev_decoder has use_projection="),
+        (line, {"pre_norm": True}, "ins_decoder has pre_norm="),
+        (line, {"mask_dim": 128}, "ins_decoder has mask_dim="),
+        (line, {"num_classes": 3}, "ins_decoder has num_classes="),
+        (criterion, {"coe_endpts": 4}, "matcher_conf has coe_endpts="),
+        (criterion, {"sem_loss_conf": MASK_LOSS}, "mask_loss_conf has ce_weight=2"),
+    ],
+)
+def test_what_the_port_does_not_support_is_refused(convert, changes: dict, message: str) -> None:
+    with pytest.raises(PivotNetError, match=f"{message}.*correct the config"):
+        convert(**changes)
 
 
 BEV = {"in_channels": [112, 320], "src_shape": [(4, 36), (2, 18)], "tgt_shape": (16, 8), "d_model": 32, "dropout": 0.0}

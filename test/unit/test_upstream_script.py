@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.commands import ROOT
 
-ROOT = Path(__file__).parents[2]
 FILE = b"import os\r\nimport torch\r\nimport sys\r\n"
 
 
@@ -52,17 +52,17 @@ def fetched(place: Path, **variables: str) -> None:
 
 def test_round_trip(place: Path) -> None:
     fetched(place)
-    tree = place / "PivotNet"
-    assert (tree / "a.py").read_bytes() == FILE and not (tree / "b.py").exists()
-    (tree / "a.py").write_bytes(FILE.replace(b"import torch", b"import json"))
+    tree, changed = place / "PivotNet", FILE.replace(b"import torch", b"import json")
+    file = tree / "a.py"
+    assert file.read_bytes() == FILE and not (tree / "b.py").exists()
+    file.write_bytes(changed)
     (place / "pivotnet.patch").write_text("The header.\n\n")
     assert run(place, "pack").returncode == 0
     patch = (place / "pivotnet.patch").read_bytes()
     assert patch.startswith(b"The header.\n\ndiff --git a/a.py b/a.py\n") and b"+import json\r\n" in patch
     assert run(place, "revert").returncode == 0
-    assert (tree / "a.py").read_bytes() == FILE and git(tree, "status", "--porcelain") == ""
-    assert run(place, "apply").returncode == 0
-    assert b"import json\r\n" in (tree / "a.py").read_bytes()
+    assert file.read_bytes() == FILE and git(tree, "status", "--porcelain") == ""
+    assert run(place, "apply").returncode == 0 and file.read_bytes() == changed
     assert "already" in run(place, "apply").stdout
 
 

@@ -1,3 +1,1 @@
 """The parts of tools/bench.py."""
-
-SEED = 1234  # of all inputs

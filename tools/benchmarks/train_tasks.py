@@ -15,7 +15,6 @@ from recordings import inputs, shim
 from recordings.golden_criterion import FIELDS, OF_PIXELS, as_predictions, as_sample, as_targets, nested, post_processor
 from recordings.golden_network import network_inputs, upsampled
 
-from benchmarks import SEED
 from benchmarks.turns import Clock, Task
 from pivotnet import device as devices
 from pivotnet.audit.sample import random_batch
@@ -29,6 +28,7 @@ from pivotnet.structures import Batch, Predictions
 from pivotnet.training.loop import Run
 from pivotnet.training.setup import build_trainer
 
+SEED = 1234  # of all inputs
 UPSTREAM_PHASES = dict(zip(("im_backbone", "bev_decoder", "ins_decoder", "output_head"), NETWORK_PHASES.values()))
 
 

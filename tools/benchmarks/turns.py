@@ -110,14 +110,11 @@ class Measurement:
 def take_turns(
     sides: Mapping[str, Callable[[], Task]], threads: int, rounds: int, warmup: int = 1, turn_seconds: float = 1.0
 ) -> list[Measurement]:
-    """Measure one or two sides.
+    """Measure one or two sides: ``rounds`` turns of each, after ``warmup`` turns, of ``turn_seconds`` at least.
 
     Args:
         sides: how to make the task of each, by name; picklable.
         threads: torch's threads in each process.
-        rounds: measured turns of each side.
-        warmup: turns before them.
-        turn_seconds: of a turn at least.
 
     Raises:
         PivotNetError: a side fails, with its message or traceback.

@@ -88,13 +88,8 @@ class Comparison:
 def compare(
     groups: Mapping[str, Comparison], found: Mapping[str, Any], recorded: Mapping[str, Any], prefix: str = ""
 ) -> None:
-    """Compare values with the recorded ones of the same names, each in the first group whose pattern its name matches.
-
-    Args:
-        groups: by patterns of names ("loss/*").
-        found: ours by name.
-        recorded: theirs under prefix and name.
-    """
+    """Compare our values with the recorded ones under prefix and the same name, each in the first of the groups, by
+    patterns of names ("loss/*"), that its name matches."""
     for name, value in found.items():
         group = next(group for pattern, group in groups.items() if fnmatchcase(name, pattern))
         group.add(f"{prefix}{name}", value, recorded[f"{prefix}{name}"])

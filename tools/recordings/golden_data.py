@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import itertools
 import json
 import os
 import runpy
@@ -145,8 +146,8 @@ def record_ap(seed: int) -> dict[str, np.ndarray]:
     average_precision = importlib.import_module("ap").instance_mask_ap
     recalls = torch.linspace(0.1, 1, 10)
     total, counts = (torch.zeros((3, len(THRESHOLDS))) for _ in range(2))
-    truths, founds, rows, samples = [], [], [], []
-    for make, index in ((make, index) for make in (detections, tied_detections) for index in range(AP_SAMPLES)):
+    samples = []
+    for make, index in itertools.product((detections, tied_detections), range(AP_SAMPLES)):
         truth, found, scores = make(seed, index)
         row = torch.full((1, RESULT_LINES), -1.0)
         row[0, 1 : len(scores) + 1] = torch.from_numpy(scores).float()
@@ -154,22 +155,12 @@ def record_ap(seed: int) -> dict[str, np.ndarray]:
         arguments = (*masks, RESOLUTION, RESOLUTION, row, list(THRESHOLDS), recalls)
         alone, counted = average_precision(torch.zeros_like(total), torch.zeros_like(counts), *arguments)
         total, counts = average_precision(total, counts, *arguments)
-        samples.append(torch.where(counted > 0, alone, torch.nan).numpy())
-        truths.append(truth)
-        founds.append(found)
-        rows.append(row[0].numpy())
-    return {
-        "seed": np.int64(seed),
-        "gt": np.stack(truths),
-        "dt": np.stack(founds),
-        "scores": np.stack(rows),
-        "thresholds": np.array(THRESHOLDS),
-        "sampled_recalls": recalls.numpy(),
-        "ap_matrix": total.numpy(),
-        "ap_count": counts.numpy(),
-        "ap": (total / counts).numpy(),
-        "per_sample": np.stack(samples).astype(np.float64),
-    }
+        per_sample = torch.where(counted > 0, alone, torch.nan).numpy().astype(np.float64)
+        samples.append({"gt": truth, "dt": found, "scores": row[0].numpy(), "per_sample": per_sample})
+    sums = {"ap_matrix": total.numpy(), "ap_count": counts.numpy(), "ap": (total / counts).numpy()}
+    stacked = {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
+    settings = {"thresholds": np.array(THRESHOLDS), "sampled_recalls": recalls.numpy()}
+    return {"seed": np.int64(seed), **stacked, **settings, **sums}
 
 
 def check_ap(path: Path) -> list[Comparison]:
@@ -181,35 +172,27 @@ def check_ap(path: Path) -> list[Comparison]:
     each.add("per_sample", samples, recorded["per_sample"])
     each.add("thresholds", THRESHOLDS, recorded["thresholds"])
     each.add("recalls", RECALLS, recorded["sampled_recalls"])
-    table = str(recorded["table"]) if "table" in recorded else None
-    return [each, *_compare_ap("AP", accumulate(samples), recorded, "ap_matrix", "ap_count", table)]
+    arrays = [recorded[key] for key in ("ap_matrix", "ap", "ap_count")]
+    return [each, *_compare_ap("AP", accumulate(samples), *arrays, recorded.get("table"))]
 
 
-def _compare_ap(
-    label: str, result: ApResult, recorded: Any, sums: str, counts: str, table: str | None
-) -> list[Comparison]:
-    """Sums, means and counts under the keys of a recording, and the table if there is one."""
+def _compare_ap(label: str, result: ApResult, sums: Any, means: Any, counts: Any, table: Any) -> list[Comparison]:
+    """Against recorded arrays [C, thresholds], and the table if there is one."""
     matrix = Comparison(f"{label}: sums and means")
-    matrix.add("sums", result.sums, np.asarray(recorded[sums], np.float32))
-    matrix.add("means", result.ap, np.asarray(recorded["ap"], np.float32))
+    matrix.add("sums", result.sums, np.asarray(sums, np.float32))
+    matrix.add("means", result.ap, np.asarray(means, np.float32))
     number = Comparison(f"{label}: samples counted")
-    recorded_counts = np.asarray(recorded[counts])
-    number.add("counts", np.repeat(result.counts[:, None], recorded_counts.shape[1], axis=1), recorded_counts)
+    number.add("counts", np.repeat(result.counts[:, None], np.shape(counts)[1], axis=1), counts)
     if table is None:
         return [matrix, number]
     text = Comparison(f"{label}: printed table")
-    text.require("the text differs", format_table(result.ap).strip() == table.strip())
+    text.require("the text differs", format_table(result.ap).strip() == str(table).strip())
     return [matrix, number, text]
 
 
 def check_annotation(data: Path, files: Path) -> list[Comparison]:
-    """A data set annotated anew against upstream's files.
-
-    Args:
-        data: archive of the data set, with the tables and maps in nuscenes/.
-        files: archive of upstream's files in npz/; if it has bezier.npz, that holds the control points of all files
-            written with --bezier, as <token>/<key>.
-    """
+    """The data set in the archive ``data`` (nuscenes/) annotated anew, against upstream's files in ``files`` (npz/, and
+    in some bezier.npz: <token>/<key> of control points that were written with --bezier)."""
     label = "annotation of few, hard samples" if data.name.startswith("small") else "annotation"
     limits = f"{ANNOTATION_POINTS:g}, {ANNOTATION_PIXELS} pixels a file"
     comparison = Comparison(label, absolute=ANNOTATION_POINTS, tolerance=limits)
@@ -271,7 +254,7 @@ def check_evaluation(files: Path, evaluation: Path) -> list[Comparison]:
         result = score_results(folder / "pred", scratch / "root", tokens, RESOLUTION, workers=1)
         table = folder / "table.txt"
         text = table.read_text() if table.is_file() else None
-    return _compare_ap("evaluation of files", result, recorded, "ap_sum", "count", text)
+    return _compare_ap("evaluation of files", result, recorded["ap_sum"], recorded["ap"], recorded["count"], text)
 
 
 @contextlib.contextmanager
@@ -287,12 +270,8 @@ def unpacked(*archives: Path) -> Iterator[Path]:
 
 
 def record_annotation(seed: int, checkout: Path, converter_python: str, folder: Path) -> None:
-    """nuscenes.tar.gz (a synthetic data set without images), npz.tar.gz (what upstream's converter writes for it) and
-    eval.tar.gz (made-up detections for it, and what upstream's evaluation says of them).
-
-    Args:
-        converter_python: an interpreter with nuscenes-devkit 1.1.11, shapely 1.8.5.post1, numpy 1.26.4, matplotlib 3.7,
-            opencv, scipy, visvalingamwyatt and torch: upstream's converter runs on shapely 1 only.
+    """nuscenes.tar.gz (a synthetic data set without images), npz.tar.gz (what upstream's converter writes for it, which
+    ``converter_python`` runs) and eval.tar.gz (made-up detections for it, and what upstream's evaluation says of them).
     """
     with tempfile.TemporaryDirectory() as scratch:
         root, evaluation = Path(scratch) / "nuscenes", Path(scratch) / "eval"

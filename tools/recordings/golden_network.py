@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import re
 from collections import ChainMap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,10 +49,10 @@ MOST_CELLS = 8  # that may be decided anew in one forward pass
 FEATURE_STEPS = {"swint": ((8, 4, 4), (16, 2, 2)), "res50": ((16, 4, 4), (32, 2, 2)), "effb0": ((4, 4, 4), (8, 2, 2))}
 
 
-def quiet(name: str, checkpointing: bool = True) -> Config:
-    """The preset with dropout, drop path and drop connect off, as recordings are made."""
+def quiet(name: str) -> Config:
+    """The preset with dropout, drop path and drop connect off and checkpointing on, as recordings are made."""
     config = preset(name)
-    model = dataclasses.replace(config.model, dropout=0.0, drop_path=0.0, drop_connect=0.0, checkpointing=checkpointing)
+    model = dataclasses.replace(config.model, dropout=0.0, drop_path=0.0, drop_connect=0.0, checkpointing=True)
     return dataclasses.replace(config, model=model)
 
 
@@ -116,8 +117,7 @@ def check_initialisation(path: Path, name: str) -> list[Comparison]:
     constants = Comparison(f"{name}: initialisation, constants")
     directions = Comparison(f"{name}: initialisation, directions", absolute=DIRECTION_ABSOLUTE, each=DIRECTION_EACH)
     draws = Comparison(f"{name}: initialisation, random", absolute=INITIALISATION_DEVIATIONS)
-    for key in ours.keys() ^ recorded["parameters"].keys():
-        constants.require(f"{key} is a parameter on one side only", False)
+    constants.require("other parameters are recorded", ours.keys() == recorded["parameters"].keys())
     for key in ours.keys() & recorded["parameters"].keys():
         mine, theirs = ours[key], recorded["parameters"][key]
         constant = theirs["std"] == 0 or mine["std"] == 0
@@ -132,22 +132,24 @@ def check_initialisation(path: Path, name: str) -> list[Comparison]:
 def _initial_statistics(build: Callable[[], nn.Module], draws: int) -> dict[str, dict[str, float]]:
     """Mean, population standard deviation, minimum and maximum of every parameter over so many fresh constructions; one
     alone says little of a bias of two values."""
-    each: dict[str, list[tuple[float, ...]]] = {}
+    each: dict[str, list[list[float]]] = {}
     for _ in range(draws):  # one network at a time: memory
         for key, parameter in build().named_parameters():
             values = parameter.detach().double()
-            variance = values.var(unbiased=False)
-            each.setdefault(key, []).append(tuple(map(float, (values.mean(), variance, values.min(), values.max()))))
-    return {key: _joined(*map(np.array, zip(*parts))) for key, parts in each.items()}
+            found = values.mean(), values.var(unbiased=False), values.min(), values.max()
+            each.setdefault(key, []).append([value.item() for value in found])
+    return {key: _joined(np.array(parts)) for key, parts in each.items()}
 
 
-def _joined(means: np.ndarray, variances: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> dict[str, float]:
-    """Statistics of draws of the same size, joined."""
-    low, high, mean = float(lows.min()), float(highs.max()), float(means.mean())
+def _joined(draws: np.ndarray) -> dict[str, float]:
+    """Statistics of draws of the same size [n, 4], joined."""
+    means, variances, lows, highs = draws.T
+    low, high, mean = lows.min(), highs.max(), means.mean()
     if low == high:
-        return {"mean": low, "std": 0.0, "min": low, "max": high}
-    deviation = math.sqrt((variances + (means - mean) ** 2).mean())
-    return {"mean": mean, "std": deviation, "min": low, "max": high}
+        mean, deviation = low, 0.0
+    else:
+        deviation = math.sqrt((variances + (means - mean) ** 2).mean())
+    return {"mean": float(mean), "std": float(deviation), "min": float(low), "max": float(high)}
 
 
 def _deviations(ours: dict[str, float], theirs: dict[str, float], n_ours: int, n_theirs: int) -> list[float]:
@@ -184,17 +186,14 @@ def record_forward(seed: int, name: str) -> dict[str, np.ndarray]:
         features.clear()
         with torch.no_grad():
             result = network(network_inputs(seed, extrinsic, intrinsic))
-        for key, tensor in flat(result["outputs"]).items():
-            record[f"{mode}/{key}"] = subsampled(key, tensor)
+        record |= {f"{mode}/{key}": subsampled(key, tensor) for key, tensor in flat(result["outputs"]).items()}
         for i, tensor in enumerate(result["bev_enc_features"]):
             record[f"{mode}/bev_enc_features/{i}"] = tensor[:, ::4, ::4, ::4].numpy()
         for i, (tensor, (c, h, w)) in enumerate(zip(features, FEATURE_STEPS[name])):
             record[f"{mode}/bkb_features/{i}"] = tensor[:, ::c, ::h, ::w].numpy()
-    for key, tensor in network.state_dict().items():
-        wanted = "input_proj" in key or key.endswith("_blocks.1._bn0.running_mean")
-        if wanted and key.endswith(("running_mean", "running_var")):
-            record[f"train/after/{key}"] = tensor.numpy()
-    return record
+    wanted = re.compile(r".*(input_proj.*running_(mean|var)|_blocks\.1\._bn0\.running_mean)")
+    state = network.state_dict()
+    return record | {f"train/after/{key}": state[key].numpy() for key in filter(wanted.fullmatch, state)}
 
 
 def check_forward(path: Path, name: str) -> list[Comparison]:

@@ -42,21 +42,10 @@ CAMERAS = 6
 # Few numbers: of few sampled points and activations none changes its side by rounding, at which gradients jump.
 MAP = MapConfig(resolution=0.375, map_size=(160, 80), max_points=(3, 2, 4), num_queries=(4, 2, 3))
 MODEL = dataclasses.replace(
-    preset("effb0").model,
-    image_size=(64, 96),
-    hidden=32,
-    heads=4,
-    bev_size=(8, 6),
-    bev_encoder_layers=2,
-    bev_decoder_layers=2,
-    bev_feedforward=48,
-    deformable_points=3,
-    dropout=0.0,
-    line_decoder_layers=3,
-    line_feedforward=40,
-    point_features=8,
-    mask_stride=2,  # upstream's head is given the half map as its target shape
-)
+    preset("effb0").model, image_size=(64, 96), hidden=32, heads=4, bev_size=(8, 6), bev_encoder_layers=2,
+    bev_decoder_layers=2, bev_feedforward=48, deformable_points=3, dropout=0.0, line_decoder_layers=3,
+    line_feedforward=40, point_features=8, mask_stride=2,  # upstream's head is given the half map as its target shape
+)  # fmt: skip
 MASK_SIZE = (MAP.map_size[0] // MODEL.mask_stride, MAP.map_size[1] // MODEL.mask_stride)
 # the same as options of upstream's parts
 BEV = {"src_shape": [(height, width * CAMERAS) for height, width in MODEL.feature_sizes], "tgt_shape": MODEL.bev_size}
@@ -83,11 +72,12 @@ def record_backbone(seed: int, name: str) -> dict[str, np.ndarray]:
 def check_backbone(path: Path, name: str) -> list[Comparison]:
     """golden_backbone_<preset>.npz, with and without checkpointing: the seed leaves out the same branches."""
     recorded = np.load(path, allow_pickle=False)
+    own, largest = FINGERPRINT_OWN[name], FINGERPRINT_LARGEST[name]
     comparisons = []
     for checkpointing in (True, False):
         label = f"{name}: small images, checkpointing {'on' if checkpointing else 'off'}"
         features = Comparison(f"{label}: features", relative=FEATURES_RELATIVE[name])
-        limits = f"{FINGERPRINT_OWN[name]:g} of its norm + {FINGERPRINT_LARGEST[name]:g} of the largest"
+        limits = f"{own:g} of its norm + {largest:g} of the largest"
         others = Comparison(f"{label}: gradients, statistics", tolerance=limits)
         backbone = build_backbone(dataclasses.replace(preset(name).model, checkpointing=checkpointing))
         found = _observe(backbone, backbone, name, int(recorded["seed"]))
@@ -99,8 +89,7 @@ def check_backbone(path: Path, name: str) -> list[Comparison]:
                 features.add(key, value, recorded[key])
             else:
                 norms = recorded[key][:, :1]
-                allowed = FINGERPRINT_OWN[name] * norms + FINGERPRINT_LARGEST[name] * norms.max()
-                others.add(key, value, recorded[key], allowed)
+                others.add(key, value, recorded[key], own * norms + largest * norms.max())
         comparisons += [features, others]
     return comparisons
 

@@ -68,10 +68,8 @@ def target(seed: int, case: str) -> dict[str, np.ndarray]:
             points[instance, :number] = line
             lengths[instance] = number
             if not (case == "overdrawn" and label == 0 and instance == 1):
-                pixels = (line * MAP_SIZE).astype(np.int32)[:, ::-1]
-                cv2.polylines(
-                    masks[label], [np.ascontiguousarray(pixels)], False, color=identifier, thickness=THICKNESS
-                )
+                pixels = np.ascontiguousarray((line * MAP_SIZE).astype(np.int32)[:, ::-1])
+                cv2.polylines(masks[label], [pixels], False, color=identifier, thickness=THICKNESS)
             identifier += 2
     return drawn
 
@@ -87,28 +85,19 @@ def _polyline(rng: np.random.Generator, number: int) -> np.ndarray:
 
 def outputs(seed: int, case: str) -> dict[str, np.ndarray]:
     """Random network outputs by the rule of the recordings: name/decoder/class -> float32 [1, ...]."""
-    shapes = {
-        "obj_logits": lambda label: (1, QUERIES[label], 2),
-        "ins_masks": lambda label: (1, QUERIES[label], *MAP_SIZE),
-        "ctr_im": lambda label: (1, QUERIES[label], MAX_POINTS[label], 2),
-        "pts_logits": lambda label: (1, QUERIES[label], MAX_POINTS[label], 2),
-        "sem_masks": lambda label: (1, 2, *MAP_SIZE),
-    }
     near = target(seed, case) if case == "learnt" else None
-
-    def draw(name: str, decoder: int, label: int) -> np.ndarray:
-        stream = generator(seed, case, name, decoder, label)
-        value = (stream.random if name == "ctr_im" else stream.standard_normal)(shapes[name](label))
-        if near is not None:
-            _approach(name, value, decoder, near["masks"][label], near[f"points{label}"])
-        return value.astype(np.float32)
-
-    return {
-        f"{name}/{decoder}/{label}": draw(name, decoder, label)
-        for name in shapes
-        for decoder in range(BEV_DECODERS if name == "sem_masks" else DECODERS)
-        for label in range(3)
-    }
+    drawn = {}
+    for label, (queries, most) in enumerate(zip(QUERIES, MAX_POINTS)):
+        shapes = {"obj_logits": (1, queries, 2), "ins_masks": (1, queries, *MAP_SIZE), "ctr_im": (1, queries, most, 2)}
+        shapes |= {"pts_logits": (1, queries, most, 2), "sem_masks": (1, 2, *MAP_SIZE)}
+        for name, shape in shapes.items():
+            for decoder in range(BEV_DECODERS if name == "sem_masks" else DECODERS):
+                stream = generator(seed, case, name, decoder, label)
+                value = (stream.random if name == "ctr_im" else stream.standard_normal)(shape)
+                if near is not None:
+                    _approach(name, value, decoder, near["masks"][label], near[f"points{label}"])
+                drawn[f"{name}/{decoder}/{label}"] = value.astype(np.float32)
+    return drawn
 
 
 def _approach(name: str, value: np.ndarray, decoder: int, mask: np.ndarray, points: np.ndarray) -> None:

@@ -117,9 +117,6 @@ def _add_stand_ins() -> None:
             module.__spec__ = importlib.util.spec_from_loader(name, loader=None)
             module.__dict__.update(members, __path__=[])
             sys.modules[name] = module
-            parent, _, child = name.rpartition(".")
-            if parent:
-                setattr(sys.modules[parent], child, module)
 
 
 def _replace_deformable_attention() -> None:
@@ -146,12 +143,7 @@ def _replace_what_needs_devices_and_files() -> None:
 
 
 def model_setup(preset: str, family: str = "pivotnet") -> dict[str, Any]:
-    """Upstream's own model configuration of a preset.
-
-    Args:
-        preset: swint, res50 or effb0.
-        family: pivotnet or bemapnet.
-    """
+    """Upstream's own model configuration: of swint, res50 or effb0, in the ``family`` pivotnet or bemapnet."""
     for name in [name for name in sys.modules if name.startswith(("pivotnet_nuscenes_", "bemapnet_nuscenes_"))]:
         del sys.modules[name]  # the res50 and effb0 files edit the dictionaries of the swint file in place
     setup = copy.deepcopy(importlib.import_module(f"{family}_nuscenes_{preset}").EXPConfig.model_setup)

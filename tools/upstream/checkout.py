@@ -19,7 +19,7 @@ from pivotnet.errors import PivotNetError, run_command
 from pivotnet.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
-PATCH = Path(os.environ.get("PIVOTNET_PATCH", ROOT / "pivotnet.patch")).absolute()
+PATCH = ROOT / "pivotnet.patch"
 CHECKOUT = Path(os.environ.get("PIVOTNET_DIR", ROOT / "PivotNet")).absolute()
 COMMIT = (ROOT / "tools" / "upstream_commit").read_text().strip()
 URL = "https://github.com/wenjie710/PivotNet.git"

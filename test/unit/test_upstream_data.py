@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pivotnet.evaluation.ap_table import format_table
 from support import upstream_configs as configs
 from support.divider_data import one_divider, write_dividers, write_results
 from support.fake_data import make_data, token
@@ -19,7 +18,7 @@ from pivotnet.annotation.format import FOLDER, save_annotation
 from pivotnet.config import CAMERAS, MapConfig, ModelConfig, preset
 from pivotnet.data.dataset import MapDataset
 from pivotnet.errors import PivotNetError
-from pivotnet.evaluation.score import score_results
+from pivotnet.evaluation.score import format_table, score_results
 from pivotnet.model.pivotnet import IMAGE_MEAN, IMAGE_STD, PivotNet
 from pivotnet.structures import Targets
 from pivotnet.upstream.annotation import convert_annotations
@@ -109,7 +108,7 @@ def test_the_table_is_that_of_our_own_evaluation(tmp_path: Path, capsys) -> None
     listed.write_text("a\nb\n")
     folders = {"gt_dir": str(tmp_path / FOLDER), "dt_dir": str(tmp_path / "results"), "val_txt": str(listed)}
     ResultEvaluator(**folders).execute()
-    wanted = score_results(tmp_path / "results", tmp_path, ["a", "b"], 0.15, quiet=True)
+    wanted = score_results(tmp_path / "results", tmp_path, ["a", "b"], 0.15)
     assert capsys.readouterr().out == format_table(wanted.ap) + "\n"
     for split, word in (("night", "a"), ("day", "unknown")):
         (tmp_path / f"{split}.txt").write_text(f"{word}\n")

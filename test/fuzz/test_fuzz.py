@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from driver import BAD, run_cases
+from fuzz import BAD, run_cases
 
 
 def test_no_case_of_hostile_input_does_harm() -> None:

@@ -91,7 +91,7 @@ if INSIDE:
                 stream.write(json.dumps(report._to_json(), default=str) + "\n")
 
     @pytest.fixture(scope="session", autouse=True)
-    def device() -> Any:
+    def selected_device() -> Any:
         """The NPU as the package sets it up: no private tensor formats, no compilation of operators at run time."""
         from pivotnet.device import select_device
 

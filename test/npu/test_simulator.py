@@ -40,15 +40,13 @@ def test_a_copy_waits_unless_host_memory_is_page_locked():
     plain, locked = torch.randn(100), torch.randn(100).pin_memory()
     torch.npu.synchronize()
     counters.watch(lambda: waits.append("wait"), waits.append)
-    try:
-        locked.to("npu", non_blocking=True)
-        assert not waits
-        plain.to("npu", non_blocking=True)
-        assert waits == ["wait"]
-        torch.ones(2, device="npu").sum().item()
-        assert waits == ["wait"] * 2
-    finally:
-        counters.unwatch()
+    locked.to("npu", non_blocking=True)
+    assert not waits
+    plain.to("npu", non_blocking=True)
+    assert waits == ["wait"]
+    torch.ones(2, device="npu").sum().item()
+    counters.unwatch()
+    assert waits == ["wait"] * 2
 
 
 def test_memory_ends_where_the_simulated_device_ends():

@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pivotnet.annotation.format import FOLDER, Annotation, save_annotation
+from pivotnet.annotation.format import FOLDER, save_annotation
 from pivotnet.audit.sample import random_lines
-from pivotnet.config import CAMERA_IMAGE_SIZE, CAMERAS, MapConfig
+from pivotnet.config import CAMERA_IMAGE_SIZE, MapConfig
 from support.divider_data import one_divider
 
 
@@ -22,30 +22,17 @@ def token(index: int) -> str:
 def make_data(root: Path, samples: int = 4, seed: int = 0) -> Path:
     """Write ``samples`` annotated samples, all of them in both splits; returns ``root``."""
     rng = np.random.default_rng(seed)
-    folder = root / FOLDER
-    (folder / "splits").mkdir(parents=True)
-    for camera in CAMERAS:
-        (root / "samples" / camera).mkdir(parents=True)
+    (root / FOLDER / "splits").mkdir(parents=True)
     for index in range(samples):
-        paths = [f"samples/{camera}/{index}.jpg" for camera in CAMERAS]
-        for path in paths:
+        annotation = one_divider(str(index), 0)
+        for path in annotation.image_paths:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
             noise = rng.integers(0, 256, (30, 50, 3), np.uint8)
             cv2.imwrite(str(root / path), cv2.resize(noise, CAMERA_IMAGE_SIZE[::-1]))
-        save_annotation(folder / f"{token(index)}.npz", _annotation(paths, rng))
+        mask, points, lengths = random_lines(MapConfig(), rng, tuple(rng.integers(1, 4, 3)))
+        lines = {"instance_mask": mask, "instance_mask8": mask, "pivot_points": points, "pivot_lengths": lengths}
+        annotation = dataclasses.replace(annotation, semantic_mask=(mask > 0).astype(np.uint8), ego_vectors=[], **lines)
+        save_annotation(root / FOLDER / f"{token(index)}.npz", annotation)
     for split in ("train", "val"):
-        (folder / "splits" / f"{split}.txt").write_text("".join(f"{token(index)}\n" for index in range(samples)))
+        (root / FOLDER / "splits" / f"{split}.txt").write_text("".join(f"{token(index)}\n" for index in range(samples)))
     return root
-
-
-def _annotation(paths: list[str], rng: np.random.Generator) -> Annotation:
-    mask, points, lengths = random_lines(MapConfig(), rng, tuple(rng.integers(1, 4, 3)))
-    return dataclasses.replace(
-        one_divider(token(0), 0),
-        image_paths=paths,
-        semantic_mask=(mask > 0).astype(np.uint8),
-        instance_mask=mask,
-        instance_mask8=mask,
-        ego_vectors=[],
-        pivot_points=points,
-        pivot_lengths=lengths,
-    )

@@ -45,11 +45,11 @@ def predictions(
         return value.to(dtype).requires_grad_()
 
     return Predictions(
-        object_logits=leaf(torch.randn(d, batch, q, 2, generator=generator)),
-        points=leaf(torch.rand(d, batch, t, 2, generator=generator)),
-        point_logits=leaf(torch.randn(d, batch, t, 2, generator=generator)),
-        masks=leaf(torch.randn(d, batch, q, *size, generator=generator) * 3),
-        semantic_logits=leaf(torch.randn(e, batch, 3, 2, *size, generator=generator) * 3),
+        leaf(torch.randn(d, batch, q, 2, generator=generator)),
+        leaf(torch.rand(d, batch, t, 2, generator=generator)),
+        leaf(torch.randn(d, batch, t, 2, generator=generator)),
+        leaf(torch.randn(d, batch, q, *size, generator=generator) * 3),
+        leaf(torch.randn(e, batch, 3, 2, *size, generator=generator) * 3),
     )
 
 

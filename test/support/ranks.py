@@ -14,19 +14,11 @@ import torch.multiprocessing as multiprocessing
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pivotnet.distributed import (
-    CollectiveError,
-    agreed,
-    average_over_ranks,
-    gather_objects,
-    process_group,
-    ranks_from_environment,
-)
+from pivotnet import distributed
+from pivotnet.distributed import CollectiveError, agreed, gather_objects
 from pivotnet.errors import LostRankError, PivotNetError
 from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
 from pivotnet.training.shutdown import Shutdown
-from support.random_targets import FIELDS
-from support.small_network import network_inputs, small_network
 
 RANKS = 2
 
@@ -45,26 +37,6 @@ def _run_rank(rank: int, work: Callable[[int], Any], folder: str) -> None:
     dist.destroy_process_group()
 
 
-# ---- network: one sample a rank ----
-
-
-def observe_network(inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """Outputs, gradients of the mean over the samples of a function of them, running statistics."""
-    network = convert_sync_batch_norm(small_network()).train()
-    predictions = network(*inputs)
-    outputs = {f"output {name}": getattr(predictions, name) for name in FIELDS}
-    sum(output.square().mean() for output in outputs.values()).backward()
-    seen = {name: output.detach() for name, output in outputs.items()}
-    seen.update({f"gradient {key}": parameter.grad for key, parameter in network.named_parameters()})
-    seen.update({f"buffer {key}": buffer.clone() for key, buffer in network.named_buffers() if "running" in key})
-    return seen
-
-
-def network_share(rank: int) -> dict[str, Tensor]:
-    """``observe_network`` with one sample of a batch."""
-    return observe_network(tuple(tensor[rank : rank + 1] for tensor in network_inputs(RANKS)))
-
-
 # ---- batch norm: another number of samples on each rank ----
 
 SAMPLES = (2, 3)  # of each rank
@@ -74,8 +46,8 @@ NORM_CASES = ((0.0, False), (300.0, False), (1.0, True))  # mean of the data, wh
 def batch_norm() -> nn.Module:
     torch.manual_seed(0)
     layers = nn.Sequential(nn.BatchNorm2d(5, momentum=0.3))
-    nn.init.normal_(layers[0].weight)
-    nn.init.normal_(layers[0].bias)
+    for parameter in layers.parameters():
+        nn.init.normal_(parameter)
     return layers
 
 
@@ -94,20 +66,20 @@ def observe_norm(layers: nn.Module, images: Tensor, weights: Tensor, recompute: 
         output = checkpoint(layers, leaf, use_reentrant=False) if recompute else layers(leaf)
         layers.zero_grad()
         (output * weights).sum().backward()
-        seen[f"output{step}"], seen[f"image gradient{step}"] = output.detach(), leaf.grad
-        for key, parameter in layers.named_parameters():
-            seen[f"{key} gradient{step}"] = parameter.grad.clone()
-        for key, buffer in layers.named_buffers():
-            seen[f"{key}{step}"] = buffer.clone()
+        found = {"output": output.detach(), "image gradient": leaf.grad, **dict(layers.named_buffers())}
+        found.update({f"{key} gradient": parameter.grad for key, parameter in layers.named_parameters()})
+        seen.update({f"{key}{step}": tensor.clone() for key, tensor in found.items()})
     return seen
 
 
 def norm_share(rank: int) -> list[dict[str, Tensor]]:
     """``observe_norm`` with this rank's samples, of each case."""
-    first = sum(SAMPLES[:rank])
-    own = slice(first, first + SAMPLES[rank])
     return [
-        observe_norm(convert_sync_batch_norm(batch_norm()), *(tensor[own] for tensor in norm_data(offset)), recompute)
+        observe_norm(
+            convert_sync_batch_norm(batch_norm()),
+            *(whole.split(SAMPLES)[rank] for whole in norm_data(offset)),
+            recompute,
+        )
         for offset, recompute in NORM_CASES
     ]
 
@@ -119,11 +91,11 @@ def exchange(rank: int, case: str, folder: Path, port: int) -> None:
     """A process of one rank; it writes into ``folder`` what it finds."""
     common = {"WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ.update(common, RANK=str(rank), LOCAL_RANK=str(rank))
-    ranks = ranks_from_environment()
+    ranks = distributed.ranks_from_environment()
     try:
-        with process_group(ranks, torch.device("cpu")), Shutdown() as shutdown:
+        with distributed.process_group(ranks, torch.device("cpu")), Shutdown() as shutdown:
             assert gather_objects({"rank": rank}, ranks) == [{"rank": 0}, {"rank": 1}]
-            mean = average_over_ranks(torch.tensor([1.0, float(rank)]), ranks)
+            mean = distributed.average_over_ranks(torch.tensor([1.0, float(rank)]), ranks)
             assert torch.equal(mean, torch.tensor([1.0, 0.5]))
             with agreed(ranks):
                 pass

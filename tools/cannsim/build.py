@@ -1,6 +1,4 @@
-"""Builds the simulated CANN libraries into tools/cannsim/build/lib with g++.
-
-    python tools/cannsim/build.py [--jobs N]
+"""Builds the simulated CANN libraries into tools/cannsim/build/lib with g++: python tools/cannsim/build.py
 
 Run with the interpreter whose torch is to be used; torch_npu and mx_driving are taken from tools/cannsim/site, where
 setup.sh installs them. Only what changed is compiled again. CXX names another compiler.
@@ -8,7 +6,6 @@ setup.sh installs them. Only what changed is compiled again. CXX names another c
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shlex
@@ -30,15 +27,11 @@ LINKED = re.compile(r"(acl|Hccl|Aml|rt[A-Z]|Msprof)\w+")
 OPERATOR = re.compile(rb"aclnn[A-Z]\w{2,}")
 
 
-class BuildError(Exception):
-    """An error that the user can fix."""
-
-
 def run(command: list[str]) -> str:
     environment = dict(os.environ, TORCH_DEVICE_BACKEND_AUTOLOAD="0")  # torch without torch_npu
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:
-        raise BuildError(f"{shlex.join(command)}\n{result.stderr[-4000:]}")
+        raise OSError(f"{shlex.join(command)}\n{result.stderr[-4000:]}")
     return result.stdout
 
 
@@ -54,9 +47,9 @@ def wheel_libraries() -> list[Path]:
     patterns = ("torch_npu/lib/libtorch_npu.so", "torch_npu/lib/libtensorpipe.so", "torch_npu/lib/libnpu_profiler.so")
     patterns += ("torch_npu/_C*.so", "mx_driving/_C*.so")
     found = {pattern: sorted(SITE.glob(pattern)) for pattern in patterns}
-    for pattern, files in found.items():
-        if not files:
-            raise BuildError(f"{SITE / pattern} is missing: run tools/cannsim/setup.sh")
+    missing = [str(SITE / pattern) for pattern, files in found.items() if not files]
+    if missing:
+        raise FileNotFoundError(f"{missing[0]} is missing: run tools/cannsim/setup.sh")
     return [path for files in found.values() for path in files]
 
 
@@ -75,8 +68,8 @@ def stubs_in_c(defined: set[str], wheels: list[Path]) -> str:
     lines = ["int cannsim_operator_missing(const char *name);"]
     lines += [f"long {name}(void) {{ return 0; }}" for name in sorted(linked)]
     for name in sorted(operators):
-        for suffix in ("", "GetWorkspaceSize"):
-            lines.append(f'int {name}{suffix}(void) {{ return cannsim_operator_missing("{name}"); }}')
+        for function in (name, f"{name}GetWorkspaceSize"):
+            lines.append(f'int {function}(void) {{ return cannsim_operator_missing("{name}"); }}')
     return "\n".join(lines) + "\n"
 
 
@@ -85,8 +78,7 @@ def make(output: Path, inputs: list[Path], arguments: list[str]) -> None:
     command = [os.environ.get("CXX", "g++"), *arguments, "-o", str(output)]
     note = OBJECTS / f"{output.name}.command"
     if output.exists() and note.exists() and note.read_text() == shlex.join(command):
-        made = output.stat().st_mtime
-        if all(path.stat().st_mtime <= made for path in inputs):
+        if all(path.stat().st_mtime <= output.stat().st_mtime for path in inputs):
             return
     run(command)
     note.write_text(shlex.join(command))
@@ -99,7 +91,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def build(jobs: int) -> None:
+def build() -> None:
     OBJECTS.mkdir(parents=True, exist_ok=True)
     LIBRARIES.mkdir(parents=True, exist_ok=True)
     torch, abi = torch_folder_and_abi()
@@ -115,20 +107,17 @@ def build(jobs: int) -> None:
     precompiled = OBJECTS / "aten.h.gch"
     make(precompiled, [aten_header], [*aten, "-x", "c++-header", str(aten_header)])
 
-    def compile_runtime(source: Path) -> Path:
+    def compiled(source: Path) -> Path:
         output = OBJECTS / f"{source.stem}.o"
-        make(output, [source, *headers], [*cann, "-c", str(source)])
+        if source.parent.name == "aclnn":
+            make(output, [source, precompiled, *headers], [*aten, "-include", str(aten_header), "-c", str(source)])
+        else:
+            make(output, [source, *headers], [*cann, "-c", str(source)])
         return output
 
-    def compile_operators(source: Path) -> Path:
-        output = OBJECTS / f"{source.stem}.o"
-        make(output, [source, precompiled, *headers], [*aten, "-include", str(aten_header), "-c", str(source)])
-        return output
-
-    with ThreadPoolExecutor(jobs) as pool:
-        runtime = pool.map(compile_runtime, sorted((HERE / "src").glob("*.cpp")))
-        operators = pool.map(compile_operators, sorted((HERE / "src/aclnn").glob("*.cpp")))
-        runtime_objects, operator_objects = list(runtime), list(operators)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        operator_objects = list(pool.map(compiled, sorted((HERE / "src/aclnn").glob("*.cpp"))))
+        runtime_objects = list(pool.map(compiled, sorted((HERE / "src").glob("*.cpp"))))
 
     # What neither the runtime nor the operators define.
     listing = run(["nm", "--defined-only", "-f", "posix", *map(str, runtime_objects + operator_objects)])
@@ -152,16 +141,9 @@ def build(jobs: int) -> None:
     make(LIBRARIES / "libopapi.so", operator_objects, [*arguments, f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"])
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1))
-    try:
-        build(parser.parse_args().jobs)
-    except BuildError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        build()
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -9,19 +9,9 @@ from typing import Any
 
 # The counters of src/simulator.h, in their order.
 NAMES = (
-    "calls",
-    "to_device_copies",
-    "to_device_bytes",
-    "to_host_copies",
-    "to_host_bytes",
-    "stream_waits",
-    "device_waits",
-    "event_waits",
-    "collectives",
-    "float64",
-    "cpu_fallbacks",
-    "strided",
-)
+    "calls", "to_device_copies", "to_device_bytes", "to_host_copies", "to_host_bytes",
+    "stream_waits", "device_waits", "event_waits", "collectives", "float64", "cpu_fallbacks", "strided",
+)  # fmt: skip
 WAITS = (b"stream", b"device", b"event")
 FALLBACK = b"fallback "  # and the operator's name
 

@@ -60,24 +60,19 @@ class BevEncoder(nn.Module):
         nn.init.zeros_(self.t2s_reference_points.bias)
 
     def forward(self, features: list[Tensor], reference_points: Tensor, reference_valid: Tensor) -> list[Tensor]:
-        """Encode the cameras, then decode the BEV grid.
+        """BEV features of every decoder layer, [B, N, C] each.
 
         Args:
             features: of each level [B*V, width, h, w].
             reference_points: [B, N, 2] (x, y) of each BEV cell in the side-by-side image.
             reference_valid: bool [B, N]; where False the cell samples around a learned position.
-
-        Returns:
-            BEV features of every decoder layer, [B, N, C] each.
         """
         tokens: list[Tensor] = []
         positions: list[Tensor] = []
         for level, projection, embedding in zip(features, self.input_proj, self.src_pos_embed):
             # A 1x1 convolution and a batch norm do not see where the cameras lie: project first, then rearrange.
-            projected = projection(level)  # [B*V, C, h, w]
-            _, channels, height, width = projected.shape
-            side_by_side = projected.view(-1, self.cameras, channels, height, width).permute(0, 3, 1, 4, 2)
-            tokens.append(side_by_side.reshape(-1, height * self.cameras * width, channels))
+            projected = projection(level).unflatten(0, (-1, self.cameras))  # [B, V, C, h, w]
+            tokens.append(projected.permute(0, 3, 1, 4, 2).flatten(1, 3))
             positions.append(embedding.get_parameter("pos_embed.weight"))
         position = torch.cat(positions)[None]  # [1, S, C]
         # The position goes into the source itself and, in every layer, into the queries once more.
@@ -183,8 +178,7 @@ class DeformableAttention(nn.Module):
         angles = torch.arange(self.heads, dtype=torch.float32) * (2.0 * math.pi / self.heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)  # [heads, 2]
         directions = directions / directions.abs().amax(dim=-1, keepdim=True)
-        distances = torch.arange(1, self.points + 1, dtype=torch.float32)
-        offsets = directions[:, None, None] * distances[:, None]  # [heads, 1, points, 2]
+        offsets = directions[:, None, None] * torch.arange(1, self.points + 1)[:, None]  # [heads, 1, points, 2]
         with torch.no_grad():
             self.sampling_offsets.bias.copy_(offsets.expand(-1, len(self.sizes), -1, -1).reshape(-1))
         nn.init.zeros_(self.sampling_offsets.weight)

@@ -68,13 +68,8 @@ class StochasticDepth(nn.Module):
 
 
 def add_branch(shortcut: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
-    """shortcut + scale * branch, in one launch each way.
-
-    Args:
-        shortcut: any shape that broadcasts to the branch's.
-        branch: any shape.
-        scale: a constant that broadcasts to the branch; None for 1.
-    """
+    """shortcut + scale * branch, in one launch each way: ``branch`` has any shape; ``shortcut`` and ``scale``, which is
+    a constant (None for 1), broadcast to it."""
     return shortcut + branch if scale is None else _AddScaled.apply(shortcut, branch, scale)
 
 

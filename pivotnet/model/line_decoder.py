@@ -71,12 +71,7 @@ class LineDecoder(nn.Module):
         self.register_buffer("position", sine_position(model.bev_size, channels), persistent=False)  # [N, C]
 
     def forward(self, bev: Tensor, final_only: bool = False) -> LineFeatures:
-        """Decode the last BEV output.
-
-        Args:
-            bev: [B, N, C].
-            final_only: predict from the last layer alone, and no masks.
-        """
+        """Decode the last BEV output, [B, N, C]; ``final_only``: predict from the last layer alone, and no masks."""
         memory = bev + self.level_embed.weight  # [B, N, C]; masks are read off the features without it
         cross = [cast(CrossAttentionLayer, layer) for layer in self.transformer_cross_attention_layers]
         queries, key, value = _projections([layer.multihead_attn for layer in cross], (1, 1, 1))
@@ -97,19 +92,19 @@ class LineDecoder(nn.Module):
         # Predictions do not feed back other than through the masks, so all layers are predicted from at once.
         features = self.decoder_norm(torch.stack(outputs[-1:] if final_only else outputs))  # [D, B, T, C]
         classes = self._split(features)
-        joined = [self._join(part, index) for index, part in enumerate(classes)]
+        joined = self._join(classes)
         logits = torch.cat([head(part) for head, part in zip(self.class_embed, joined)], dim=2)
         masks = None if final_only else self._mask_logits(joined, bev)
         return LineFeatures(classes, logits, masks)
 
     def _split(self, features: Tensor) -> list[Tensor]:
         """[..., T, C] -> of each class a contiguous [..., instances * P, C]."""
-        sizes = [q * p for q, p in zip(self.instances, self.points)]
-        return [part.contiguous() for part in features.split(sizes, dim=-2)]
+        parts = features.split([q * p for q, p in zip(self.instances, self.points)], dim=-2)
+        return [part.contiguous() for part in parts]
 
-    def _join(self, part: Tensor, index: int) -> Tensor:
-        """Points of a class [..., instances * P, C] -> its instances [..., instances, P * C]."""
-        return part.view(*part.shape[:-2], self.instances[index], -1)
+    def _join(self, parts: list[Tensor]) -> list[Tensor]:
+        """Points of each class [..., instances * P, C] -> its instances [..., instances, P * C]."""
+        return [part.view(*part.shape[:-2], count, -1) for part, count in zip(parts, self.instances)]
 
     def _mask_logits(self, joined: list[Tensor], bev: Tensor) -> Tensor:
         """Instances of each class [D, B, instances, P * C] and BEV features [B, N, C] -> float32 [D, B, Q, N]."""
@@ -126,8 +121,7 @@ class LineDecoder(nn.Module):
         """
         # Autocast keeps the weights it casts: cast here, without gradient, they would get none elsewhere either.
         with torch.autocast(device_type=points.device.type, enabled=False):
-            parts = self._split(self.decoder_norm(points.float()))
-            joined = [self._join(part, index) for index, part in enumerate(parts)]
+            joined = self._join(self._split(self.decoder_norm(points.float())))
             first = [cast(Mlp, mlp).layer(0)(part) for mlp, part in zip(self.mask_embed, joined)]
             hidden = torch.cat(first, dim=1)  # [B, Q, C]
             for weight, bias in mask_layers:
@@ -171,22 +165,16 @@ def _of_layers(source: Tensor, projection: Projection) -> list[Tensor]:
     return list(F.linear(source, weight.flatten(0, 1), bias.flatten()).chunk(len(weight), dim=-1))
 
 
-class Attention(nn.Module):
-    """Multi-head attention, its parameters named as in nn.MultiheadAttention."""
+class Attention(nn.MultiheadAttention):
+    """Its parameters, but queries, keys and values come projected."""
 
     def __init__(self, channels: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * channels, channels))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * channels))
-        self.out_proj = nn.Linear(channels, channels)
-        nn.init.xavier_uniform_(self.in_proj_weight)
+        super().__init__(channels, heads)
         nn.init.xavier_uniform_(self.out_proj.weight)
-        nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, masked: Tensor | None = None) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, masked: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Attend with projected [B, T, C], [B, N, C], [B, N, C]; masked: bool [B, 1, T, N]. Returns [B, T, C]."""
-        return self.out_proj(attention(query, key, value, self.heads, masked))
+        return self.out_proj(attention(query, key, value, self.num_heads, masked))
 
 
 class CrossAttentionLayer(nn.Module):

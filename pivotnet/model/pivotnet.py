@@ -118,8 +118,6 @@ def load_model(path: PathLike, device: torch.device, preset: str | None = None) 
         model = PivotNet(config.model, config.map)
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise PivotNetError(
-            f"checkpoint {path} has a configuration of no network ({reason}); take another one"
-        ) from error
+        raise PivotNetError(f"checkpoint {path} has a configuration of no network ({reason}); take another") from error
     checkpoints.load_weights(model, state, path, config)
     return model.to(device).eval(), config

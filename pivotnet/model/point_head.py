@@ -37,11 +37,7 @@ class PointHead(nn.Module):
         self.register_buffer("coordinates", torch.stack([x, y], dim=-1).reshape(-1, 2), persistent=False)
 
     def forward(self, points: list[Tensor], mean_features: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict the points.
-
-        Args:
-            points: of each class [D, B, points of the class, hidden].
-            mean_features: of ``mean_coordinate_features``, [F].
+        """Predict the points from their features, of each class [D, B, points of the class, hidden].
 
         Returns:
             coordinates (row, column) in [0, 1], float32 [D, B, T, 2]; validity logits [D, B, T, 2].

@@ -31,20 +31,16 @@ NAMES = (
 DTYPES = ("f2", "f4", "f8", ">f8", "i1", "i8", ">i4", "u1", "u2", "u4", "u8", "b1", "c16", "S3", "U3", "M8[s]", "O")
 
 
-def pick(rng: random.Random, values: Any) -> Any:
-    return values[rng.randrange(len(values))]
-
-
 def scalar(rng: random.Random) -> Any:
     """A value that some reader does not expect."""
     kind = rng.randrange(8)
     if kind < 3:
-        return pick(rng, NUMBERS)
+        return rng.choice(NUMBERS)
     if kind < 5:
-        return pick(rng, NAMES) if rng.random() < 0.8 else f"{os.environ['FUZZ_BASE']}/{ESCAPED}"
+        return rng.choice(NAMES) if rng.random() < 0.8 else f"{os.environ['FUZZ_BASE']}/{ESCAPED}"
     depth = rng.choice((4, 21, 201))
     nested = json.loads("[" * depth + "]" * depth)
-    return pick(rng, (None, True, False, [], {}, [[]], [None], {"a": 1}, "1", "nan", [1, 2, 3], [1e308] * 4, nested))
+    return rng.choice((None, True, False, [], {}, [[]], [None], {"a": 1}, "1", "nan", [1, 2, 3], [1e308] * 4, nested))
 
 
 def flip(content: bytearray, rng: random.Random) -> bytearray:
@@ -56,7 +52,7 @@ def flip(content: bytearray, rng: random.Random) -> bytearray:
 
 def change_bytes(path: Path, rng: random.Random) -> str:
     """Bits, sizes and blocks of a file of any kind."""
-    how = pick(rng, ("flip", "flip", "flip", "truncate", "extend", "overwrite", "overwrite", "move"))
+    how = rng.choice(("flip", "flip", "flip", "truncate", "extend", "overwrite", "overwrite", "move"))
     content = bytearray(path.read_bytes())
     if how == "flip":
         flip(content, rng)
@@ -66,7 +62,7 @@ def change_bytes(path: Path, rng: random.Random) -> str:
         content += rng.choice((bytes(1000), rng.randbytes(1000), bytes(content), b"\n", b"\0"))
     elif how == "overwrite":
         start, size = rng.randrange(len(content)), rng.choice((1, 2, 4, 8, 100, 1000))
-        content[start : start + size] = pick(rng, (b"\xff" * size, bytes(size), rng.randbytes(size), b"\x7f" * size))
+        content[start : start + size] = rng.choice((b"\xff" * size, bytes(size), rng.randbytes(size), b"\x7f" * size))
     else:
         start, end, to = (rng.randrange(len(content)) for _ in range(3))
         content[to:to] = content[min(start, end) : max(start, end)]
@@ -76,7 +72,7 @@ def change_bytes(path: Path, rng: random.Random) -> str:
 
 def change_file(path: Path, rng: random.Random) -> str:
     """Something else in the file's place."""
-    what = pick(rng, ("empty", "folder", "fifo", "zero device", "loop", "dangling", "huge", "text", "missing"))
+    what = rng.choice(("empty", "folder", "fifo", "zero device", "loop", "dangling", "huge", "text", "missing"))
     size = path.stat().st_size
     path.unlink()
     if what == "folder":
@@ -116,7 +112,7 @@ def change_tree(tree: Any, rng: random.Random) -> str:
         found = places(tree, [])
         if not found:
             break
-        container, key = pick(rng, found)
+        container, key = rng.choice(found)
         value = container[key]
         action = rng.randrange(10)
         if isinstance(value, torch.Tensor) and action < 8:
@@ -130,9 +126,9 @@ def change_tree(tree: Any, rng: random.Random) -> str:
         elif isinstance(container, list) or action < 8:
             del container[key]
         elif action < 9:
-            container[pick(rng, NAMES[:-1])] = container.pop(key)
+            container[rng.choice(NAMES[:-1])] = container.pop(key)
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            container[key] = value * pick(rng, (-1, 2, 1000, 0.001, 1.5)) + pick(rng, (0, 1, -1))
+            container[key] = value * rng.choice((-1, 2, 1000, 0.001, 1.5)) + rng.choice((0, 1, -1))
         else:
             container[key] = [value] if rng.random() < 0.5 else str(value)[:100]
         said.append(f"{str(key)[:40]!r}")
@@ -145,25 +141,25 @@ def change_array(array: np.ndarray, rng: random.Random) -> np.ndarray:
     if action == 0 and array.dtype != object:
         with np.errstate(all="ignore"):
             try:
-                return array.astype(pick(rng, DTYPES))
+                return array.astype(rng.choice(DTYPES))
             except (TypeError, ValueError):
                 return np.zeros(array.shape, "c8")
     if action == 1:
         axes = np.atleast_1d(array)
         shapes = (axes[:0], array[None], array.reshape(-1), array.T, np.concatenate([axes, axes]), axes[..., :1])
-        return pick(rng, (*shapes, axes[1:], np.zeros((0, 2**40, 0)), np.resize(array, (70_000, 2))))
+        return rng.choice((*shapes, axes[1:], np.zeros((0, 2**40, 0)), np.resize(array, (70_000, 2))))
     if not array.size or array.dtype.kind not in "iufU":
-        return np.array(pick(rng, ([], 0, [[1, 2]], ["a"])))
+        return np.array(rng.choice(([], 0, [[1, 2]], ["a"])))
     changed = array.copy()
     if array.dtype.kind == "U":
         changed = array.astype(object)
-        changed.flat[rng.randrange(array.size)] = pick(rng, NAMES[:-1]).replace("\0", "_") or "x"
+        changed.flat[rng.randrange(array.size)] = rng.choice(NAMES[:-1]).replace("\0", "_") or "x"
         return changed.astype(str)
     if rng.random() < 0.2:
         noise = np.random.default_rng(rng.randrange(2**32))
-        return noise.integers(0, pick(rng, (2, 5, 60, 120)), array.shape).astype(array.dtype)
+        return noise.integers(0, rng.choice((2, 5, 60, 120)), array.shape).astype(array.dtype)
     with np.errstate(all="ignore"):
-        value = pick(rng, NUMBERS)
+        value = rng.choice(NUMBERS)
         if array.dtype.kind in "iu":
             limits = np.iinfo(array.dtype)
             value = int(np.clip(value if value == value else 0, limits.min, limits.max - 1024))
@@ -177,16 +173,18 @@ def change_array(array: np.ndarray, rng: random.Random) -> np.ndarray:
 def change_tensor(tensor: torch.Tensor, rng: random.Random) -> Any:
     action = rng.randrange(6)
     if action == 0:
-        return torch.ones(1).expand(pick(rng, ((2**30,), (2**20, 2**20), (3,))))
+        return torch.ones(1).expand(rng.choice(((2**30,), (2**20, 2**20), (3,))))
     if action == 1:
-        return pick(rng, (tensor.double(), tensor.to(torch.int32), tensor.bool(), tensor.to(torch.bfloat16)))
+        return rng.choice((tensor.double(), tensor.to(torch.int32), tensor.bool(), tensor.to(torch.bfloat16)))
     if action == 2:
-        return pick(rng, (torch.eye(3).to_sparse(), torch.empty(2, device="meta"), tensor.tolist(), tensor.reshape(-1)))
+        return rng.choice(
+            (torch.eye(3).to_sparse(), torch.empty(2, device="meta"), tensor.tolist(), tensor.reshape(-1))
+        )
     if action == 3:
         return tensor[..., :0] if tensor.ndim else tensor[None]
     changed = tensor.clone()
     if changed.numel() and changed.is_floating_point():
-        changed.view(-1)[rng.randrange(changed.numel())] = pick(rng, (float("nan"), float("inf"), 1e30, 0.5))
+        changed.view(-1)[rng.randrange(changed.numel())] = rng.choice((float("nan"), float("inf"), 1e30, 0.5))
     return changed
 
 
@@ -210,7 +208,7 @@ def change_json(path: Path, rng: random.Random) -> str:
 
 def change_text(path: Path, rng: random.Random) -> str:
     lines: list = path.read_text().split("\n")
-    name = pick(rng, NAMES[:-5]) if rng.random() < 0.4 else pick(rng, NAMES)
+    name = rng.choice(NAMES[:-5]) if rng.random() < 0.4 else rng.choice(NAMES)
     if rng.random() < 0.2:
         name = f"{os.environ['FUZZ_BASE']}/{ESCAPED}"
     lines.insert(rng.randrange(len(lines) + 1), name)
@@ -234,23 +232,23 @@ def change_npz(path: Path, rng: random.Random) -> str:
         npy.write_array(stream, value, allow_pickle=True)
         members[str(key)[:200].replace("\0", "_").replace("\ud800", "_")] = stream.getvalue()
     if not how:
-        key = pick(rng, list(members))
-        how = f"{pick(rng, ('claim', 'header', 'bomb', 'shape'))} of {key}"
+        key = rng.choice(list(members))
+        how = f"{rng.choice(('claim', 'header', 'bomb', 'shape'))} of {key}"
         if how.startswith("header"):
             members[key] = members[key][:8] + bytes(flip(bytearray(members[key][8:]), rng))
         elif how.startswith("shape"):
             header = io.BytesIO()
-            shape = pick(rng, ((2**40,), (-1,), (2**32, 2**32), (1,) * 40, (10**9, 3)))
+            shape = rng.choice(((2**40,), (-1,), (2**32, 2**32), (1,) * 40, (10**9, 3)))
             npy.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
             members[key] = header.getvalue() + members[key][128:]
         elif how.startswith("bomb"):
             members[key] += bytes(2**27)
-    packing = pick(rng, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED))
+    packing = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED))
     with zipfile.ZipFile(path, "w", packing) as archive:
         for key, content in members.items():
             archive.writestr(f"{key}.npy", content)
         if how.startswith(("claim", "bomb")):
-            info = pick(rng, archive.infolist())
+            info = rng.choice(archive.infolist())
             info.file_size = rng.choice((0, 100, info.file_size // 2, 2**31, 2**32 - 2))
     return how
 
@@ -275,10 +273,10 @@ def change_image(path: Path, rng: random.Random) -> str:
     with Image.open(path) as image:
         image.load()
         if rng.random() < 0.5:
-            size = pick(rng, ((1, 1), (900, 1600), (1600, 901), (3000, 2000)))
+            size = rng.choice(((1, 1), (900, 1600), (1600, 901), (3000, 2000)))
             image.resize(size).save(path, "JPEG")
             return f"size {size}"
-        kind = pick(rng, ("PNG", "EPS", "BMP", "TIFF", "GIF", "PPM"))
+        kind = rng.choice(("PNG", "EPS", "BMP", "TIFF", "GIF", "PPM"))
         image.resize((160, 90)).save(path, kind)
         return kind
 

@@ -11,13 +11,8 @@ from pivotnet.model.layers import StochasticDepth, add_branch, run
 STEM_CHANNELS = 32
 # (blocks, kernel size, stride of the first block, expansion, output channels) of each stage
 STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
+    *((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80)),
+    *((3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320)),
 )
 SQUEEZE = 4  # input channels of a block over the channels of its squeeze and excitation
 MOMENTUM = 0.01

@@ -29,20 +29,16 @@ MLP_RATIO = 4
 MASKED = -100.0  # added to the scores of tokens that only the cyclic shift made neighbours
 FEATURE_STAGES = (2, 3)  # whose outputs have strides 16 and 32
 
-
 Rows = tuple[Tensor, bool]  # a row to take for each row of the result, int32, and whether some of them are padding
 
 
 @functools.lru_cache(maxsize=32)
 def window_rows(images: int, height: int, width: int, heads: int, shift: int, device: torch.device) -> list[Rows]:
-    """How tokens get into shifted windows and back.
+    """Rows of tokens in windows, [B L N, C], for those of the maps, [B H W, C], and the way back; then both for parts
+    of d channels: [B L h N, d] for [B H W h, d], and the way back.
 
     The maps are padded with zeros at the bottom and at the right up to whole windows, shifted cyclically by ``shift``
     towards the top left, and cut into windows.
-
-    Returns:
-        For the rows of [B L N, C], those of the tokens [B H W, C]; and the way back; then both for parts of d channels:
-        for [B L h N, d] those of [B H W h, d], and the way back.
     """
     with torch.inference_mode(False):  # made maybe in evaluation, and then used in training too
         rows = torch.arange(images * height * width).view(images, height, width)
@@ -93,8 +89,8 @@ def _zero_row(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor
 def relative_position_index() -> Tensor:
     """Row of the bias table for each pair of tokens of a window: int64 [N, N]."""
     axis = torch.arange(WINDOW)
-    rows = (axis[:, None] - axis[None, :] + WINDOW - 1).view(WINDOW, 1, WINDOW, 1)
-    columns = (axis[:, None] - axis[None, :] + WINDOW - 1).view(1, WINDOW, 1, WINDOW)
+    distance = axis[:, None] - axis + WINDOW - 1
+    rows, columns = distance.view(WINDOW, 1, WINDOW, 1), distance.view(1, WINDOW, 1, WINDOW)
     return (rows * (2 * WINDOW - 1) + columns).reshape(WINDOW**2, WINDOW**2)
 
 
@@ -105,13 +101,11 @@ def shift_mask(height: int, width: int, device: torch.device) -> Tensor:
     The cyclic shift joins strips of opposite edges in one window; their tokens must not see each other.
     """
     with torch.inference_mode(False):  # as above
-        strip = []
-        for length in (height, width):
-            position = torch.arange(length)
-            strip.append((position >= length - WINDOW).long() + (position >= length - SHIFT).long())
-        region = strip[0][:, None] * 3 + strip[1][None, :]
-        region = region.view(height // WINDOW, WINDOW, width // WINDOW, WINDOW).permute(0, 2, 1, 3)
-        region = region.reshape(-1, WINDOW**2)
+        rows, columns = (torch.arange(length) for length in (height, width))
+        rows = (rows >= height - WINDOW).long() + (rows >= height - SHIFT)
+        columns = (columns >= width - WINDOW).long() + (columns >= width - SHIFT)
+        region = (rows[:, None] * 3 + columns).unflatten(1, (-1, WINDOW)).unflatten(0, (-1, WINDOW))
+        region = region.transpose(1, 2).reshape(-1, WINDOW**2)
         separate = region[:, None, :] != region[:, :, None]
         return torch.zeros(separate.shape).masked_fill(separate, MASKED).unsqueeze(1).to(device)
 
@@ -155,20 +149,17 @@ class SwinBlock(nn.Module):
         self.attn = WindowAttention(channels, heads)
         self.norm2 = nn.LayerNorm(channels)
         wide = MLP_RATIO * channels
-        layers = {"fc1": nn.Linear(channels, wide), "gelu": nn.GELU(), "fc2": nn.Linear(wide, channels)}
-        self.mlp = nn.Sequential(OrderedDict(layers))
+        self.mlp = nn.Sequential(
+            OrderedDict(fc1=nn.Linear(channels, wide), gelu=nn.GELU(), fc2=nn.Linear(wide, channels))
+        )
 
     def forward(
         self, x: Tensor, branch: Tensor | None, scale: Tensor | None, bias: Tensor, attention_scale: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """x + scale * branch -> x and the branch of the MLP, which is not yet added.
 
-        Args:
-            x: [B, H, W, C].
-            branch: of the block before, if there is one.
-            scale: of stochastic depth, for ``branch``.
-            bias: of relative positions, [h, N, N].
-            attention_scale: of stochastic depth.
+        x and ``branch``, which is that of the block before, if there is one: [B, H, W, C]; ``scale`` for it, and
+        ``attention_scale``: of stochastic depth; ``bias`` of relative positions: [h, N, N].
         """
         bias = bias.unsqueeze(0)
         if self.shift:
@@ -206,17 +197,10 @@ class SwinStage(nn.Module):
         self.downsample = PatchMerging(channels) if merge else None
 
     def forward(
-        self,
-        x: Tensor,
-        biases: Iterator[Tensor],
-        scales: Iterator[Tensor | None],
-        checkpointing: bool,
-        norm: nn.LayerNorm | None,
+        self, x: Tensor, biases: Iterator[Tensor], scales: Iterator, checkpointing: bool, norm: nn.LayerNorm | None
     ) -> tuple[Tensor, Tensor]:
-        """[B, H, W, C] -> the same shape after ``norm``, if there is one, and the merging of what was before it.
-
-        Takes a bias and two scales a block from the iterators.
-        """
+        """[B, H, W, C] -> the same shape after ``norm``, if there is one, and the merging of what was before it. Takes
+        a bias and two scales (Tensor or None) a block from the iterators."""
         branch, scale = None, None
         for block in self.blocks:
             if checkpointing and branch is not None:  # one tensor is kept, not two

@@ -7,17 +7,11 @@ from torch import Tensor
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, masked: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(c)) v for each head of c = C / heads channels.
+    """softmax(q k^T / sqrt(c)) v for each of ``heads`` heads of c = C / heads channels: [B, T, C].
 
     Args:
-        query: [B, T, C].
-        key: [B, N, C].
-        value: [B, N, C].
-        heads: into which the channels are split.
+        query, key, value: [B, T, C], [B, N, C], [B, N, C].
         masked: bool [B, 1, T, N], keys that a query does not see; each query sees one at least.
-
-    Returns:
-        [B, T, C].
     """
     if query.device.type == "npu":
         import torch_npu

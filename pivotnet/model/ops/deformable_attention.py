@@ -24,7 +24,7 @@ Shapes = tuple[tuple[int, int], ...]
 def multi_scale_deformable_attention(
     value: Tensor, spatial_shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """Weighted sum of bilinear samples, computed in float32 whatever the inputs are.
+    """Weighted sum of bilinear samples, float32 [B, L, heads * c], computed in float32 whatever the inputs are.
 
     Args:
         value: [B, S, heads, c] features of all levels, one level's rows after the other; S is the sum of h * w.
@@ -32,9 +32,6 @@ def multi_scale_deformable_attention(
         sampling_locations: [B, L, heads, levels, points, 2] as (x, y); (0, 0) is the upper left corner of the first
             cell, (1, 1) the lower right corner of the last. Outside the map features are zero.
         attention_weights: [B, L, heads, levels, points].
-
-    Returns:
-        [B, L, heads * c] float32.
     """
     with torch.autocast(device_type=value.device.type, enabled=False):
         sampling_locations, attention_weights = sampling_locations.float(), attention_weights.float()

@@ -34,16 +34,9 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-        momentum: float,
-        eps: float,
-        group: dist.ProcessGroup | None,
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, *options: Any
     ) -> Tensor:
+        momentum, eps, group = options
         variance, mean = torch.var_mean(input.float(), dim=(0, 2, 3), unbiased=False)
         channels, local_count = len(mean), input.numel() // len(mean)
         # One row a rank: the sum over the ranks then gathers them. Plain sums of x and x^2 would lose the variance of

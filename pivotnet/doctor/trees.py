@@ -14,7 +14,7 @@ from pivotnet.config import BACKBONES, CAMERAS, WEIGHT_MAGIC, MapConfig
 from pivotnet.doctor.machine import ERROR, NOTE, WARNING, Finding, Machine, error, note, ok, warning
 from pivotnet.errors import PivotNetError
 from pivotnet.files import read_json, read_tokens
-from pivotnet.launch.choices import ROOT
+from pivotnet.launch.choices import ROOT, data_problem
 from pivotnet.schema import Rule, anything, items
 from pivotnet.synthetic.nuscenes_tables import TABLES
 from pivotnet.synthetic.town import LOCATIONS
@@ -32,12 +32,8 @@ def check_data(root: Path | None, default: Path) -> Iterator[Finding]:
         yield note("data", text, "unpack nuScenes there, or set DATA_ROOT")
         return
     root = root or default
-    if not root.is_dir():
-        yield error("data", f"{root} does not exist", "give the folder of a nuScenes tree: DATA_ROOT")
-        return
-    if not (root / "samples").is_dir():
-        text = f"{root} is no nuScenes tree: it has no folder samples"
-        yield error("data", text, "unpack nuScenes (trainval) there, or set DATA_ROOT")
+    if problem := data_problem(root):
+        yield error("data", problem, "unpack nuScenes (trainval) there, or give its folder: DATA_ROOT")
         return
     yield ok("data", f"{root}")
     lists = {split: split_path(root, split) for split in ("train", "val")}

@@ -92,10 +92,8 @@ def read_choices(kind: str, given: Mapping[str, str | None], extra: list[str]) -
     if values["network"] not in (None, *NETWORKS):
         raise PivotNetError(f"--network (NETWORK) is {values['network']}: choose one of {', '.join(NETWORKS)}")
     root = values["data_root"] = values["data_root"] or default_data()
-    if root and not Path(root).is_dir():
-        raise PivotNetError(f"data root {root} does not exist: give the folder of a nuScenes tree")
-    if root and not (Path(root) / "samples").is_dir():
-        raise PivotNetError(f"data root {root} is no nuScenes tree: it has no folder samples")
+    if root and (problem := data_problem(Path(root))):
+        raise PivotNetError(f"data root {problem}: give the folder of a nuScenes tree")
     for name in ("data_root", "weights", "output"):
         values[name] = values[name] and Path(values[name]).absolute()
     return Choices(kind, **values, extra=extra, resume=resume, nodes=nodes)
@@ -104,6 +102,13 @@ def read_choices(kind: str, given: Mapping[str, str | None], extra: list[str]) -
 def checkout_folder() -> Path:
     """Where the checkout of upstream lies, if there is one."""
     return Path(os.environ.get("PIVOTNET_DIR") or ROOT / "PivotNet").absolute()
+
+
+def data_problem(root: Path) -> str | None:
+    """Why this is no nuScenes tree; None where it looks like one."""
+    if not root.is_dir():
+        return f"{root} does not exist"
+    return None if (root / "samples").is_dir() else f"{root} is no nuScenes tree: it has no folder samples"
 
 
 def default_data() -> Path | None:

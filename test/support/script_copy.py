@@ -21,7 +21,8 @@ from support.commands import ROOT
 
 PERFORMANCE, FULL = SCRIPTS.values()
 # variables that a developer may have set, and that the scripts read
-CLEARED = {*map(str.upper, OPTIONS), "NNODES", "NODE_RANK", "MASTER_ADDR", "SYNTH_SEED", "PIVOTNET_DIR", "WHEELHOUSE"}
+CLEARED = {*map(str.upper, OPTIONS), "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "PIVOTNET_DIR"}
+CLEARED |= {"SYNTH_SEED", "WHEELHOUSE"}
 
 
 class ScriptCopy:

@@ -55,10 +55,9 @@ def test_a_complete_data_set_is_good(root):
 def test_no_data_is_a_note_and_a_wrong_folder_an_error(tmp_path):
     (finding,) = trees.check_data(None, tmp_path / "none")
     assert finding.status == NOTE
-    (finding,) = trees.check_data(tmp_path / "none", tmp_path)
-    assert finding.status == ERROR and "does not exist" in finding.text
-    (finding,) = trees.check_data(tmp_path, tmp_path)
-    assert finding.status == ERROR and "no folder samples" in finding.text
+    for folder, text in ((tmp_path / "none", "does not exist"), (tmp_path, "no folder samples")):
+        (finding,) = trees.check_data(folder, tmp_path)
+        assert finding.status == ERROR and text in finding.text
 
 
 def change(root: Path, pattern: str, old: str | None = None, new: str = "") -> None:

@@ -13,19 +13,17 @@ from typing import Any
 
 import pytest
 from support.commands import ENVIRONMENT, ROOT
-from support.script_copy import processes
+from support.script_copy import CLEARED, processes
 
 from pivotnet import cli, heartbeat
 from pivotnet.errors import PivotNetError
 from pivotnet.launch import choices, supervise, torchrun, training_run
 
-VARIABLES = [name.upper() for name in choices.OPTIONS] + ["NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"]
-
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in the place of the checkout, and no variables."""
-    for name in (*VARIABLES, "PIVOTNET_DIR", supervise.GRACE):
+    for name in (*CLEARED, supervise.GRACE):
         monkeypatch.delenv(name, raising=False)
     for module in (choices, training_run):
         monkeypatch.setattr(module, "ROOT", tmp_path)

@@ -119,13 +119,12 @@ def test_a_resumed_run_counts_the_time_before(tmp_path):
 
 
 def test_runs_are_compared_side_by_side_with_published_rows(tmp_path, capsys):
-    make_run(tmp_path / "before")
-    make_run(tmp_path / "after tuning", seed=1, evaluation={})
-    curves = tmp_path / "curves.png"
-    assert cli.main(["report", str(tmp_path / "before"), str(tmp_path / "after tuning"), "--curves", str(curves)]) == 0
+    runs, curves = [str(tmp_path / name) for name in ("before", "after tuning")], tmp_path / "curves.png"
+    for seed, run in enumerate(runs):
+        make_run(Path(run), seed=seed)
+    assert cli.main(["report", *runs, "--curves", str(curves)]) == 0
     out = capsys.readouterr().out
-    assert "before" in out and "after tuning" in out and "published" in out
-    assert all(row[0] in out for row in comparison.PUBLISHED)
+    assert all(name in out for name in ("before", "after tuning", *(row[0] for row in comparison.PUBLISHED)))
     picture = cv2.imread(str(curves))
     assert picture is not None and picture.shape[1] > 1000 and picture.std() > 5
 

@@ -41,13 +41,9 @@ def ranks_from_environment() -> Ranks:
     """What torchrun set, a single process without it; PivotNetError where a variable is no number."""
     if "WORLD_SIZE" not in os.environ:
         return Ranks()
-    defaults = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "", "LOCAL_WORLD_SIZE": os.environ["WORLD_SIZE"]}
-    return Ranks(
-        *(
-            whole_number(f"{name} in the environment", os.environ.get(name, default), int(name.endswith("SIZE")))
-            for name, default in defaults.items()
-        )
-    )
+    found = {"RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": os.environ["WORLD_SIZE"], **os.environ}
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    return Ranks(*(whole_number(f"{name} in the environment", found[name], int("SIZE" in name)) for name in names))
 
 
 @contextlib.contextmanager

@@ -77,16 +77,13 @@ def run_command(run: Callable[[], int]) -> int:
         return status
     except BrokenPipeError:
         status = CLOSED_PIPE
-    except KeyboardInterrupt:
-        status, line = 130, "interrupted\n"
-    except Exception as error:
-        what = describe(error)
+    except (Exception, KeyboardInterrupt) as error:
         if _interrupted(error):
             status, line = 130, "interrupted\n"
-        elif what is None:
-            raise
-        else:
+        elif what := describe(error):
             status, line = 2, f"error: {what}\n"
+        else:
+            raise
     with contextlib.suppress(OSError):
         sys.stderr.write(line)
     try:

@@ -66,10 +66,11 @@ def check_disk(machine: Machine, output: Path) -> Iterator[Finding]:
     space = machine.free_space(output)
     if space is None:
         return
-    text = f"{space[1] / GIB:.1f} GiB free for {output}"
-    if space[1] < DISK_LEAST:
+    free = space[1]
+    text = f"{free / GIB:.1f} GiB free for {output}"
+    if free < DISK_LEAST:
         yield error("disk", f"{text}: too little for checkpoints", "free some space, or choose another --output")
-    elif space[1] < DISK_GOOD:
+    elif free < DISK_GOOD:
         yield warning("disk", f"{text}: three checkpoints and result files may fill it", "free some space")
     else:
         yield ok("disk", text)

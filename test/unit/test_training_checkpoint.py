@@ -208,9 +208,9 @@ def test_resume_goes_on_from_the_newest_good_checkpoint(saved, tmp_path):
     for step, content in ((12, whole), (13, whole[:1000]), (14, whole.replace(b"smoke", b"smoky"))):
         (folder / checkpoints.NAME.format(step)).write_bytes(content)
     run = Run(tmp_path, steps=20, resume="")
-    path, _, bad = find_resumed(run, CONFIG, Ranks())
+    path, _, (newest, newer) = find_resumed(run, CONFIG, Ranks())
     assert path is not None and path.name == "step_00000012.pth"
-    assert [name in line for name, line in zip(("step_00000014.pth", "step_00000013.pth"), bad)] == [True, True]
+    assert "step_00000014.pth" in newest and "step_00000013.pth" in newer
     (folder / path.name).unlink()
     with pytest.raises(PivotNetError, match=r"step_00000014\.pth"):
         find_resumed(run, CONFIG, Ranks())

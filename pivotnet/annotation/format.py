@@ -80,7 +80,7 @@ class Annotation:
     instance_mask8: np.ndarray  # uint8 [C, 400, 200] instance ids, lines 8 pixels thick (training)
     ego_vectors: list[Line]  # (x, y) metres around the lidar's ego pose, turned by its yaw: x forward, y left
     map_vectors: list[Line]  # (column, row) pixels of the map, not rounded
-    ctr_points: list[Line]  # bezier control points, (column, row) metres from the map's corner; see bezier.py
+    ctr_points: list[Line]  # bezier control points, (column, row) metres from the map's corner; see control_points
     pivot_points: dict[int, np.ndarray]  # float64 [n, P, 2] by class: (row, column) in [0, 1], zero-padded
     pivot_lengths: dict[int, np.ndarray]  # int64 [n] by class: points of each instance before padding
 

@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import shapely
 
-from pivotnet.annotation.bezier import control_lines
 from pivotnet.annotation.expansion import LocationMap, expansion_path, fingerprint, read_map
 from pivotnet.annotation.folder import open_folder, sample_path, split_path
 from pivotnet.annotation.format import Annotation, pad_pivots, save_annotation
 from pivotnet.annotation.npz import is_whole
 from pivotnet.annotation.tables import Sample, read_samples
-from pivotnet.annotation.vectors import ego_vectors, pivot_lines, rasterize
+from pivotnet.annotation.vectors import control_lines, ego_vectors, pivot_lines, rasterize
 from pivotnet.config import CLASSES, MapConfig
 from pivotnet.console import long_run
 from pivotnet.errors import PivotNetError

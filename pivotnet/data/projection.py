@@ -6,16 +6,12 @@ upstream's order of operations (validity is decided by comparisons, which roundi
 
 from __future__ import annotations
 
-from typing import Union
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pivotnet.config import CAMERA_IMAGE_SIZE, MapConfig
-
-Array = Union[np.ndarray, Tensor]
 
 
 def bev_cell_centres(bev_size: tuple[int, int], map_config: MapConfig) -> Tensor:
@@ -30,7 +26,7 @@ def bev_cell_centres(bev_size: tuple[int, int], map_config: MapConfig) -> Tensor
 
 
 def project_bev_grid(
-    extrinsic: Array, intrinsic: Array, bev_size: tuple[int, int], map_config: MapConfig
+    extrinsic: np.ndarray | Tensor, intrinsic: np.ndarray | Tensor, bev_size: tuple[int, int], map_config: MapConfig
 ) -> tuple[Tensor, Tensor]:
     """Project the ground under every cell of a grid of ``bev_size`` (rows, columns) into the camera that looks at it
     most directly. ``extrinsic`` [cameras, 4, 4] is camera to ego, metres; ``intrinsic`` [cameras, 3, 3], pixels of a

@@ -101,7 +101,8 @@ class Road:
     crossings: list[Crossing] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self.lengths = lengths_along(self.centre)  # [n]
+        self.lengths = lengths_along(self.centre)  # [n] metres
+        self.length = float(self.lengths[-1])
         self.median = self.median and self.backward > 0 and len(self.centre) >= 3 * MEDIAN_MARGIN
         count = self.forward + self.backward
         # lanes right of the border between the directions
@@ -116,11 +117,6 @@ class Road:
             offsets[self.right_lanes :] += opening
         #: right and left side of every lane, from start to end: [lanes, 2, n, 2]
         self.sides = self.centre + offsets[..., None] * left_normals(self.centre)
-
-    @property
-    def length(self) -> float:
-        """Metres along the centre line."""
-        return float(self.lengths[-1])
 
     def section(self, index: int) -> np.ndarray:
         """Where the lanes' sides meet the first (0) or last (-1) cross section, from right to left: [lanes + 1, 2]."""

@@ -21,7 +21,6 @@ from pivotnet.annotation.runner import annotate
 from pivotnet.errors import PivotNetError
 from pivotnet.files import read_tokens
 from pivotnet.synthetic import generate as generator
-from pivotnet.synthetic.camera_images import LINE_WIDTH, Ground, draw_image
 from pivotnet.synthetic.nuscenes_tables import TABLES
 from pivotnet.synthetic.plan import TRAIN_RUNS, VAL_RUNS, Options, make_plan, scene_names
 from pivotnet.synthetic.town import LANE_WIDTH, LOCATIONS, build_town, left_normals, lengths_along, resample
@@ -212,7 +211,7 @@ def painted_lines(town):
     return {
         "boundary": ([np.array(ring.coords) for p in parts for ring in (p.exterior, *p.interiors)], -0.14, 0.6),
         "crossing": ([side for four in corners for side in (four[:2], four[2:])], 0.0, 0.8),
-        "divider": (dividers, 0.0, 3 * LINE_WIDTH),
+        "divider": (dividers, 0.0, 3 * generator.LINE_WIDTH),
     }
 
 
@@ -232,7 +231,7 @@ def test_paint_in_the_image_lies_on_the_lines_of_the_map():
     for drive, pose in ((scene, pose) for scene in plan.scenes for pose in scene.poses):
         town = plan.towns[drive.location]
         front = next(sensor for sensor in drive.sensors if sensor.channel == "CAM_FRONT")
-        image = draw_image(front, Ground(town).around(pose), 1.0)
+        image = generator.draw_image(front, generator.Ground(town).around(pose), 1.0)
         grey = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_GRAYSCALE)
         for name, (lines, *shifts) in painted_lines(town).items():
             for line in lines:

@@ -18,7 +18,6 @@ LAYERS = ("road_divider", "lane_divider", "ped_crossing", "road_segment", "lane"
 _OLDEST_VERSION = [1, 3]
 _LARGEST = 512 * 2**20  # bytes of a file; the largest of nuScenes has 20 MB
 _REMEDY = "unpack the map expansion again"
-_NODES = items(text)
 
 
 def _records(**rules: Rule) -> Rule:
@@ -28,8 +27,8 @@ def _records(**rules: Rule) -> Rule:
 _MAP = fields(
     {
         "node": _records(token=text, x=number(-1e6, 1e6), y=number(-1e6, 1e6)),  # metres
-        "line": _records(token=text, node_tokens=_NODES),
-        "polygon": _records(token=text, exterior_node_tokens=_NODES, holes=_records(node_tokens=_NODES)),
+        "line": _records(token=text, node_tokens=items(text)),
+        "polygon": _records(token=text, exterior_node_tokens=items(text), holes=_records(node_tokens=items(text))),
         **{layer: _records(line_token=text) for layer in LAYERS[:2]},
         **{layer: _records(polygon_token=text) for layer in LAYERS[2:]},
     }

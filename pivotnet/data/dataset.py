@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Union
 
@@ -25,13 +26,54 @@ from pivotnet.annotation.format import Annotation, load_annotation
 from pivotnet.config import CAMERAS, Config
 from pivotnet.data.images import read_bgr, resize
 from pivotnet.data.projection import project_bev_grid
-from pivotnet.data.sampler import TrainingSampler
 from pivotnet.data.targets import Sample, build_targets
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike
 from pivotnet.structures import Batch
 
 CACHE_BYTES = 512 * 2**20  # decoded samples are kept in memory if the whole split fits into this
+
+
+def steps_per_epoch(size: int, batch_size: int, world_size: int) -> int:
+    """Steps in which all ranks together see ``size`` samples at least once: ceil(size / (batch x ranks))."""
+    return -(-size // (batch_size * world_size))
+
+
+@dataclass(frozen=True)
+class TrainingSampler:
+    """Batches of indices for the steps ``start_step`` <= step < ``stop_step`` of one rank, from upstream's stream:
+    shuffle(range(size)) + shuffle(range(size)) + ..., one generator for all ranks. A step is a function of its number
+    alone, so a run resumes anywhere.
+
+    With b = ``batch_size`` and R = ``world_size``, step k of all ranks together is stream[k*b*R : (k+1)*b*R], and
+    rank r has its items r, r + R, r + 2R, ...: the same samples for R ranks x b as for 1 rank x (b R)."""
+
+    size: int
+    batch_size: int
+    stop_step: int
+    start_step: int = 0
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+    def __len__(self) -> int:
+        return max(0, self.stop_step - self.start_step)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        total = self.batch_size * self.world_size
+        stream = self._stream(self.start_step * total)
+        for _ in range(len(self)):
+            yield list(islice(stream, total))[self.rank :: self.world_size]
+
+    def _stream(self, position: int) -> Iterator[int]:
+        """The endless shuffled stream from its item ``position`` on."""
+        generator = torch.Generator().manual_seed(self.seed)
+        passes, offset = divmod(position, self.size)
+        for _ in range(passes):  # the generator's state after k passes is only reached through them
+            torch.randperm(self.size, generator=generator)
+        while True:
+            yield from torch.randperm(self.size, generator=generator).tolist()[offset:]
+            offset = 0
 
 
 @dataclass

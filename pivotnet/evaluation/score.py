@@ -49,9 +49,8 @@ def score_files(
     if workers is None:
         workers = min(available_cores(), len(pairs) // SAMPLES_PER_WORKER)
     chunks = [(start, pairs[start : start + CHUNK]) for start in range(0, len(pairs), CHUNK)]
-    job = partial(_score, resolution=resolution)
     per_sample = np.empty((len(pairs), len(CLASSES), len(THRESHOLDS)), np.float32)
-    scored = run_in_pool(job, chunks, workers, start_method)
+    scored = run_in_pool(partial(_score, resolution=resolution), chunks, workers, start_method)
     for start, rows in progress(scored, "evaluate", len(chunks)):
         per_sample[start : start + CHUNK] = rows
     return accumulate(per_sample)

@@ -37,11 +37,6 @@ def turn(start: np.ndarray, departure: np.ndarray, end: np.ndarray, arrival: np.
     return (1 - t) ** 3 * start + 3 * (1 - t) ** 2 * t * first + 3 * (1 - t) * t**2 * second + t**3 * end
 
 
-def unit(angle: float) -> np.ndarray:
-    """Unit vector [2] of a direction in radians."""
-    return np.array([np.cos(angle), np.sin(angle)])
-
-
 def lengths_along(line: np.ndarray) -> np.ndarray:
     """Distance of every vertex from the start, along the line: [n, 2] -> [n]."""
     return np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
@@ -265,8 +260,9 @@ def _pairs(side: int, rng: np.random.Generator) -> list[tuple[int, int]]:
 def _curve(start: np.ndarray, end: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Centre line between two junctions, finely sampled: [160, 2]."""
     heading = np.arctan2(*(end - start)[::-1])
-    departure, arrival = heading + rng.uniform(-BEND, BEND, 2) * (rng.random() >= STRAIGHT_SHARE)
-    return turn(start, unit(departure), end, unit(arrival), 160)
+    angles = heading + rng.uniform(-BEND, BEND, 2) * (rng.random() >= STRAIGHT_SHARE)
+    departure, arrival = (np.array([np.cos(angle), np.sin(angle)]) for angle in angles)
+    return turn(start, departure, end, arrival, 160)
 
 
 def _trims(pairs: list[tuple[int, int]], curves: list[np.ndarray], lanes: list[tuple[int, int]]) -> np.ndarray:

@@ -13,8 +13,7 @@ import torch
 
 from pivotnet import device as devices
 from pivotnet.annotation.folder import read_split
-from pivotnet.data.dataset import Loader, build_loader
-from pivotnet.data.sampler import TrainingSampler
+from pivotnet.data.dataset import Loader, TrainingSampler, build_loader
 from pivotnet.distributed import Ranks, agreed
 from pivotnet.evaluation.inference import Predictor, evaluate_splits
 from pivotnet.files import lock_output, make_folder, write_json

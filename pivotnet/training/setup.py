@@ -11,7 +11,7 @@ import torch
 from pivotnet import checkpoint as checkpoints
 from pivotnet import device as devices
 from pivotnet.config import Config, preset
-from pivotnet.data.sampler import steps_per_epoch
+from pivotnet.data.dataset import steps_per_epoch
 from pivotnet.distributed import Ranks, agreed
 from pivotnet.errors import PivotNetError
 from pivotnet.model.backbone.pretrained import load_pretrained

@@ -49,7 +49,7 @@ def test_images_are_there_for_every_key_frame_whatever_the_number_of_workers(tmp
         assert synth(tmp_path / workers, "--scenes", "1", "--samples-per-scene", "2", "--workers", workers) == 0
         assert "made in" in capsys.readouterr().out
     files = contents(tmp_path / "1")
-    assert files == contents(tmp_path / "2") and sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+    assert files == contents(tmp_path / "2") and len(list(tmp_path.iterdir())) == 2
     records = json.loads(files["v1.0-trainval/sample_data.json"])
     images = [files[record["filename"]] for record in records if record["fileformat"] == "jpg"]
     assert len(records) == 14 and len(images) == 12

@@ -179,10 +179,8 @@ def test_what_is_no_whole_jpeg_of_a_camera_is_not_decoded(tmp_path):
 def stream(size, seed, length):
     """The first items of upstream's infinite stream."""
     generator = torch.Generator().manual_seed(seed)
-    items = []
-    while len(items) < length:
-        items += torch.randperm(size, generator=generator).tolist()
-    return items[:length]
+    passes = [torch.randperm(size, generator=generator) for _ in range(length // size + 1)]
+    return torch.cat(passes).tolist()[:length]
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,18 @@
-"""Small configurations, random inputs and drawn targets for the tests on simulated NPUs, and how to compare."""
+"""Random inputs and drawn targets for the tests on simulated NPUs, and how to compare."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from recordings.rule import fill
+from support.small_network import network
 from torch import Tensor
 
 from pivotnet.audit.sample import random_batch
-from pivotnet.config import Config, preset
+from pivotnet.config import Config
 from pivotnet.distributed import Ranks
-from pivotnet.model.pivotnet import PivotNet
 from pivotnet.structures import Batch
 from pivotnet.training.loop import Run, Trainer
 from pivotnet.training.setup import build_trainer
@@ -22,22 +20,6 @@ from pivotnet.training.setup import build_trainer
 CPU = torch.device("cpu")
 # The ordinary test process, where torch has no NPU, reads these files too, to know their tests.
 NPU = torch.device("npu" if hasattr(torch, "npu") else "cpu")
-
-
-def small(name: str, **changes: Any) -> Config:
-    """A preset on small images and a coarse grid, and without randomness: no dropout, no drop path."""
-    config = preset(name)
-    own = {"image_size": (64, 96), "bev_size": (16, 8), "mask_stride": 4}
-    own |= {"dropout": 0.0, "drop_path": 0.0, "drop_connect": 0.0, **changes}
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **own))
-
-
-def network(config: Config) -> PivotNet:
-    """The network with every weight set by its name: no layer keeps initial values with which errors go unnoticed."""
-    torch.manual_seed(0)
-    built = PivotNet(config.model, config.map)
-    fill(built.state_dict())
-    return built
 
 
 def batch(config: Config, seed: int = 0, samples: int = 1) -> Batch:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from cannsim.counters import contract, faults
-from scene import NPU, batch, losses, small, trainer
+from scene import NPU, batch, losses, trainer
+from support.small_network import small
 from torch import Tensor
 
 from pivotnet import device as devices

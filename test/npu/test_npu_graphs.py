@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from cannsim.counters import Counters
-from scene import NPU, batch, losses, small, trainer
+from scene import NPU, batch, losses, trainer
+from support.small_network import small
 
 STEPS = 2
 

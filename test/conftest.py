@@ -1,7 +1,5 @@
 """How pytest-xdist shares the tests among its workers."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

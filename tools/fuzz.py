@@ -8,8 +8,6 @@ All others are faults of the package: a traceback, more than 10 s, more than 1 G
 of the case's folder. SECURITY.md shows a run.
 """
 
-from __future__ import annotations
-
 import argparse
 import multiprocessing
 import os

@@ -3,8 +3,6 @@
 KILLS (12) and SEED (0) in the environment: bash test/run_tests.sh --full -k kills
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random

@@ -4,8 +4,6 @@ Needs a clean checkout at the pinned commit (PivotNet/ or PIVOTNET_UPSTREAM) and
 tools/recordings/shim.py names. Networks have their full size, so this takes long on a CPU.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import shutil
@@ -49,13 +47,13 @@ def fetched(tree: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clean(tmp_path_factory) -> Path:
     """An unpatched tree of its own."""
     return fetched(tmp_path_factory.mktemp("clean") / "PivotNet")
 
 
 @pytest.fixture(scope="module")
-def patched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def patched(tmp_path_factory) -> Path:
     """A patched tree, made as README.md says."""
     tree = fetched(tmp_path_factory.mktemp("patched") / "PivotNet")
     shutil.copy(ROOT / "pivotnet.patch", tree)
@@ -66,7 +64,7 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def data(patched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(patched, tmp_path_factory) -> Path:
     """A synthetic data set, annotated by the tree's converter; four samples to train on and two to evaluate."""
     root = tmp_path_factory.mktemp("synthetic") / "nuscenes"
     command([sys.executable, "-m", "pivotnet", "synth", root, "--scenes", 4, "--samples-per-scene", 2], ROOT)
@@ -77,14 +75,14 @@ def data(patched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_the_patch_comes_off_without_a_trace(clean: Path) -> None:
+def test_the_patch_comes_off_without_a_trace(clean):
     for words in (("apply",), ("revert",)):
         command([SCRIPT, *words], ROOT, PIVOTNET_DIR=clean)
     status = command(["git", "status", "--porcelain"], clean).stdout
     assert status == "" and command(["git", "rev-parse", "HEAD"], clean).stdout.strip() == COMMIT
 
 
-def test_annotations_are_upstreams(patched: Path, tmp_path: Path) -> None:
+def test_annotations_are_upstreams(patched, tmp_path):
     for options in ((), ("--bezier",)):
         root = unpack_hard_samples(tmp_path)
         shutil.rmtree(root / FOLDER, ignore_errors=True)
@@ -106,7 +104,7 @@ def arrays(folder: Path, tree: list[object], what: str, *words: object) -> dict[
 
 @lacks_shim
 @pytest.mark.full
-def test_checkpoints_have_upstreams_names_and_order(clean: Path, patched: Path, tmp_path: Path) -> None:
+def test_checkpoints_have_upstreams_names_and_order(clean, patched, tmp_path):
     wanted, found = (arrays(tmp_path, tree, "names") for tree in (["--unpatched", clean], [patched]))
     assert len(wanted) == 12
     for key in wanted:
@@ -115,7 +113,7 @@ def test_checkpoints_have_upstreams_names_and_order(clean: Path, patched: Path, 
 
 @lacks_shim
 @pytest.mark.full
-def test_a_run_goes_on_from_the_checkpoint_of_the_other_tree(clean: Path, patched: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_from_the_checkpoint_of_the_other_tree(clean, patched, tmp_path):
     """Weights, counters and optimiser; the step after loading is the same wherever the checkpoint was written."""
     sides: dict[str, list[object]] = {"clean": ["--unpatched", clean], "patched": [patched]}
     network = ("pivotnet", "effb0")
@@ -138,9 +136,7 @@ def test_a_run_goes_on_from_the_checkpoint_of_the_other_tree(clean: Path, patche
 @pytest.mark.parametrize(
     ("family", "preset"), [("pivotnet", "effb0"), ("pivotnet", "res50"), ("pivotnet", "swint"), ("bemapnet", "effb0")]
 )
-def test_losses_and_gradients_are_upstreams(
-    clean: Path, patched: Path, data: Path, tmp_path: Path, family: str, preset: str
-) -> None:
+def test_losses_and_gradients_are_upstreams(clean, patched, data, tmp_path, family, preset):
     token = (data / FOLDER / "splits" / "train.txt").read_text().split()[0]
     sides: list[list[object]] = [["--unpatched", clean], [patched]]
     wanted, found = (arrays(tmp_path, tree, "losses", family, preset, data, token) for tree in sides)

@@ -1,7 +1,5 @@
 """The run scripts, run for real: from elsewhere, with spaces in paths, killed, interrupted, resumed, two at once."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

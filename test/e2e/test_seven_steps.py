@@ -3,8 +3,6 @@
 They run in a folder and an environment of their own, in which the package pivotnet is not installed.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -84,7 +82,7 @@ class User:
 
 
 @pytest.fixture(scope="module")
-def user(tmp_path_factory: pytest.TempPathFactory) -> User:
+def user(tmp_path_factory) -> User:
     """After step 7 and the annotation of six samples in the tree."""
     user = User(tmp_path_factory.mktemp("user"))
     user.types(STEP_7, user.root)
@@ -94,7 +92,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> User:
     return user
 
 
-def test_the_tree_finds_the_package_beside_it_from_any_folder(user: User, tmp_path: Path) -> None:
+def test_the_tree_finds_the_package_beside_it_from_any_folder(user, tmp_path):
     assert STEP_7 in (ROOT / "README.md").read_text()
     data, split = user.tree / "data" / "nuscenes" / FOLDER, user.tree / "assets" / "splits" / "nuscenes" / "val.txt"
     for command, start in (
@@ -142,7 +140,7 @@ def _resume(user: User, output: Path, saved: Path) -> None:
 
 
 @pytest.mark.full
-def test_pivotnet_is_trained_evaluated_and_resumed(user: User, tmp_path: Path) -> None:
+def test_pivotnet_is_trained_evaluated_and_resumed(user, tmp_path):
     options = ("--preset", "effb0", "--cards", 2)
     status, _, err = user.scripts.run(PERFORMANCE, *options, "--steps", 2)
     assert status == 1 and "error: the backbone file efficientnet-b0-355c32eb.pth is neither in" in err
@@ -164,7 +162,7 @@ def test_pivotnet_is_trained_evaluated_and_resumed(user: User, tmp_path: Path) -
 
 
 @pytest.mark.full
-def test_bemapnet_is_trained_on_curves_evaluated_and_resumed(user: User, tmp_path: Path) -> None:
+def test_bemapnet_is_trained_on_curves_evaluated_and_resumed(user, tmp_path):
     shrink_bemapnet(user.tree)
     user.environment["PIVOTNET_BACKBONE_WEIGHTS"] = "none"
     options = ("--network", "bemapnet", "--preset", "effb0", "--cards", 2)

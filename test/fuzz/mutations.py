@@ -1,7 +1,5 @@
 """Hostile versions of files: each function changes one file in place, by a random generator, and says how."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """The kinds of files that the package reads: a folder with good ones, and what reads them as its commands do."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib

@@ -1,7 +1,5 @@
 """The committed recordings of upstream, through the same comparison as ``python tools/golden.py check DIR``."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys
@@ -28,7 +26,7 @@ def misses(folder: Path, *parts: str) -> list[str]:
 @pytest.mark.parametrize(
     "part", [pytest.param(name, marks=pytest.mark.full if name in FULL else ()) for name in golden.PARTS]
 )
-def test_equal_to_upstream(part: str) -> None:
+def test_equal_to_upstream(part):
     assert misses(RECORDINGS, part) == []
 
 
@@ -60,7 +58,7 @@ def copy_of(name: str, folder: Path) -> Path:
         pytest.param("golden_forward_effb0.npz", "forward/effb0", "train/ins_masks/5/0", 1e-2, marks=pytest.mark.full),
     ],
 )
-def test_a_perturbed_recording_misses(tmp_path: Path, name: str, part: str, key: str, change: float) -> None:
+def test_a_perturbed_recording_misses(tmp_path, name, part, key, change):
     arrays = dict(np.load(copy_of(name, tmp_path), allow_pickle=False))
     if part == "loss":  # one case is enough
         arrays = {k: v for k, v in arrays.items() if k == "seed" or k.startswith(key.split("/")[0] + "/")}
@@ -70,7 +68,7 @@ def test_a_perturbed_recording_misses(tmp_path: Path, name: str, part: str, key:
     assert misses(tmp_path, part)
 
 
-def test_a_perturbed_initialisation_misses(tmp_path: Path) -> None:
+def test_a_perturbed_initialisation_misses(tmp_path):
     path = copy_of("initialisation_effb0.json", tmp_path)
     recorded = json.loads(path.read_text())
     recorded["parameters"]["output_head.coords_head.layers.1.weight"]["std"] *= 1.1
@@ -79,7 +77,7 @@ def test_a_perturbed_initialisation_misses(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["name", "order"])
-def test_another_parameter_list_misses(tmp_path: Path, change: str) -> None:
+def test_another_parameter_list_misses(tmp_path, change):
     path = copy_of("state_dict_effb0.json", tmp_path)
     recorded = json.loads(path.read_text())
     items = list(recorded["state_dict"].items())
@@ -88,7 +86,7 @@ def test_another_parameter_list_misses(tmp_path: Path, change: str) -> None:
     assert misses(tmp_path, "state_dict/effb0")
 
 
-def test_missing_and_truncated_files_miss(tmp_path: Path) -> None:
+def test_missing_and_truncated_files_miss(tmp_path):
     path = copy_of("golden_matching.npz", tmp_path)
     path.write_bytes(path.read_bytes()[:2000])
     loss, matching, annotation = misses(tmp_path, "matching", "loss", "annotation", "small")  # "small" is optional
@@ -96,7 +94,7 @@ def test_missing_and_truncated_files_miss(tmp_path: Path) -> None:
     assert matching.startswith("matching: cannot be read: ")
 
 
-def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "400")  # wide enough for the longest path
     copy_of("golden_matching.npz", tmp_path)
 
@@ -114,7 +112,7 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         assert message.startswith("error: ") and message.count("\n") == 1
 
 
-def test_constants_and_copied_layers() -> None:
+def test_constants_and_copied_layers():
     """What names, shapes and statistics of single parameters do not show."""
     config = preset("effb0")
     network = PivotNet(config.model, config.map)

@@ -1,7 +1,5 @@
 """A task for the tests of the benchmarks; measuring processes import it by this name."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A small annotated data set of blurred noise images and random lines, for tests that need no real scene."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a training run leaves, made up: records of its steps, and its summary."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

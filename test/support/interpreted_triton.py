@@ -4,8 +4,6 @@ A process of its own, since Triton reads TRITON_INTERPRET=1 when it is imported.
 locations, weights, gradient), OUTPUTS gets one of (output, three gradients).
 """
 
-from __future__ import annotations
-
 import sys
 
 import torch

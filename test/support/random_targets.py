@@ -1,7 +1,5 @@
 """Random predictions and drawn targets (``random_batch`` of pivotnet.audit makes whole batches of the same lines)."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

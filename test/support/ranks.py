@@ -1,7 +1,5 @@
 """What a rank of a test with several processes does. Here, because a started process has to import it."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

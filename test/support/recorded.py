@@ -1,7 +1,5 @@
 """Where the recordings of upstream lie, and a small data set of theirs for tests of annotation."""
 
-from __future__ import annotations
-
 import os
 import tarfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A copy of the run scripts in a checkout of its own, so that outputs, data and .venv of tests stay out of this one."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Networks of the presets on small images and a coarse grid."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Keyword arguments as upstream's configs give them, at full size and small."""
 
-from __future__ import annotations
-
 from typing import Any
 
 MAP = {"ego_size": (60, 30), "map_resolution": 0.15, "map_size": (400, 200)}

@@ -1,7 +1,5 @@
 """The checkout of upstream that tests may copy, and commands in such copies."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The rules of ARCHITECTURE.md: who may import whom, what only some parts know, names that occur once."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections import Counter

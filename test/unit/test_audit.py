@@ -1,10 +1,7 @@
 """The audit's counting rules on small programs, its table and its budgets."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -63,7 +60,7 @@ ONE_COPY = {"to_device_copies": 1, "to_device_bytes": 32}
         (lambda device: (torch.ones(3, device=device).double() * 2).float(), {"launches": 4, "float64": 2}),
     ],
 )
-def test_what_is_counted(program: Callable[[torch.device], object], expected: dict[str, int]):
+def test_what_is_counted(program, expected):
     found = recorded(program).to_dict()["total"]
     assert {name: count for name, count in found.items() if count} == expected
 
@@ -83,7 +80,7 @@ def test_what_is_counted(program: Callable[[torch.device], object], expected: di
         lambda values: torch.linalg.inv(torch.diag(values)),
     ],
 )
-def test_reading_a_value_or_a_size_is_one_wait_and_names_its_line(read: Callable[[torch.Tensor], object]):
+def test_reading_a_value_or_a_size_is_one_wait_and_names_its_line(read):
     audit = recorded(lambda device: read(torch.ones(3, device=device)))
     assert audit.total("host_waits") == 1
     (_, line), count = next(iter(audit.wait_lines.items()))
@@ -106,14 +103,14 @@ def test_the_backward_pass_is_followed():
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> dict:
+def report(tmp_path_factory) -> dict:
     path = tmp_path_factory.mktemp("audit") / "report.json"
     assert main(["audit", "--preset", "smoke", "--device", "cpu", "--json", str(path)]) == 0
     return json.loads(path.read_text())
 
 
 @needs_fused_adamw
-def test_a_training_step_waits_once_in_the_criterion(report: dict):
+def test_a_training_step_waits_once_in_the_criterion(report):
     total = report["total"]
     assert total["host_waits"] == total["to_host_copies"] == 1 and total["cpu_fallbacks"] == total["float64"] == 0
     (wait,) = report["host_waits"]
@@ -125,7 +122,7 @@ def test_a_training_step_waits_once_in_the_criterion(report: dict):
     assert sum(sum(operators.values()) for operators in report["operators"].values()) == total["launches"]
 
 
-def test_budgets(report: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_budgets(report, tmp_path, capsys):
     path = tmp_path / "budget.json"
     command = ["audit", "--preset", "smoke", "--device", "cpu", "--budget", str(path)]
     path.write_text(json.dumps({"launches": report["total"]["launches"], "host_waits": 0}))
@@ -144,7 +141,7 @@ def test_budgets(report: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @needs_fused_adamw
-def test_swint_keeps_its_budget(tmp_path: Path):
+def test_swint_keeps_its_budget(tmp_path):
     """The counts do not depend on the size of the images, the time does."""
     path = tmp_path / "budget.json"
     path.write_text(json.dumps({"cpu_fallbacks": 0, "float64": 0, "host_waits": 1, "launches": 2010}))

@@ -1,11 +1,8 @@
 """The benchmark tool: turns of two sides, ratios, and its command line."""
 
-from __future__ import annotations
-
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import bench
 import numpy as np
@@ -16,7 +13,7 @@ from support.diary_task import diary
 from pivotnet.errors import PivotNetError
 
 
-def test_sides_take_turns_and_are_measured(tmp_path: Path) -> None:
+def test_sides_take_turns_and_are_measured(tmp_path):
     path = tmp_path / "diary"
     sides = {"ours": partial(diary, path, "a"), "upstream": partial(diary, path, "b", sleep=0.3, mebibytes=200)}
     ours, other = take_turns(sides, threads=1, rounds=2, turn_seconds=0.0)
@@ -29,12 +26,12 @@ def test_sides_take_turns_and_are_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("fail", "message"), [("made", "ours failed: cannot be made: try"), ("run", "in the run")])
-def test_a_failing_side_is_reported(tmp_path: Path, fail: str, message: str) -> None:
+def test_a_failing_side_is_reported(tmp_path, fail, message):
     with pytest.raises(PivotNetError, match=message):
         take_turns({"ours": partial(diary, tmp_path / "diary", "a", fail=fail)}, threads=1, rounds=1, warmup=0)
 
 
-def test_a_turn_is_the_median_of_its_runs_whose_phases_are_summed() -> None:
+def test_a_turn_is_the_median_of_its_runs_whose_phases_are_summed():
     lengths = [0.2]  # the first run takes long, as the first one after another's turn does
     clock = Clock()
 
@@ -52,7 +49,7 @@ def test_a_turn_is_the_median_of_its_runs_whose_phases_are_summed() -> None:
     np.testing.assert_allclose(turn[TOTAL], turn["input"] + turn["other"])
 
 
-def test_ratios_are_taken_round_by_round() -> None:
+def test_ratios_are_taken_round_by_round():
     ours, other = (np.tile(np.array(seconds)[:, None], 2) for seconds in ([1.0, 2.0, 9.0], [2.0, 8.0, 10.0]))
     assert bench.ratios(ours, other) == ["0.500 (0.250-0.900)"] * 2
     assert bench.ratios(ours, np.zeros((1, 2))) == ["-", "-"]
@@ -63,14 +60,14 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return bench.main()
 
 
-def test_a_benchmark_from_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_benchmark_from_the_command_line(monkeypatch, capsys):
     assert call(monkeypatch, "criterion", "--rounds", "1", "--warmup", "0") == 0
     printed = capsys.readouterr().out
     assert all(text in printed for text in ("criterion, targets typical, batch 1", "ours: 1 rounds", "load average"))
 
 
 @pytest.mark.full
-def test_steps_of_several_sizes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_steps_of_several_sizes(monkeypatch, capsys):
     options = ["--preset", "smoke", "--batch-sizes", "1", "2", "--rounds", "1", "--warmup", "0"]
     assert call(monkeypatch, "step", *options) == 0
     printed = capsys.readouterr().out
@@ -85,9 +82,7 @@ def test_steps_of_several_sizes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         ("step --rounds=0", "argument --rounds: the value is 0: give a whole number from 1"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(
-    options: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_measured_is_refused(options, message, monkeypatch, capsys):
     try:
         status = call(monkeypatch, *options.split())
     except SystemExit as stop:

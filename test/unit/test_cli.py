@@ -1,7 +1,5 @@
 """The command itself: what it lists, how it ends, what it does not need."""
 
-from __future__ import annotations
-
 import contextlib
 import subprocess
 import sys

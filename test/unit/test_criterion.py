@@ -1,7 +1,5 @@
 """Matching at its edges; what the criterion needs, gives and costs; what a batch means. Numbers: test/golden."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -25,7 +23,7 @@ COUNTS = (6, 3, 4)
 BATCH = (COUNTS, (1, 0, 2), (0, 0, 0), (3, 5, 17))
 
 
-def test_no_pairs() -> None:
+def test_no_pairs():
     none = np.zeros((2, 10, 0), np.float32)
     assert sequence_costs(none, np.zeros(0, int), 5).shape == (0,)
     assert match_points(none, np.zeros(0, int))[1].shape == (0, 2)
@@ -37,12 +35,12 @@ def run_matching(predicted: Predictions, batch: Targets) -> list[ClassMatches]:
     return match(costs, predicted.points.detach().numpy(), batch, CONFIG.criterion, CONFIG.map)
 
 
-def test_mask_losses_of_extreme_logits_are_finite() -> None:
+def test_mask_losses_of_extreme_logits_are_finite():
     logits, target = torch.tensor([-200.0, 200.0]).repeat(8).view(1, 1, 1, 4, 4), torch.zeros(1, 1, 1, 4, 4)
     assert all_mask_losses(logits, target, (1,)).item() == pytest.approx(100 + 1 - 1 / 9)
 
 
-def test_more_instances_than_queries_leave_some_unmatched() -> None:
+def test_more_instances_than_queries_leave_some_unmatched():
     matches = run_matching(predictions(1), targets((2, 1, 18)))
     for d in range(3):
         own = matches[2].decoder == d
@@ -50,7 +48,7 @@ def test_more_instances_than_queries_leave_some_unmatched() -> None:
         assert len(set(matches[2].instance[own])) == 15
 
 
-def test_predictions_that_are_not_finite_are_still_matched() -> None:
+def test_predictions_that_are_not_finite_are_still_matched():
     """The loss reports them; matching must not raise before."""
     predicted, batch = predictions(1), targets((3, 2, 1))
     with torch.no_grad():
@@ -59,7 +57,7 @@ def test_predictions_that_are_not_finite_are_still_matched() -> None:
     assert [len(found.query) for found in run_matching(predicted, batch)] == [9, 6, 3]
 
 
-def test_no_instances_give_zeros_of_the_whole_graph() -> None:
+def test_no_instances_give_zeros_of_the_whole_graph():
     predicted, batch = predictions(1, size=(32, 16)), targets((0, 0, 0))
     result = Criterion(CONFIG)(predicted, batch)
     result.total.backward()
@@ -73,7 +71,7 @@ def test_no_instances_give_zeros_of_the_whole_graph() -> None:
 
 
 @pytest.mark.parametrize("source, size", [((8, 6), (20, 10)), ((5, 7), (5, 9)), ((1, 3), (4, 1)), ((9, 9), (4, 3))])
-def test_upsampling_and_its_gradient_are_those_of_interpolate(source: tuple[int, int], size: tuple[int, int]) -> None:
+def test_upsampling_and_its_gradient_are_those_of_interpolate(source, size):
     grids = torch.randn(3, *source, generator=torch.Generator().manual_seed(0)).requires_grad_()
     expected = F.interpolate(grids[None], size=size, mode="bilinear", align_corners=True)[0]
     found = upsample(grids, size)
@@ -83,7 +81,7 @@ def test_upsampling_and_its_gradient_are_those_of_interpolate(source: tuple[int,
     torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-4)
 
 
-def test_bfloat16_predictions_under_autocast_are_computed_in_float32() -> None:
+def test_bfloat16_predictions_under_autocast_are_computed_in_float32():
     half, batch = predictions(2, dtype=torch.bfloat16), targets(COUNTS, (2, 1, 0))
     single = Predictions(**{name: getattr(half, name).detach().float().requires_grad_() for name in FIELDS})
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -98,7 +96,7 @@ def test_bfloat16_predictions_under_autocast_are_computed_in_float32() -> None:
         torch.testing.assert_close(gradient, gradients(single)[name].bfloat16(), rtol=1e-2, atol=1e-8)
 
 
-def test_piggybacked_values_come_back() -> None:
+def test_piggybacked_values_come_back():
     criterion, predicted, batch = Criterion(CONFIG), predictions(1), targets(COUNTS)
     values = torch.tensor([[1.5, float("nan")], [3.0, 4.0]])
     found = criterion(predicted, batch, values).piggybacked
@@ -115,7 +113,7 @@ class Launches(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("batch", [(COUNTS,), (COUNTS, (1, 0, 1), (0, 2, 0))])
-def test_few_operators(batch) -> None:
+def test_few_operators(batch):
     """The network's decoders count, not samples, instances or points."""
     criterion, predicted, drawn = Criterion(CONFIG), predictions(len(batch), size=(32, 16)), targets(*batch)
     criterion(predicted, drawn)  # makes its constants
@@ -132,13 +130,13 @@ def test_few_operators(batch) -> None:
         (lambda predicted: {"semantic_logits": predicted.semantic_logits[..., :4]}, "masks are .100, 50. cells large"),
     ],
 )
-def test_predictions_that_do_not_fit_are_reported(change, message) -> None:
+def test_predictions_that_do_not_fit_are_reported(change, message):
     predicted = predictions(1)
     with pytest.raises(PivotNetError, match=message):
         Criterion(CONFIG)(dataclasses.replace(predicted, **change(predicted)), targets(COUNTS))
 
 
-def test_a_batch_is_the_mean_of_its_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_the_mean_of_its_samples(monkeypatch):
     batch = len(BATCH)
     predicted, drawn = predictions(batch), targets(*BATCH)
     criterion = Criterion(CONFIG)
@@ -161,6 +159,6 @@ def test_a_batch_is_the_mean_of_its_samples(monkeypatch: pytest.MonkeyPatch) -> 
         assert result.terms[name].item() == pytest.approx(terms[name], rel=1e-5)
 
 
-def test_the_normaliser_is_the_mean_number_of_instances_but_at_least_one() -> None:
+def test_the_normaliser_is_the_mean_number_of_instances_but_at_least_one():
     counts = torch.tensor([[6, 0, 3], [3, 1, 0]], dtype=torch.int32)
     assert class_normaliser(counts).tolist() == [4.5, 1.0, 1.5]

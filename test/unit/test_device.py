@@ -1,7 +1,5 @@
 """device.py on the machine at hand, and on machines imitated by packages of the vendors' names."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The doctor on good and broken machines, and its readers of what vendors' tools print (numbers changed)."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

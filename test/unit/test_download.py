@@ -1,7 +1,5 @@
 """tools/download.py against a server on this machine."""
 
-from __future__ import annotations
-
 import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

@@ -1,7 +1,5 @@
 """test/env_npu.sh on machines with and without NPUs, made of empty files."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Files appear whole or not at all, with the usual rights and nothing left beside them; errors are one line."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import time

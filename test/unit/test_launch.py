@@ -21,7 +21,7 @@ from pivotnet.launch import choices, supervise, torchrun, training_run
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path, monkeypatch) -> Path:
     """A folder in the place of the checkout, and no variables."""
     for name in (*CLEARED, supervise.GRACE):
         monkeypatch.delenv(name, raising=False)

@@ -1,7 +1,5 @@
 """Deformable attention against a reference that follows the definition cell by cell."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,8 +1,6 @@
 """The Triton kernels of deformable attention against grid_sample: computed by Triton's interpreter, compiled, and on a
 GPU, if there is one."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +44,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
+def interpreted(tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
     folder = tmp_path_factory.mktemp("triton")
     inputs = [(value, [x for shape in shapes for x in shape], *rest) for value, shapes, *rest in CASES.values()]
     torch.save(inputs, folder / "inputs.pt")

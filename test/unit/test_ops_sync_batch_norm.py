@@ -1,7 +1,5 @@
 """Synchronised batch norm of two processes against BatchNorm2d on the joined batch."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """The checker of pivotnet.patch: the patch of this repository passes, patches that break a rule do not."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -36,14 +34,14 @@ def faults_of(tmp_path: Path, data: bytes) -> list[str]:
     return patch_check.check(path)
 
 
-def test_the_patch_of_this_repository_passes_and_quotes_less_than_the_published_port() -> None:
+def test_the_patch_of_this_repository_passes_and_quotes_less_than_the_published_port():
     patch = ROOT / "pivotnet.patch"
     assert patch_check.check(patch) == []
     counts = parse(patch.read_bytes()).counts()
     assert counts["quoted"] <= 200 < 278 and counts["added"] < 100
 
 
-def test_a_package_that_the_check_lacks_is_no_fault_of_the_patch(tmp_path: Path, monkeypatch) -> None:
+def test_a_package_that_the_check_lacks_is_no_fault_of_the_patch(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "pivotnet.upstream.substitutes", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(PivotNetError, match="the check needs the package torch, which .* lacks"):
@@ -51,7 +49,7 @@ def test_a_package_that_the_check_lacks_is_no_fault_of_the_patch(tmp_path: Path,
 
 
 @pytest.mark.parametrize("lines", [GOOD, (" a\r", "-b\r", "+c\r", " d\r")])
-def test_a_good_patch_passes_whatever_its_line_endings(tmp_path: Path, lines: tuple[str, ...]) -> None:
+def test_a_good_patch_passes_whatever_its_line_endings(tmp_path, lines):
     assert faults_of(tmp_path, diff(*lines)) == []
 
 
@@ -73,18 +71,18 @@ def test_a_good_patch_passes_whatever_its_line_endings(tmp_path: Path, lines: tu
         (diff(*GOOD).partition(b"@@")[0], "a.py, which has 0"),
     ],
 )
-def test_a_broken_patch_fails(tmp_path: Path, data: bytes, words: str) -> None:
+def test_a_broken_patch_fails(tmp_path, data, words):
     faults = faults_of(tmp_path, data)
     assert any(words in fault for fault in faults), faults
 
 
-def test_a_hunk_that_does_not_fit_is_reported(tmp_path: Path) -> None:
+def test_a_hunk_that_does_not_fit_is_reported(tmp_path):
     patch = tmp_path / "x.patch"
     patch.write_bytes(diff(*GOOD))
     tree = {"a.py": b"import os\nimport numpy\nimport sys\n"}
     assert patch_check.faults_of_git(patch, tree)[0].startswith("git apply --check says: ")
 
 
-def test_parsing_keeps_endings_and_missing_newlines() -> None:
+def test_parsing_keeps_endings_and_missing_newlines():
     (hunk,) = parse(diff("-a", "\\ No newline at end of file", "+b\r", counts="1 1")).files["a.py"]
     assert (hunk.of("-"), hunk.of("+")) == ([b"a"], [b"b\r\n"])

@@ -1,7 +1,5 @@
 """The summary, the Final result, the comparison of runs, and the curves."""
 
-from __future__ import annotations
-
 import platform
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Rules: what they allow, and how a misfit is told."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

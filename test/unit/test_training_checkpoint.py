@@ -1,7 +1,5 @@
 """Checkpoints: what is saved comes back, upstream's layout is kept, and bad files give one line."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import os

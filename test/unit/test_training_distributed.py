@@ -1,7 +1,5 @@
 """What ranks exchange, and what happens when one is lost."""
 
-from __future__ import annotations
-
 import multiprocessing
 import socket
 import time

@@ -1,7 +1,5 @@
 """The training loop through the command, on a network small enough for seconds."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
@@ -35,7 +33,7 @@ Train = Callable[[Path, str], int]
 
 
 @pytest.fixture(scope="module")
-def train(tmp_path_factory: pytest.TempPathFactory):
+def train(tmp_path_factory):
     """``pivotnet train`` of the tiny network on four samples, given the output folder and more options."""
     data = make_data(tmp_path_factory.mktemp("data") / "root", samples=4)
     common = ["train", "--preset", "tiny", "--data-root", str(data), "--device", "cpu", "--workers", "0"]
@@ -45,7 +43,7 @@ def train(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="module")
-def whole(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(train, tmp_path_factory) -> Path:
     """A run of seven steps; not to be changed."""
     output = tmp_path_factory.mktemp("whole")
     assert train(output, "--steps 7 --save-every 2 --keep 2 --log-every 1") == 0

@@ -1,7 +1,5 @@
 """Parameter groups, learning rates and their schedule, against torch's own scheduler and upstream's table."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from functools import partial

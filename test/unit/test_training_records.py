@@ -1,7 +1,5 @@
 """What rank 0 shows, and what every rank records, on invented times."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Data set, transforms, loaders, converter, evaluator and point sampling of the patched tree."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 
@@ -38,7 +36,7 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
-def test_a_batch_is_that_of_our_own_data_set(root: Path) -> None:
+def test_a_batch_is_that_of_our_own_data_set(root):
     where = {"nusc_root": str(root), "anno_root": str(root / FOLDER), "split_dir": str(root / "lists")}
     normalize = Normalize(IMAGE_MEAN, IMAGE_STD, to_rgb=True)
     transforms = Compose([Resize(img_scale=(896, 512)), normalize, ToTensor_Pivot()])
@@ -62,7 +60,7 @@ def test_a_batch_is_that_of_our_own_data_set(root: Path) -> None:
         NuScenesMapDataset(list(CAMERAS)[::-1], configs.MAP, None)
 
 
-def test_images_that_are_normalised_already_or_not_rgb_are_taken_as_they_are() -> None:
+def test_images_that_are_normalised_already_or_not_rgb_are_taken_as_they_are():
     images = torch.randn(1, 6, 3, 2, 2, dtype=torch.float64)
     torch.testing.assert_close(load_images({"images": images}, nn.Linear(1, 1)), images.float())
     item = Normalize([1.0, 2.0, 3.0], [2.0, 2.0, 2.0], to_rgb=False)({"extra_infos": {}})
@@ -72,7 +70,7 @@ def test_images_that_are_normalised_already_or_not_rgb_are_taken_as_they_are() -
     torch.testing.assert_close(loaded[0, 0, :, 0, 0], torch.tensor([2.0, 1.5, 1.0]))
 
 
-def test_splits(root: Path, tmp_path: Path) -> None:
+def test_splits(root, tmp_path):
     annotated = root / FOLDER
     for name, tokens in (("train", [token(1), token(0)]), ("val", [token(1), "missing"]), ("night", ["missing"])):
         (tmp_path / f"{name}.txt").write_text("\n".join(tokens))
@@ -83,7 +81,7 @@ def test_splits(root: Path, tmp_path: Path) -> None:
             split_tokens(tmp_path / f"{listed}.txt", folder)
 
 
-def test_the_optimiser_is_rebuilt_over_groups_that_have_parameters() -> None:
+def test_the_optimiser_is_rebuilt_over_groups_that_have_parameters():
     model = nn.Linear(2, 2)
     parameters = ([model.weight], [model.bias], [])
     groups = [{"params": part, "lr": lr, "wd": 1e-4} for part, lr in zip(parameters, (1e-3, 1e-4, 1e-5))]
@@ -92,7 +90,7 @@ def test_the_optimiser_is_rebuilt_over_groups_that_have_parameters() -> None:
     assert optimizer.members[0][0] is model.weight
 
 
-def test_bemapnet_is_not_trained_without_its_curves(tmp_path: Path) -> None:
+def test_bemapnet_is_not_trained_without_its_curves(tmp_path):
     sample, path = one_divider("a", 60), tmp_path / FOLDER / "a.npz"
     path.parent.mkdir(parents=True)
     save_annotation(path, dataclasses.replace(sample, map_vectors=sample.ego_vectors))
@@ -101,7 +99,7 @@ def test_bemapnet_is_not_trained_without_its_curves(tmp_path: Path) -> None:
         load_sample(path, "train")
 
 
-def test_the_table_is_that_of_our_own_evaluation(tmp_path: Path, capsys) -> None:
+def test_the_table_is_that_of_our_own_evaluation(tmp_path, capsys):
     write_dividers(tmp_path, {"a": 60, "b": 60})
     write_results(tmp_path / "results", {"a": 60, "b": 64})
     listed = tmp_path / "val.txt"
@@ -119,7 +117,7 @@ def test_the_table_is_that_of_our_own_evaluation(tmp_path: Path, capsys) -> None
         ResultEvaluator(**folders, map_resolution=(0.15, 0.3))
 
 
-def test_the_converter_takes_upstreams_options(monkeypatch) -> None:
+def test_the_converter_takes_upstreams_options(monkeypatch):
     seen = []
     monkeypatch.setattr(
         "pivotnet.upstream.annotation.annotate_on_terminal", lambda *words, **more: seen.append((*words, more))
@@ -133,20 +131,20 @@ def test_the_converter_takes_upstreams_options(monkeypatch) -> None:
     [(["--thickness", "1", "5"], "the converter has thickness=[1, 5]"), ([], "")],
     ids=["unsupported", "no tables"],
 )
-def test_what_cannot_be_converted_is_one_line(tmp_path: Path, capsys, options, message) -> None:
+def test_what_cannot_be_converted_is_one_line(tmp_path, capsys, options, message):
     with pytest.raises(SystemExit) as stop:
         convert_annotations(["-d", str(tmp_path), *options])
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.startswith(f"error: {message}") and said.count("\n") == 1
 
 
-def test_points_between_pixels_are_weighted() -> None:
+def test_points_between_pixels_are_weighted():
     mask = torch.tensor([[0.0, 1.0], [2.0, 3.0]])[None, None]
     points = torch.tensor([[[0.5, 0.5], [0.25, 0.25], [0.75, 0.5]]])
     torch.testing.assert_close(point_sample(mask, points, align_corners=False), torch.tensor([[[1.5, 0.0, 2.0]]]))
 
 
-def test_uncertain_points_are_chosen() -> None:
+def test_uncertain_points_are_chosen():
     torch.manual_seed(0)
     ramp = torch.linspace(-8, 8, 64).expand(2, 1, 64, 64)  # zero, the most uncertain logit, lies in the middle
     points = get_uncertain_point_coords_with_randomness(ramp, lambda logits: -logits.abs(), 100, 3.0, 0.75)

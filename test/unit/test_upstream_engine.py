@@ -23,7 +23,7 @@ LINE, NO_LINE = ({"targets": {"labels": torch.full((1, 4, 3), number)}} for numb
 
 
 @pytest.fixture(autouse=True)
-def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain(monkeypatch) -> None:
     for name in (*VARIABLES, launch.DEVICE, callbacks.FLAG, callbacks.STEPS, callbacks.OUTPUT):
         monkeypatch.delenv(name, raising=False)
 
@@ -50,7 +50,7 @@ def machine(monkeypatch, kind: str) -> None:
         ("cuda", "0,2-9", 3),
     ],
 )
-def test_cards_that_do_not_exist_are_left_out_and_cards_overrules(monkeypatch, kind, listed, cards) -> None:
+def test_cards_that_do_not_exist_are_left_out_and_cards_overrules(monkeypatch, kind, listed, cards):
     machine(monkeypatch, kind)
     assert launch.count_cards(launch.parse_cards(listed)) == cards
     monkeypatch.setenv("CARDS", "3")
@@ -67,16 +67,14 @@ def test_cards_that_do_not_exist_are_left_out_and_cards_overrules(monkeypatch, k
         ({"CARDS": "none"}, "", "CARDS is none"),
     ],
 )
-def test_cards_that_are_wrong(monkeypatch, given, listed, message) -> None:
+def test_cards_that_are_wrong(monkeypatch, given, listed, message):
     variables(monkeypatch, **given)
     with pytest.raises(PivotNetError, match=message):
         launch.count_cards(launch.parse_cards(listed))
 
 
 @pytest.mark.parametrize("options", [["-d", "0-1", "-b", "1"], ["-d0,2"], ["--devices=1-2", "--ckpt", "x"]])
-def test_a_config_that_is_started_plainly_starts_torchrun_with_its_options(
-    monkeypatch, tmp_path, capsys, options
-) -> None:
+def test_a_config_that_is_started_plainly_starts_torchrun_with_its_options(monkeypatch, tmp_path, capsys, options):
     monkeypatch.delenv(launch.WITHOUT_WEIGHTS, raising=False)
     machine(monkeypatch, "cuda")
     started: list[list[str]] = []
@@ -97,7 +95,7 @@ def test_a_config_that_is_started_plainly_starts_torchrun_with_its_options(
     assert "--nproc-per-node=2" in words and words[-1 - len(options) :] == [str(tmp_path / "x.py"), *options]
 
 
-def test_a_rank_takes_its_card_of_the_listed_ones_as_far_as_they_go(monkeypatch) -> None:
+def test_a_rank_takes_its_card_of_the_listed_ones_as_far_as_they_go(monkeypatch):
     chosen = []
     monkeypatch.setattr(environ.devices, "select_device", lambda name, local_rank: chosen.append(local_rank) or CPU)
     variables(monkeypatch, WORLD_SIZE=6, RANK=5, LOCAL_RANK=1, LOCAL_WORLD_SIZE=3)
@@ -137,7 +135,7 @@ class Trainer:
         return loss
 
 
-def test_checkpoints_round_trip(tmp_path) -> None:
+def test_checkpoints_round_trip(tmp_path):
     trainer, other = Trainer(), Trainer()
     trainer.train()
     saver = callbacks.CheckPointSaver(tmp_path / "dump_model", num_keep_latest=1)
@@ -157,7 +155,7 @@ def test_checkpoints_round_trip(tmp_path) -> None:
     torch.testing.assert_close(other.model.state_dict(), trainer.model.state_dict())
 
 
-def test_a_checkpoint_of_upstream_loads(tmp_path) -> None:
+def test_a_checkpoint_of_upstream_loads(tmp_path):
     trainer, other = Trainer(), Trainer()
     plain = torch.optim.AdamW([{"params": list(trainer.model.parameters()), "wd": 1e-4}, {"params": [], "wd": 1e-4}])
     trainer.model(torch.randn(2, 3, 4, 4)).sum().backward()
@@ -171,7 +169,7 @@ def test_a_checkpoint_of_upstream_loads(tmp_path) -> None:
     torch.testing.assert_close(*moments)
 
 
-def test_a_checkpoint_of_another_network_is_refused_unless_only_weights_are_wanted(tmp_path, capsys) -> None:
+def test_a_checkpoint_of_another_network_is_refused_unless_only_weights_are_wanted(tmp_path, capsys):
     weights = {"0.weight": Trainer().model.state_dict()["0.weight"] + 1}
     torch.save({"model_state": weights}, tmp_path / "x.pth")
     with pytest.raises(PivotNetError, match=r"has 1 of the network's 7 tensors, not 0.bias"):
@@ -182,7 +180,7 @@ def test_a_checkpoint_of_another_network_is_refused_unless_only_weights_are_want
     assert "warning: checkpoint" in capsys.readouterr().err
 
 
-def test_gradients_are_clipped_and_clearml_is_refused() -> None:
+def test_gradients_are_clipped_and_clearml_is_refused():
     trainer = Trainer()
     trainer.train()
     callbacks.ClipGrad(1e-3).before_optimize(trainer)
@@ -192,7 +190,7 @@ def test_gradients_are_clipped_and_clearml_is_refused() -> None:
 
 
 @pytest.mark.parametrize("text", ["1", "many"])
-def test_wrong_numbers_of_steps(monkeypatch, text: str) -> None:
+def test_wrong_numbers_of_steps(monkeypatch, text):
     assert callbacks.requested_steps() is None
     monkeypatch.setenv(callbacks.FLAG, "1")
     assert callbacks.requested_steps() == 1500
@@ -201,7 +199,7 @@ def test_wrong_numbers_of_steps(monkeypatch, text: str) -> None:
         callbacks.requested_steps()
 
 
-def test_a_performance_run_stops_and_reports(tmp_path, monkeypatch, capsys) -> None:
+def test_a_performance_run_stops_and_reports(tmp_path, monkeypatch, capsys):
     """Through the environment, in a group of one process: DDP, six steps, log, curves, summary, Final result."""
     variables(monkeypatch, **{callbacks.FLAG: 1, callbacks.STEPS: 6}, MASTER_ADDR="127.0.0.1", MASTER_PORT=0)
     variables(monkeypatch, WORLD_SIZE=1, RANK=0, LOCAL_RANK=0)
@@ -250,7 +248,7 @@ def progress(tmp_path, monkeypatch) -> callbacks.ProgressBar:
     return progress
 
 
-def test_a_resumed_performance_run_makes_the_steps_that_are_left(tmp_path, monkeypatch) -> None:
+def test_a_resumed_performance_run_makes_the_steps_that_are_left(tmp_path, monkeypatch):
     variables(monkeypatch, **{callbacks.FLAG: 1, callbacks.STEPS: 32, callbacks.OUTPUT: tmp_path})
     progress, trainer = callbacks.ProgressBar(), Trainer([callbacks.CheckPointSaver(tmp_path)])
     progress.before_train(trainer)
@@ -260,7 +258,7 @@ def test_a_resumed_performance_run_makes_the_steps_that_are_left(tmp_path, monke
         callbacks.ProgressBar().before_train(trainer)
 
 
-def test_an_ordinary_run_leaves_its_summary_and_takes_up_its_evaluation(tmp_path, progress, capsys) -> None:
+def test_an_ordinary_run_leaves_its_summary_and_takes_up_its_evaluation(tmp_path, progress, capsys):
     trainer = Trainer()
     for step in range(5):
         progress.before_step(trainer, step, NO_LINE if step < 3 else LINE)
@@ -277,7 +275,7 @@ def test_an_ordinary_run_leaves_its_summary_and_takes_up_its_evaluation(tmp_path
     assert summary["evaluation"] == {"val": EVALUATION}
 
 
-def test_a_loss_that_is_not_finite_stops(tmp_path, progress) -> None:
+def test_a_loss_that_is_not_finite_stops(tmp_path, progress):
     with pytest.raises(PivotNetError, match=r"the loss of step 31 is nan \(terms: a\): .* take an earlier checkpoint"):
         for value in (1.0, *[float("nan")] * (callbacks.READ_EVERY - 1)):
             progress.after_step(Trainer(), 0, None, torch.tensor(value), {"a": torch.tensor(value)})

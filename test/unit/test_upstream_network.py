@@ -1,8 +1,6 @@
 """Upstream's keyword arguments become the presets; the adapters, put together as upstream does it, are our network,
 the post-processor is our criterion."""
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 import types
@@ -56,14 +54,14 @@ def criterion(**changes):
     return settings.criterion_config(**{name: given[name] for name in given if name not in ("map_conf", "pivot_conf")})
 
 
-def test_upstreams_numbers_are_the_presets() -> None:
+def test_upstreams_numbers_are_the_presets():
     assert bev() == ModelConfig()
     assert line() == (ModelConfig(), MapConfig())
     assert settings.map_config(configs.MAP, (10, 2, 30)) == MapConfig()
     assert criterion() == CriterionConfig()
 
 
-def test_other_numbers_are_taken_over() -> None:
+def test_other_numbers_are_taken_over():
     model = bev(d_model=64, num_decoder_layers=2, dropout=0.0, tgt_shape=(32, 16))
     assert model == ModelConfig(hidden=64, bev_decoder_layers=2, dropout=0.0, bev_size=(32, 16))
     _, lines = line(query_split=(5, 6, 7))
@@ -89,7 +87,7 @@ MASK_LOSS = {"decoder_weights": [1, 1, 1, 1], "mask_loss_conf": {"ce_weight": 2,
         (criterion, {"sem_loss_conf": MASK_LOSS}, "mask_loss_conf has ce_weight=2"),
     ],
 )
-def test_what_the_port_does_not_support_is_refused(convert, changes: dict, message: str) -> None:
+def test_what_the_port_does_not_support_is_refused(convert, changes, message):
     with pytest.raises(PivotNetError, match=f"{message}.*correct the config"):
         convert(**changes)
 
@@ -139,7 +137,7 @@ def networks() -> tuple[Network, PivotNet]:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_adapters_are_the_network(networks, inputs, training: bool) -> None:
+def test_the_adapters_are_the_network(networks, inputs, training):
     network, own = (part.train(training) for part in networks)
     with torch.no_grad():
         found = network(inputs)["outputs"]
@@ -151,7 +149,7 @@ def test_the_adapters_are_the_network(networks, inputs, training: bool) -> None:
             torch.testing.assert_close(left, right)
 
 
-def test_the_post_processor_is_the_criterion(networks, inputs) -> None:
+def test_the_post_processor_is_the_criterion(networks, inputs):
     network = networks[0].train()
     outputs = network(inputs)["outputs"]
     targets = build_targets([random_lines(MAP, np.random.default_rng(0), (1, 0, 2))], CONFIG)
@@ -162,7 +160,7 @@ def test_the_post_processor_is_the_criterion(networks, inputs) -> None:
     assert all(p.grad is not None for p in network.parameters() if p.requires_grad)
 
 
-def test_results_are_read_by_the_evaluation(networks, inputs, tmp_path) -> None:
+def test_results_are_read_by_the_evaluation(networks, inputs, tmp_path):
     network = networks[0].eval()
     with torch.no_grad():
         results, masks = network.post_processor(network(inputs)["outputs"])
@@ -172,7 +170,7 @@ def test_results_are_read_by_the_evaluation(networks, inputs, tmp_path) -> None:
     np.testing.assert_array_equal(mask, masks[0])
 
 
-def test_samples_of_another_data_set_and_decoders_that_are_left_out_are_refused(networks, inputs) -> None:
+def test_samples_of_another_data_set_and_decoders_that_are_left_out_are_refused(networks, inputs):
     with pytest.raises(PivotNetError, match="no reference_points: use the data set"):
         networks[0]({**inputs, "extra_infos": {}})
     with pytest.raises(PivotNetError, match="decoder_ids"):
@@ -187,7 +185,7 @@ BACKBONES = {
 
 
 @pytest.mark.parametrize("name", list(BACKBONES))
-def test_three_features_for_bemapnet(name: str) -> None:
+def test_three_features_for_bemapnet(name):
     build, options, channels = BACKBONES[name]
     backbone = build(options, None, (4, 6), 3).eval()
     with torch.no_grad():
@@ -199,7 +197,7 @@ def test_three_features_for_bemapnet(name: str) -> None:
     assert frozen == ({"conv1", "bn1", "layer1"} if name == "res50" else set())
 
 
-def test_a_missing_weight_file_is_an_error_unless_it_is_not_wanted(tmp_path, monkeypatch) -> None:
+def test_a_missing_weight_file_is_an_error_unless_it_is_not_wanted(tmp_path, monkeypatch):
     options = {**EFFB0, "weights_path": str(tmp_path / "none.pth")}
     folder = tmp_path / "else"
     monkeypatch.setenv("WEIGHTS", str(folder))
@@ -215,7 +213,7 @@ def test_a_missing_weight_file_is_an_error_unless_it_is_not_wanted(tmp_path, mon
     assert EfficientNetBackbone(options, None, None, 2).up_shape is None
 
 
-def test_upstreams_transformer_gets_the_cameras_side_by_side(monkeypatch) -> None:
+def test_upstreams_transformer_gets_the_cameras_side_by_side(monkeypatch):
     seen: dict[str, Any] = {}
 
     class Transformer(nn.Module):

@@ -1,7 +1,5 @@
 """tools/upstream.sh, on a made-up upstream of one file."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -21,7 +19,7 @@ def git(folder: Path, *words: str) -> str:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def place(tmp_path) -> Path:
     """A copy of the script with a pinned commit of a made-up upstream, and a second commit that is not the pinned."""
     upstream = tmp_path / "upstream"
     upstream.mkdir()
@@ -50,7 +48,7 @@ def fetched(place: Path, **variables: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_round_trip(place: Path) -> None:
+def test_round_trip(place):
     fetched(place)
     tree, changed = place / "PivotNet", FILE.replace(b"import torch", b"import json")
     file = tree / "a.py"
@@ -75,13 +73,13 @@ def test_round_trip(place: Path) -> None:
         (("fetch", "--form", "x"), "error: "),
     ],
 )
-def test_what_cannot_be_done_is_said(place: Path, words: tuple[str, ...], message: str) -> None:
+def test_what_cannot_be_done_is_said(place, words, message):
     done = run(place, *words)
     assert done.returncode == 2 and message in done.stderr
     assert not (place / "PivotNet").exists() and not list(place.glob(".upstream.*"))
 
 
-def test_another_commit_is_refused(place: Path) -> None:
+def test_another_commit_is_refused(place):
     git(place, "clone", "--quiet", str(place / "upstream"), str(place / "PivotNet"))
     for command in ("fetch", "apply", "pack"):
         done = run(place, command)
@@ -91,7 +89,7 @@ def test_another_commit_is_refused(place: Path) -> None:
     assert done.returncode == 2 and "does not have the pinned commit" in done.stderr
 
 
-def test_nothing_to_pack_leaves_the_patch(place: Path) -> None:
+def test_nothing_to_pack_leaves_the_patch(place):
     fetched(place, PIVOTNET_DIR="else/where")
     (place / "pivotnet.patch").write_text("The header.\n")
     done = run(place, "pack", PIVOTNET_DIR="else/where")
@@ -99,7 +97,7 @@ def test_nothing_to_pack_leaves_the_patch(place: Path) -> None:
     assert (place / "else" / "where" / "a.py").is_file() and not (place / "PivotNet").exists()
 
 
-def test_check_names_faults_and_counts(place: Path) -> None:
+def test_check_names_faults_and_counts(place):
     first, second, third = FILE.splitlines(keepends=True)
     diff = b"diff --git a/a.py b/a.py\nindex 1..2 100644\n--- a/a.py\n+++ b/a.py\n@@ -1,3 +1,3 @@\n"
     body = b" " + first + b"-" + second + b"+import json\r\n " + third
@@ -111,7 +109,7 @@ def test_check_names_faults_and_counts(place: Path) -> None:
     assert good.returncode == 0 and good.stdout == "1 files, 1 hunks, 1 added, 3 quoted\n", good.stderr
 
 
-def test_the_commit_stands_in_one_file() -> None:
+def test_the_commit_stands_in_one_file():
     commit = (ROOT / "tools" / "upstream_commit").read_text().strip()
     command = ["git", "-C", str(ROOT), "grep", "-lF", commit, "--", "*.py", "*.sh", "*.toml", "tools"]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "tools/upstream_commit\n"

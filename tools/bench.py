@@ -4,8 +4,8 @@
     python tools/bench.py step       a training step: seconds by phase, memory, arithmetic
     python tools/bench.py criterion  matching and losses alone, on random predictions and drawn targets
 
-With --against CHECKOUT (of upstream, unmodified) both sides take turns, each in a process of its own, on this CPU;
-without it ours alone is measured.
+With --against CHECKOUT (of upstream, unmodified) the sides take turns, each in a process of its own, on a CPU or a GPU
+(for which upstream's operator is compiled: nvcc and ninja are needed); without it ours alone is measured.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import itertools
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,11 +27,12 @@ from rich.table import Table
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
 from benchmarks import train_tasks  # noqa: E402
-from benchmarks.turns import TOTAL, Measurement, take_turns  # noqa: E402
+from benchmarks.turns import TOTAL, Measurement, Task, take_turns  # noqa: E402
 from recordings import inputs, shim  # noqa: E402
 
 from pivotnet import device as devices  # noqa: E402
 from pivotnet.commands import OptionParser, batch_size, positive, whole  # noqa: E402
+from pivotnet.commands.train import AMP  # noqa: E402
 from pivotnet.config import PRESETS  # noqa: E402
 from pivotnet.errors import PivotNetError, run_command  # noqa: E402
 
@@ -42,55 +43,65 @@ def measure(args: argparse.Namespace) -> None:
     """Measure every case and batch size, upstream where the batch size is 1, and list them.
 
     Raises:
-        PivotNetError: upstream knows no such preset or batch size, or a side fails.
+        PivotNetError: upstream knows no such preset or batch size, nothing can be profiled, or a side fails.
     """
     if args.against and args.preset not in shim.PRESETS:
         raise PivotNetError(f"--preset {args.preset}: upstream has {', '.join(shim.PRESETS)}")
     if args.against and 1 not in args.batch_sizes:
         raise PivotNetError(f"--batch-sizes {args.batch_sizes}: upstream knows 1 only; add it, or leave --against out")
-    if args.benchmark == "step":
-        name, amp = f"step of {args.preset}", torch.bfloat16 if args.amp == "bf16" else None
-        options = {"preset_name": args.preset, "checkpointing": args.checkpointing, "amp": amp, "graph": args.graph}
-        ours = partial(train_tasks.our_step, device=args.device, **options)
-        upstream = partial(train_tasks.upstream_step, args.against, preset_name=args.preset)
-    else:
-        name, ours = "criterion", partial(train_tasks.our_criterion, device=args.device)
-        upstream = partial(train_tasks.upstream_criterion, args.against)
+    if args.profile and torch.device(args.device).type != "cuda":
+        raise PivotNetError(f"--profile with --device {args.device}: the kernels of a GPU are listed; give cuda")
     rows = []
     for case, size in itertools.product(args.cases, args.batch_sizes):
-        sides = {"ours": partial(ours, case=case, batch_size=size)}
-        if args.against and size == 1:
-            sides["upstream"] = partial(upstream, case=case)
-        results = take_turns(sides, args.threads, args.rounds, args.warmup)
-        print_times(f"{name}, targets {case}, batch {size}", results, size)
-        wall, cpu = results[0].median() / size
-        rows.append([case, str(size), f"{wall:.3f}", f"{cpu:.3f}", f"{results[0].peak_bytes / GIB:.2f}"])
-    if len(rows) > 1:
-        heads = ("targets", "batch", "wall s a sample", "CPU s a sample", "peak GiB of the batch")
-        print_table("ours by targets and batch size", heads, rows)
+        sides = _sides(args, case, size)
+        results = take_turns(sides, args.threads, args.rounds, args.warmup, profile=args.profile)
+        title = f"{args.benchmark} of {args.preset}, targets {case}, batch {size}"
+        print_columns(f"{title}: wall and CPU s", [{p: one.median(p) for p in one.rounds} for one in results], sides)
+        if args.profile:
+            print_columns(f"{title}: number and ms on the card", [one.profile for one in results], sides)
+        rows += [[case, str(size), *summary(one, results, size)] for one in results]
+    times = ("mean s", "median s", "range", "CPU s", "samples/s", "peak GiB", "GMAC")
+    against = ("wall / upstream (range)", "CPU / upstream (range)", "memory / upstream") if args.against else ()
+    print_table(f"{args.benchmark} of {args.preset}", ("targets", "batch", "side", *times, *against), rows)
 
 
-def print_times(title: str, results: Sequence[Measurement], samples: int) -> None:
-    """Seconds by phase of one or two sides, and their ratios round by round, for runs of so many samples."""
-    phases = list(dict.fromkeys(phase for one in results for phase in one.rounds if phase != TOTAL))
-    heads = ["phase", *(f"{one.name}, {what} s" for one in results for what in ("wall", "CPU"))]
-    rows = []
-    for phase in [*phases, TOTAL] if len(phases) > 1 else [TOTAL]:
-        row = [phase]
-        for one in results:
-            row += [f"{seconds:.3f}" for seconds in one.median(phase)] if phase in one.rounds else ["-", "-"]
-        if len(results) > 1:
-            row += ratios(*(one.rounds.get(phase, [np.zeros(2)]) for one in results))
-        rows.append(row)
-    print_table(title, [*heads, "wall ratio (range)", "CPU ratio (range)"][: len(rows[0])], rows)
-    for one in results:
-        wall, cpu = samples / np.maximum(one.median(), 1e-9)
-        print(
-            f"  {one.name}: {len(one.rounds[TOTAL])} rounds, peak {one.peak_bytes / GIB:.2f} GiB, "
-            f"{one.flops / 2e9:.0f} GMAC, {wall:.1f} samples/s of wall, {cpu:.1f} of CPU time"
-        )
-    if len(results) > 1 and results[1].peak_bytes:
-        print(f"  peak memory, ours / upstream: {results[0].peak_bytes / results[1].peak_bytes:.3f}")
+def _sides(args: argparse.Namespace, case: str, size: int) -> dict[str, Callable[[], Task]]:
+    """How to make each side's task, by name; upstream last."""
+    common = {"case": case, "device": args.device}
+    if args.benchmark == "criterion":
+        sides = {"ours": partial(train_tasks.our_criterion, batch_size=size, **common)}
+        upstream = partial(train_tasks.upstream_criterion, args.against, **common)
+    else:
+        sides = {}
+        for amp, graph in itertools.product(args.amp, [False, True] if args.graph else [False]):
+            name = " ".join(["ours", *([amp] if AMP[amp] else []), *(["graph"] if graph else [])])
+            options = {"preset_name": args.preset, "checkpointing": args.checkpointing, **common}
+            sides[name] = partial(train_tasks.our_step, batch_size=size, amp=AMP[amp], graph=graph, **options)
+        upstream = partial(train_tasks.upstream_step, args.against, args.preset, **common)
+    return {**sides, "upstream": upstream} if args.against and size == 1 else sides
+
+
+def print_columns(title: str, found: Sequence[dict[str, np.ndarray]], sides: Iterable[str]) -> None:
+    """Two numbers of each side by phase or group, which a side may lack."""
+    names = list(dict.fromkeys(name for one in found for name in one if name != TOTAL))
+    rows = [[name, *(_pair(one.get(name)) for one in found)] for name in names]
+    print_table(title, ("", *sides), rows)
+
+
+def _pair(numbers: np.ndarray | None) -> str:
+    return "-" if numbers is None else f"{numbers[0]:.4g}  {numbers[1]:.3f}"
+
+
+def summary(one: Measurement, results: Sequence[Measurement], samples: int) -> list[str]:
+    """A side's name and figures, and how it compares with upstream, the last of ``results`` if it was measured."""
+    wall, other = np.array(one.rounds[TOTAL])[:, 0], results[-1]
+    times = [f"{wall.mean():.3f}", f"{np.median(wall):.3f}", f"{wall.min():.3f}-{wall.max():.3f}"]
+    rate = [f"{one.median()[1]:.3f}", f"{samples / max(np.median(wall), 1e-9):.1f}"]
+    found = [one.name, *times, *rate, f"{one.peak_bytes / GIB:.2f}", f"{one.flops / 2e9:.0f}"]
+    if other.name != "upstream" or one is other:
+        return found
+    memory = f"{one.peak_bytes / other.peak_bytes:.3f}" if other.peak_bytes else "-"
+    return [*found, *ratios(one.rounds[TOTAL], other.rounds[TOTAL]), memory]
 
 
 def ratios(ours: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> list[str]:
@@ -109,7 +120,7 @@ def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]])
         table.add_column(head, justify="right" if index else "left", no_wrap=not index)
     for row in rows:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    Console(width=None if sys.stdout.isatty() else 170).print(table)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -118,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
     step = benchmarks.add_parser("step", help="a training step")
     criterion = benchmarks.add_parser("criterion", help="matching and losses alone")
-    criterion.set_defaults(preset="swint")
+    criterion.set_defaults(preset="swint", profile=False)
     for add in (step.add_argument, criterion.add_argument):
         add("--against", type=Path, metavar="CHECKOUT", help="a checkout of upstream (default: ours alone)")
         add("--rounds", type=positive, default=3, help="measured turns of each side (3)")
@@ -127,11 +138,14 @@ def build_parser() -> argparse.ArgumentParser:
         add("--cases", nargs="+", choices=tuple(inputs.CASES), default=["typical"], help=cases)
         add("--batch-sizes", nargs="+", type=batch_size, default=[1], help="ours; upstream knows 1")
         add("--threads", type=positive, default=2, help="torch's threads (2)")
-        add("--device", default="cpu", help="of ours: npu, cuda, cpu (cpu)")
+        add("--device", default="cpu", help="npu, cuda, cpu; upstream runs on the last two (cpu)")
     step.add_argument("--preset", choices=tuple(PRESETS), default="swint", help="(swint)")
     step.add_argument("--checkpointing", action="store_true", help="ours recomputes activations, as upstream does")
-    step.add_argument("--amp", choices=("none", "bf16"), default="none", help="of ours (none)")
-    step.add_argument("--graph", action="store_true", help="ours as captured graphs, whose arithmetic is not counted")
+    step.add_argument("--amp", nargs="+", choices=tuple(AMP), default=["none"], help="of ours, a side each (none)")
+    step.add_argument(
+        "--graph", action="store_true", help="ours as captured graphs too; their arithmetic is not counted"
+    )
+    step.add_argument("--profile", action="store_true", help="list what a GPU does in a step, by kind of kernel")
     return parser
 
 

@@ -12,10 +12,11 @@ from support.random_targets import target_part
 from support.small_network import network, small
 
 from pivotnet import device as devices
+from pivotnet.commands.train import AMP
 from pivotnet.distributed import process_group, ranks_from_environment
 from pivotnet.structures import Batch
 from pivotnet.training.loop import Run
-from pivotnet.training.setup import AMP, build_trainer
+from pivotnet.training.setup import build_trainer
 
 
 def sample(whole: Batch, index: int) -> Batch:

@@ -7,8 +7,10 @@ from functools import partial
 import bench
 import numpy as np
 import pytest
-from benchmarks.turns import TOTAL, Clock, Task, take_turns
+from benchmarks.turns import TOTAL, WAITS, Clock, Task, group_of, take_turns
+from recordings.upstream_operator import compile_operator
 from support.diary_task import diary
+from torch.utils import cpp_extension
 
 from pivotnet.errors import PivotNetError
 
@@ -55,6 +57,27 @@ def test_ratios_are_taken_round_by_round():
     assert bench.ratios(ours, np.zeros((1, 2))) == ["-", "-"]
 
 
+def test_what_a_gpu_does_is_grouped_by_names() -> None:
+    names = {
+        "Memcpy HtoD (Pinned -> Device)": "copies to the card",
+        "Memset (Device)": "memory sets",
+        "sm80_xmma_gemm_f32f32_f32f32_f32_tn_n_tilesize64x64x8": "matrix products, convolutions",
+        "void at::native::(anonymous namespace)::vectorized_layer_norm_kernel<float, float>": "norms",
+        "void at::native::elementwise_kernel<128, direct_copy_kernel_cuda>": "strided copies, joins",
+        "void at::native::vectorized_elementwise_kernel<4, CUDAFunctor_add<float>>": "elementwise",
+        "void ms_deformable_im2col_gpu_kernel<float>": "deformable attention",
+        "nccl": "others",
+    }
+    assert {name: group_of(name, True) for name in names} == names
+    assert group_of("cudaStreamSynchronize", False) == WAITS and group_of("cudaLaunchKernel", False) is None
+
+
+def test_upstreams_operator_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
+    with pytest.raises(PivotNetError, match="there is no nvcc; install the toolkit"):
+        compile_operator(tmp_path)
+
+
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["bench.py", *arguments])
     return bench.main()
@@ -63,7 +86,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_a_benchmark_from_the_command_line(monkeypatch, capsys):
     assert call(monkeypatch, "criterion", "--rounds", "1", "--warmup", "0") == 0
     printed = capsys.readouterr().out
-    assert all(text in printed for text in ("criterion, targets typical, batch 1", "ours: 1 rounds", "load average"))
+    assert all(text in printed for text in ("criterion of swint", "GMAC", "load average"))
 
 
 @pytest.mark.full
@@ -71,7 +94,7 @@ def test_steps_of_several_sizes(monkeypatch, capsys):
     options = ["--preset", "smoke", "--batch-sizes", "1", "2", "--rounds", "1", "--warmup", "0"]
     assert call(monkeypatch, "step", *options) == 0
     printed = capsys.readouterr().out
-    assert "point head forward" in printed and "ours by targets and batch size" in printed
+    assert "point head forward" in printed and printed.count("batch 2") == 1
 
 
 @pytest.mark.parametrize(
@@ -79,6 +102,7 @@ def test_steps_of_several_sizes(monkeypatch, capsys):
     [
         ("step --against upstream --batch-sizes 2 4", "--batch-sizes [2, 4]: upstream knows 1 only"),
         ("step --against upstream --preset smoke", "--preset smoke: upstream has swint, res50, effb0"),
+        ("step --profile", "--profile with --device cpu: the kernels of a GPU are listed"),
         ("step --rounds=0", "argument --rounds: the value is 0: give a whole number from 1"),
     ],
 )

@@ -14,6 +14,8 @@ import torch
 from recordings import inputs, shim
 from recordings.golden_criterion import FIELDS, OF_PIXELS, as_predictions, as_sample, as_targets, nested, post_processor
 from recordings.golden_network import network_inputs, upsampled
+from torch import nn
+from torch.utils._pytree import tree_map
 
 from benchmarks.turns import Clock, Task
 from pivotnet import device as devices
@@ -72,16 +74,24 @@ def our_step(
     return Task(clock, step, first_phase="network forward" if graph else "input")
 
 
-def upstream_step(checkout: Path, preset_name: str, case: str) -> Task:
-    """The same step of upstream, batch 1 (it knows no other), on a CPU; dropout and checkpointing as it ships."""
-    shim.import_upstream(checkout)
+def upstream_clock(checkout: Path, device: str) -> Clock:
+    """Upstream is imported for that device, a CPU or a GPU; TF32 is off, as in ours."""
+    clock = Clock(devices.select_device(device))
+    devices.set_reduced_precision(False)
+    shim.import_upstream(checkout, gpu=clock.device.type == "cuda")
+    return clock
+
+
+def upstream_step(checkout: Path, preset_name: str, case: str, device: str) -> Task:
+    """The same step of upstream, batch 1 (it knows no other); dropout and checkpointing as it ships."""
+    clock = upstream_clock(checkout, device)
     torch.manual_seed(SEED)
-    network = shim.build(preset_name, deterministic=False).train()
+    network = shim.build(preset_name, deterministic=False).to(clock.device).train()
+    network.register_forward_pre_hook(move_inputs)
     criterion = network.get_submodule("post_processor")
     images = network_inputs(SEED, *inputs.cameras(SEED))
     target = inputs.target(SEED, case)
     optimizer, _ = shim.optimizer(network)
-    clock = Clock()
     announce_phases(network, criterion, optimizer, clock.enter, UPSTREAM_PHASES)
 
     def step() -> None:
@@ -91,6 +101,11 @@ def upstream_step(checkout: Path, preset_name: str, case: str) -> Task:
         optimizer.step()
 
     return Task(clock, step)
+
+
+def move_inputs(_: nn.Module, arguments: tuple[Any, ...]) -> Any:
+    """What upstream's DistributedDataParallel does before the network runs."""
+    return tree_map(lambda leaf: leaf.cuda() if isinstance(leaf, torch.Tensor) else leaf, arguments)
 
 
 def drawn_outputs(seed: int, case: str, bev_size: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -125,18 +140,17 @@ def our_criterion(case: str, batch_size: int, device: str) -> Task:
     return Task(clock, run, first_phase="targets")
 
 
-def upstream_criterion(checkout: Path, case: str) -> Task:
-    """The same of upstream, one sample, on a CPU. Its network has upsampled the masks before, its criterion makes the
-    targets."""
-    shim.import_upstream(checkout)
-    processor = post_processor().train()
+def upstream_criterion(checkout: Path, case: str, device: str) -> Task:
+    """The same of upstream, one sample. Its network has upsampled the masks before, its criterion makes the targets."""
+    clock = upstream_clock(checkout, device)
+    processor = post_processor().to(clock.device).train()
     target = inputs.target(SEED, case)
     config = preset("swint")
     outputs = {}
     for key, array in drawn_outputs(SEED, case, config.model.bev_size).items():
         tensor = torch.from_numpy(array)
-        outputs[key] = (upsampled(tensor, config.mask_size) if key.startswith(OF_PIXELS) else tensor).requires_grad_()
-    clock = Clock()
+        tensor = upsampled(tensor, config.mask_size) if key.startswith(OF_PIXELS) else tensor
+        outputs[key] = tensor.to(clock.device).requires_grad_()
 
     def run() -> None:
         for tensor in outputs.values():

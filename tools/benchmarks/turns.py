@@ -1,4 +1,4 @@
-"""Measure one task, or two that do the same, each in a process of its own.
+"""Measure one task, or several that do the same, each in a process of its own.
 
 The sides take turns (ours, other, ours, other, ...) and never run at once, so that what else the machine does meets
 both alike, and a ratio is taken of neighbours in time. A turn of a short task is the median of a second of runs.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -27,6 +28,32 @@ CPU = torch.device("cpu")
 TOTAL = "total"
 
 Seconds = dict[str, np.ndarray]  # by phase: wall and CPU [2]
+# What kernels do, by their names; the first that fits.
+GROUPS = {
+    "copies to the card": "Memcpy HtoD",
+    "copies back": "Memcpy DtoH",
+    "copies within": "Memcpy DtoD",
+    "memory sets": "Memset",
+    "deformable attention": "deform|grid_sampl|^_(for|back)ward_kernel",
+    "attention, softmax": "fmha|flash|attention|softmax",
+    "matrix products, convolutions": "gemm|gemv|cutlass|xmma|nvjet|conv|wgrad|dgrad|implicit",
+    "norms": "layer_?norm|batch_?norm|GammaBeta|bn_",
+    "optimiser": "multi_tensor|adam",
+    "strided copies, joins": "direct_copy|CatArray|copy_kernel",
+    "sums": "reduce",
+    "rows and indices": "index|gather|scatter",
+    "elementwise": "elementwise|unrolled|vectorized|dropout",
+    "others": "",
+}
+WAITS = "waits of the host"
+GROUPS[WAITS] = r"cuda(Device|Stream|Event)Synchronize"
+
+
+def group_of(name: str, on_card: bool) -> str | None:
+    """The group of a kernel, copy or memory set, or of a call of the host that waits; None for its other calls."""
+    if not on_card:
+        return WAITS if re.match(GROUPS[WAITS], name) else None
+    return next(group for group, words in GROUPS.items() if re.search(words, name, re.IGNORECASE))
 
 
 class Clock:
@@ -92,6 +119,23 @@ class Task:
             self.timed_run()
         return int(arithmetic.get_total_flops())
 
+    def profile(self) -> dict[str, np.ndarray]:
+        """What a GPU does in one run: number and milliseconds [2] by group, and the waits of the host."""
+        self.timed_run()
+        device, self.clock.device = self.clock.device, CPU  # whose clock waits for nothing
+        with torch.profiler.profile() as profiler:
+            self.timed_run()
+            devices.synchronize(device)
+        self.clock.device = device
+        found = {group: np.zeros(2) for group in GROUPS}
+        for event in profiler.events():
+            on_card = event.device_type != torch.autograd.DeviceType.CPU
+            group = group_of(event.name, on_card)
+            if group:
+                found[group] += 1, event.time_range.elapsed_us() / 1e3
+        found[WAITS][0] -= 2  # the profile's own, above and at its end
+        return found
+
 
 @dataclass
 class Measurement:
@@ -101,6 +145,7 @@ class Measurement:
     rounds: dict[str, list[np.ndarray]] = field(default_factory=dict)  # by phase and in total: wall and CPU seconds [2]
     peak_bytes: int = 0  # resident (CPU) or allocated (card) at the most during the runs
     flops: int = 0
+    profile: dict[str, np.ndarray] = field(default_factory=dict)  # see Task.profile
 
     def median(self, phase: str = TOTAL) -> np.ndarray:
         """Wall and CPU seconds of a phase [2]."""
@@ -108,9 +153,14 @@ class Measurement:
 
 
 def take_turns(
-    sides: Mapping[str, Callable[[], Task]], threads: int, rounds: int, warmup: int = 1, turn_seconds: float = 1.0
+    sides: Mapping[str, Callable[[], Task]],
+    threads: int,
+    rounds: int,
+    warmup: int = 1,
+    turn_seconds: float = 1.0,
+    profile: bool = False,
 ) -> list[Measurement]:
-    """Measure one or two sides: ``rounds`` turns of each, after ``warmup`` turns, of ``turn_seconds`` at least.
+    """Measure the sides: ``rounds`` turns of each, after ``warmup`` turns, of ``turn_seconds`` at least.
 
     Args:
         sides: how to make the task of each, by name; picklable.
@@ -144,6 +194,8 @@ def take_turns(
                     result.rounds.setdefault(phase, []).append(seconds[phase])
         for result in results:
             result.peak_bytes = ask(result.name, _call, "peak_memory")
+            if profile:
+                result.profile = ask(result.name, _call, "profile")
             result.flops = ask(result.name, _call, "flops")
     return results
 

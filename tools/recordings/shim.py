@@ -1,4 +1,4 @@
-"""Import a checkout of upstream, unmodified, on a machine without CUDA.
+"""Import a checkout of upstream, unmodified, with or without CUDA.
 
 Upstream asks for a GPU in places where none is needed to compute. What asks for one is replaced from outside, before
 upstream is imported; no file of the checkout is changed, not even by byte code:
@@ -9,7 +9,8 @@ upstream is imported; no file of the checkout is changed, not even by byte code:
   attention are stand-ins that fail when they are used;
 - the deformable attention operator runs upstream's own plain-PyTorch core, with the level shapes as Python integers.
 
-Where torch_npu's transfer_to_npu was imported before, CUDA means the NPU, and the operator is mx_driving's.
+Where torch_npu's transfer_to_npu was imported before, CUDA means the NPU, and the operator is mx_driving's. On a GPU
+CUDA stays what it is, and the operator is upstream's own.
 
 Besides this project's requirements it needs mmcv 1.7.2 (pure Python), addict, yapf, tabulate, loguru, tensorboardX.
 """
@@ -37,14 +38,16 @@ from torch import nn
 from pivotnet.errors import PivotNetError
 from pivotnet.upstream import substitutes
 from pivotnet.upstream.transform import Compose
+from recordings import upstream_operator
 
 COMMIT_FILES = ("mapmaster/models/network.py", "configs/pivotnet_nuscenes_swint.py", "tools/evaluation/eval.py")
 NEEDED = ("mmcv", "addict", "yapf", "tabulate", "loguru", "tensorboardX")
 PRESETS = ("swint", "res50", "effb0")
 
 
-def import_upstream(checkout: Path) -> Path:
-    """Make ``mapmaster``, ``tools`` and the modules of configs/ of that checkout importable. Idempotent.
+def import_upstream(checkout: Path, gpu: bool = False) -> Path:
+    """Make ``mapmaster``, ``tools`` and the modules of configs/ of that checkout importable, to run on a GPU if asked.
+    Idempotent.
 
     Raises:
         PivotNetError: no checkout of upstream is there, or a package that upstream imports is missing.
@@ -65,26 +68,29 @@ def import_upstream(checkout: Path) -> Path:
     logging.disable(logging.INFO)  # mmcv reports every parameter that it initialises
     warnings.filterwarnings("ignore", category=UserWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    _replace_cuda()
+    if gpu:
+        upstream_operator.compile_operator(checkout)
+    elif not _on_npu():
+        for kind in (torch.Tensor, nn.Module):
+            kind.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign,assignment]
+    for name, builtin in (("bool", bool), ("float", float)):
+        if name not in np.__dict__:
+            setattr(np, name, builtin)
     _add_stand_ins()
     sys.path[:0] = [str(checkout), str(checkout / "configs"), str(checkout / "tools" / "evaluation")]
-    _replace_deformable_attention()
-    _replace_what_needs_devices_and_files()
+    if not gpu:
+        _replace_deformable_attention()
+    heads = importlib.import_module("mapmaster.models.output_head")
+    for head in () if gpu or _on_npu() else (heads.PivotMapOutputHead, heads.PiecewiseBezierMapOutputHead):
+        head.compute_locations = lambda self, device, compute=head.compute_locations: compute(self, device="cpu")
+    efficientnet = importlib.import_module("mapmaster.models.backbone.efficientnet.model")
+    efficientnet.load_pretrained_weights = lambda *args, **kwargs: None
     return checkout
 
 
 def _on_npu() -> bool:
     """Whether CUDA means an NPU in this process."""
     return "torch_npu.contrib.transfer_to_npu" in sys.modules
-
-
-def _replace_cuda() -> None:
-    if not _on_npu():
-        for kind in (torch.Tensor, nn.Module):
-            kind.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign,assignment]
-    for name, kind in (("bool", bool), ("float", float)):
-        if name not in np.__dict__:
-            setattr(np, name, kind)
 
 
 def _unavailable(*args: Any, **kwargs: Any) -> Any:
@@ -131,15 +137,6 @@ def _replace_deformable_attention() -> None:
         return core(value, [(int(h), int(w)) for h, w in shapes], locations, weights)
 
     function.apply = staticmethod(apply)
-
-
-def _replace_what_needs_devices_and_files() -> None:
-    """Let heads ask for coordinates on the CPU, and backbones be built without their pretrained files."""
-    heads = importlib.import_module("mapmaster.models.output_head")
-    for head in () if _on_npu() else (heads.PivotMapOutputHead, heads.PiecewiseBezierMapOutputHead):
-        head.compute_locations = lambda self, device, compute=head.compute_locations: compute(self, device="cpu")
-    efficientnet = importlib.import_module("mapmaster.models.backbone.efficientnet.model")
-    efficientnet.load_pretrained_weights = lambda *args, **kwargs: None
 
 
 def model_setup(preset: str, family: str = "pivotnet") -> dict[str, Any]:

@@ -25,12 +25,11 @@ import numpy as np
 import torch
 from rich.console import Console
 from torch import nn
-from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, default_collate
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from benchmarks.train_tasks import UPSTREAM_PHASES, drawn_batch  # noqa: E402
+from benchmarks.train_tasks import UPSTREAM_PHASES, drawn_batch, move_inputs  # noqa: E402
 from recordings import inputs, rule, shim  # noqa: E402
 from recordings.golden_criterion import as_targets  # noqa: E402
 from recordings.golden_network import network_inputs  # noqa: E402
@@ -222,11 +221,6 @@ def _drawn_batch(tree: Tree, preset: str, experiment: Any) -> dict[str, Any]:
     }
 
 
-def _move_inputs(_: nn.Module, arguments: tuple[Any, ...]) -> Any:
-    """What upstream's DistributedDataParallel does before the network runs."""
-    return tree_map(lambda leaf: leaf.cuda() if isinstance(leaf, torch.Tensor) else leaf, arguments)
-
-
 def count(tree: Tree, preset: str, report: str) -> None:
     """Count what the second training step of PivotNet asks of an NPU, and how often it calls each function of CANN.
 
@@ -237,7 +231,7 @@ def count(tree: Tree, preset: str, report: str) -> None:
     experiment = tree.experiment("pivotnet", preset, {})
     model = experiment.model.cuda().train()
     if tree.unpatched:
-        model.register_forward_pre_hook(_move_inputs)
+        model.register_forward_pre_hook(move_inputs)
     model.module = types.SimpleNamespace(post_processor=model.post_processor)
     optimizer = experiment.optimizer
     recorder = Recorder(torch.device("npu", 0))

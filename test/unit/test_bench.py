@@ -72,7 +72,7 @@ def test_what_a_gpu_does_is_grouped_by_names() -> None:
     assert group_of("cudaStreamSynchronize", False) == WAITS and group_of("cudaLaunchKernel", False) is None
 
 
-def test_upstreams_operator_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_upstreams_operator_needs_a_compiler(monkeypatch, tmp_path):
     monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
     with pytest.raises(PivotNetError, match="there is no nvcc; install the toolkit"):
         compile_operator(tmp_path)

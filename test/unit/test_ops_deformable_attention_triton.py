@@ -105,7 +105,7 @@ def test_without_triton_grid_sample_stays_with_a_warning():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 @pytest.mark.parametrize("dtype, near", [(torch.float32, 2e-5), (torch.bfloat16, 1e-2)])
-def test_equals_grid_sample_on_a_card_and_keeps_its_inputs_only(dtype, near):
+def test_equals_grid_sample_on_cuda_and_keeps_its_inputs_only(dtype, near):
     """At the size of the presets: 6 cameras beside each other, 64 x 32 queries."""
     assert deformable_attention._triton_works()
     set_reduced_precision(False)

@@ -193,9 +193,7 @@ def remove_old(folder: PathLike, keep: int) -> None:
 
 def upstream_state(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, step: int) -> dict[str, Any]:
     """What upstream's loader takes, in host memory: after the whole epoch of index ``epoch``, and ``step`` steps.
-
-    PivotNetError where a weight is not finite, so that the state is of no use to anybody.
-    """
+    PivotNetError where a weight is not finite, so that the state is of no use to anybody."""
     weights = {name: devices.to_host(tensor) for name, tensor in model.state_dict().items()}
     for name, tensor in weights.items():
         if not bool(torch.isfinite(tensor).all()):
@@ -216,12 +214,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
 
 
 def read_tensors(path: PathLike) -> Any:
-    """What torch has saved in a file: tensors and plain values, in host memory.
-
-    Raises:
-        FileNotFoundError: it is missing.
-        PivotNetError: it is damaged, no file of torch, or holds anything else; the message names no remedy.
-    """
+    """What torch has saved in a file: tensors and plain values, in host memory. Raises FileNotFoundError: it is
+    missing; PivotNetError: it is damaged, no file of torch, or holds anything else; the message names no remedy."""
     try:
         with open_file(path) as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch says of its own code that it is deprecated
@@ -246,12 +240,9 @@ def read_tensors(path: PathLike) -> Any:
 
 
 def read_checkpoint(path: PathLike) -> dict[str, Any]:
-    """A checkpoint's dict, ours or upstream's, in host memory.
-
-    Raises:
-        PivotNetError: missing, truncated, no checkpoint, changed since it was written, with weights that are not
-            finite, or holding objects that are no tensors and plain values.
-    """
+    """A checkpoint's dict, ours or upstream's, in host memory. Raises PivotNetError: missing, truncated, no checkpoint,
+    changed since it was written, with weights that are not finite, or holding objects that are no tensors and plain
+    values."""
     try:
         state = read_tensors(path)
     except FileNotFoundError as error:
@@ -298,11 +289,8 @@ def backbone_of(model_state: dict[str, Tensor]) -> str | None:
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], path: PathLike, config: Config) -> None:
-    """Copy a checkpoint's weights into a model of ``config``; every name and shape must fit.
-
-    Raises:
-        PivotNetError: the checkpoint is of another backbone or of other sizes.
-    """
+    """Copy a checkpoint's weights into a model of ``config``; every name and shape must fit. Raises PivotNetError: the
+    checkpoint is of another backbone or of other sizes."""
     weights = {name.removeprefix("module."): tensor for name, tensor in state["model_state"].items()}
     backbone = backbone_of(weights)
     if backbone not in (None, config.model.backbone):

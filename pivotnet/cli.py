@@ -34,9 +34,7 @@ COMMANDS = {
 
 def build_parser(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, Any]:
     """The parser for a command line, with the options of its subcommand, and what runs that (None without one).
-
-    PivotNetError where a package that the subcommand needs is not installed.
-    """
+    PivotNetError where a package that the subcommand needs is not installed."""
     parser = OptionParser(prog="pivotnet", description=__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=f"pivotnet {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

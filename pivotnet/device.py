@@ -136,10 +136,8 @@ def doubts(device: torch.device, dtype: torch.dtype | None) -> list[str]:
 
 
 def capture(module: Any, inputs: tuple[Tensor, ...]) -> Any:
-    """A module's forward and backward pass as graphs that the device of ``inputs`` replays.
-
-    The module runs a few times before that, with ``inputs``, which become the graphs' own.
-    """
+    """A module's forward and backward pass as graphs that the device of ``inputs`` replays. The module runs a few times
+    before that, with ``inputs``, which become the graphs' own."""
     return _module(inputs[0].device.type).make_graphed_callables(module, inputs, allow_unused_input=True)
 
 
@@ -182,10 +180,8 @@ def pin_memory(device: torch.device) -> bool:
 
 
 def set_reduced_precision(allowed: bool) -> None:
-    """Switch TF32 (CUDA) and HF32 (NPU) of matrix products and convolutions.
-
-    Off is what upstream's numbers are compared with; torch_npu switches HF32 convolutions on by default.
-    """
+    """Switch TF32 (CUDA) and HF32 (NPU) of matrix products and convolutions. Off is what upstream's numbers are
+    compared with; torch_npu switches HF32 convolutions on by default."""
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
     if "torch_npu" in sys.modules:
@@ -215,10 +211,8 @@ def set_rng_state(device: torch.device, state: dict[str, Any]) -> None:
 
 
 def profile(device: torch.device, folder: str, first: int, steps: int) -> contextlib.AbstractContextManager:
-    """Record ``steps`` steps after the ``first`` ones into ``folder``: for Perfetto, or MindStudio Insight (NPU).
-
-    The ``step()`` of what the context gives is to be called at the end of each step.
-    """
+    """Record ``steps`` steps after the ``first`` ones into ``folder``: for Perfetto, or MindStudio Insight (NPU). The
+    ``step()`` of what the context gives is to be called at the end of each step."""
     profiler = importlib.import_module("torch_npu.profiler") if device.type == "npu" else torch.profiler
     return profiler.profile(
         activities=[getattr(profiler.ProfilerActivity, name) for name in sorted({"CPU", device.type.upper()})],

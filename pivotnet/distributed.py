@@ -48,15 +48,10 @@ def ranks_from_environment() -> Ranks:
 
 @contextlib.contextmanager
 def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """The default process group for the block, on the device's backend; nothing for a single process.
-
-    When the block fails the group is left as it is, since closing it would wait for ranks that may be gone. It is
-    closed after an error that all ranks share.
-
-    Raises:
-        PivotNetError: the group cannot be formed.
-        LostRankError: another rank is lost inside the block.
-    """
+    """The default process group for the block, on the device's backend; nothing for a single process. When the block
+    fails the group is left as it is, since closing it would wait for ranks that may be gone. It is closed after an
+    error that all ranks share. Raises PivotNetError: the group cannot be formed; LostRankError: another rank is lost
+    inside the block."""
     if ranks.world_size == 1:
         yield
         return

@@ -17,10 +17,8 @@ CLOSED_PIPE = 1  # exit status where the reader of stdout has gone; rich has the
 
 
 class PivotNetError(Exception):
-    """Bad input or a bad machine, reported in one line: what is wrong, where, and what to do.
-
-    The command line prints the message after ``error: `` and exits with status 2, without a traceback.
-    """
+    """Bad input or a bad machine, reported in one line: what is wrong, where, and what to do. The command line prints
+    the message after ``error: `` and exits with status 2, without a traceback."""
 
 
 class LostRankError(PivotNetError):

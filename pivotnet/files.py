@@ -33,14 +33,10 @@ os.register_at_fork(after_in_child=_drop_locks)  # a loader worker may outlive i
 @contextlib.contextmanager
 def atomic_write(path: PathLike, mode: str = "wb", durable: bool = True) -> Iterator[IO[Any]]:
     """Open a temporary neighbour of ``path`` for writing; rename it to ``path`` when the block ends without an error.
-
     On any error (a full disk, an interrupt) the temporary file is removed and an older ``path`` stays as it was.
     ``durable`` waits until the content is on the disk, so that this holds for a power failure too; many small files
-    that can be made again do without.
-
-    Raises:
-        PivotNetError: the folder is missing, not writable, or its disk is full.
-    """
+    that can be made again do without. Raises PivotNetError: the folder is missing, not writable, or its disk is
+    full."""
     target = Path(path)
     temporary = os.path.join(target.parent, f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -60,10 +56,8 @@ def atomic_write(path: PathLike, mode: str = "wb", durable: bool = True) -> Iter
 
 
 def make_folder(path: PathLike, option: str | None = None) -> Path:
-    """Make a folder, and those above it, if it is not there; PivotNetError where that fails.
-
-    ``option`` is the command line option by which the user chose it, for the message; None if it could not be chosen.
-    """
+    """Make a folder, and those above it, if it is not there; PivotNetError where that fails. ``option`` is the command
+    line option by which the user chose it, for the message; None if it could not be chosen."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -143,10 +137,8 @@ def read_json(
 
 
 def read_tokens(path: PathLike) -> list[str]:
-    """Sample tokens of a list, one a line; they may end in ``.npz``, as upstream's do.
-
-    FileNotFoundError where it is missing, PivotNetError where it cannot be read or lists something else.
-    """
+    """Sample tokens of a list, one a line; they may end in ``.npz``, as upstream's do. FileNotFoundError where it is
+    missing, PivotNetError where it cannot be read or lists something else."""
     remedy = "give a list of sample tokens, one a line"
     try:
         tokens = [line.removesuffix(".npz") for line in read_file(path).decode().split()]

@@ -53,10 +53,8 @@ def calling_line() -> str:
 
 
 class Recorder(TorchDispatchMode):
-    """Counts launches on the device, host waits, copies, collectives, fallbacks and float64, below autograd.
-
-    A registered operator is one launch, whatever its kernel calls. ``enter`` says which phase comes next.
-    """
+    """Counts launches on the device, host waits, copies, collectives, fallbacks and float64, below autograd. A
+    registered operator is one launch, whatever its kernel calls. ``enter`` says which phase comes next."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()

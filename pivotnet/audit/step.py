@@ -33,11 +33,8 @@ def announce_phases(
     enter: Callable[[str], None],
     network_phases: Mapping[str, str] = NETWORK_PHASES,
 ) -> None:
-    """From now on, call ``enter`` with the name of each phase when it begins.
-
-    A step has an input phase before the first of these, which the caller enters. ``network_phases`` has names by the
-    path of the module that begins them.
-    """
+    """From now on, call ``enter`` with the name of each phase when it begins. A step has an input phase before the
+    first of these, which the caller enters. ``network_phases`` has names by the path of the module that begins them."""
 
     def entering(phase: str) -> Callable[..., None]:
         return lambda *_: enter(phase)
@@ -51,11 +48,8 @@ def announce_phases(
 
 
 def audit_step(config: Config, device: torch.device, ranks: Ranks, samples: int = 1) -> Audit:
-    """Counts of a training step in which nothing is done for the first time.
-
-    That is the second. On a CPU the counts are those of a device that has the CPU's operators. Of several ranks each
-    audits itself.
-    """
+    """Counts of a training step in which nothing is done for the first time. That is the second. On a CPU the counts
+    are those of a device that has the CPU's operators. Of several ranks each audits itself."""
     batches = [random_batch(config, samples, seed=2 * ranks.rank + step) for step in range(2)]
     if devices.pin_memory(device):  # as the loader does
         batches = [batch.pin_memory() for batch in batches]

@@ -86,11 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_budget(path: Path) -> dict[str, int]:
-    """Limits by the names of NUMBERS.
-
-    Raises:
-        PivotNetError: no JSON object of whole numbers, or an unknown name.
-    """
+    """Limits by the names of NUMBERS. Raises PivotNetError: no JSON object of whole numbers, or an unknown name."""
     limits = read_json(path, "--budget needs a JSON object of whole numbers", mapping(number(0, whole=True)))
     unknown = [name for name in limits if name not in NUMBERS]
     if unknown:

@@ -40,10 +40,8 @@ class Supervision(Generic[Array]):
 
 
 def supervise(matches: Sequence[ClassMatches], targets: Targets, config: Config) -> Supervision[np.ndarray]:
-    """Turn the matches of each class, and the targets in host memory, into supervision.
-
-    Every sample's reductions are those that upstream makes for its one; samples then count 1 / B each.
-    """
+    """Turn the matches of each class, and the targets in host memory, into supervision. Every sample's reductions are
+    those that upstream makes for its one; samples then count 1 / B each."""
     criterion, sizes = config.criterion, config.map
     batch, classes = targets.counts.shape
     decoders, bev_decoders = len(criterion.decoder_weights), len(criterion.bev_weights)

@@ -15,21 +15,15 @@ from pivotnet import device as devices
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
-    """Copy tensors of one device, cast to float32, to the host in a single blocking copy.
-
-    Returns:
-        float32 arrays of the same shapes, views of one buffer.
-    """
+    """Copy tensors of one device, cast to float32, to the host in a single blocking copy. Returns float32 arrays of the
+    same shapes, views of one buffer."""
     packed = torch.cat([tensor.detach().flatten().float() for tensor in tensors])
     return _split(devices.to_host(packed).numpy(), [tuple(tensor.shape) for tensor in tensors])
 
 
 def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
-    """Copy host arrays of a few types to ``device``: one copy a type, for which the host does not wait.
-
-    Returns:
-        tensors of the same shapes and types, views of one buffer a type.
-    """
+    """Copy host arrays of a few types to ``device``: one copy a type, for which the host does not wait. Returns tensors
+    of the same shapes and types, views of one buffer a type."""
     moved: dict[int, Tensor] = {}
     for dtype in {array.dtype for array in arrays}:
         same = [index for index, array in enumerate(arrays) if array.dtype == dtype]

@@ -23,11 +23,8 @@ TIMEOUT = 60.0  # seconds for one command: a broken driver lets npu-smi hang
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's report.
-
-    ``status``: ok; note (good to know); warning (training starts, but slower or not as wanted); error (training on this
-    machine could not start, or would end soon).
-    """
+    """One line of the doctor's report. ``status``: ok; note (good to know); warning (training starts, but slower or not
+    as wanted); error (training on this machine could not start, or would end soon)."""
 
     status: str
     topic: str

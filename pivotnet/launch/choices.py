@@ -67,9 +67,7 @@ class Choices:
 
 def read_choices(kind: str, given: Mapping[str, str | None], extra: list[str]) -> Choices:
     """Options, where they are not given environment variables, and where these are not set those of the resumed run.
-
-    ``given``: values by name of OPTIONS; ``resume`` is None without --resume, and "" without its folder.
-    """
+    ``given``: values by name of OPTIONS; ``resume`` is None without --resume, and "" without its folder."""
     values: dict[str, Any] = {name: given.get(name) or os.environ.get(name.upper()) or None for name in OPTIONS}
     nodes, resume = Nodes.from_environment(), given.get("resume") is not None
     if resume:

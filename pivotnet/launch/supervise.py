@@ -30,10 +30,8 @@ class Interrupted(Exception):
 
 
 def end_with_parent(always: bool = False) -> None:
-    """Get SIGTERM when the parent process has gone (Linux only).
-
-    Not where this is no rank and no part of a supervised command, unless ``always``: others may outlive their shell.
-    """
+    """Get SIGTERM when the parent process has gone (Linux only). Not where this is no rank and no part of a supervised
+    command, unless ``always``: others may outlive their shell."""
     if sys.platform == "linux" and (always or "TORCHELASTIC_RUN_ID" in os.environ or MARK in os.environ):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -45,14 +43,10 @@ def private_folder() -> str:
 
 
 def supervise(command: Sequence[object], **options: Any) -> int:
-    """Run a command with subprocess.Popen's options; returns its exit status, below 0 for a signal.
-
-    The command gets a session of its own, so Ctrl-C reaches this process alone. The first signal asks the command to
-    end (SIGTERM). A second one, or PIVOTNET_GRACE seconds, end all of its processes (SIGKILL).
-
-    Raises:
-        Interrupted: SIGINT, SIGTERM or SIGHUP came.
-    """
+    """Run a command with subprocess.Popen's options; returns its exit status, below 0 for a signal. The command gets a
+    session of its own, so Ctrl-C reaches this process alone. The first signal asks the command to end (SIGTERM). A
+    second one, or PIVOTNET_GRACE seconds, end all of its processes (SIGKILL). Raises Interrupted: SIGINT, SIGTERM or
+    SIGHUP came."""
     grace = whole_number(GRACE, os.environ.get(GRACE) or "60", least=0)
     mark = secrets.token_hex(8)
     received: list[int] = []

@@ -62,10 +62,8 @@ class Nodes:
 
 
 def command(cards: int, nodes: Nodes, words: list[str], logs: Path | None = None) -> list[str]:
-    """The command that starts ``words``, a script or ``-m MODULE``, as one rank a card.
-
-    With ``logs`` only rank 0's stdout goes to the console. What else the ranks write goes into files there.
-    """
+    """The command that starts ``words``, a script or ``-m MODULE``, as one rank a card. With ``logs`` only rank 0's
+    stdout goes to the console. What else the ranks write goes into files there."""
     options = [f"--nproc-per-node={cards}", "--monitor-interval=0.5"]
     if nodes.count == 1:
         options += ["--standalone"]
@@ -106,10 +104,8 @@ def last_lines(path: Path) -> list[str]:
 
 
 def explain(failures: Mapping[int, Any], logs: Path) -> tuple[list[str], int]:
-    """Lines about ranks that failed (torchrun's ProcessFailure by rank), each once, and the exit status.
-
-    Ranks that only lost another one are left out.
-    """
+    """Lines about ranks that failed (torchrun's ProcessFailure by rank), each once, and the exit status. Ranks that
+    only lost another one are left out."""
     lines: dict[str, None] = {}  # in order
     known = {f"error: {failure.message}" for failure in failures.values() if "status" in failure.error_file_data}
     status = 2
@@ -142,10 +138,8 @@ def explain(failures: Mapping[int, Any], logs: Path) -> tuple[list[str], int]:
 
 
 def watch(folder: Path) -> None:
-    """Report ranks of this machine that are silent, from now on; then the first signal ends all ranks at once.
-
-    torchrun would wait for a rank that does not answer, and nothing can be saved without it.
-    """
+    """Report ranks of this machine that are silent, from now on; then the first signal ends all ranks at once. torchrun
+    would wait for a rank that does not answer, and nothing can be saved without it."""
     limit = whole_number(heartbeat.SILENCE, os.environ.get(heartbeat.SILENCE) or "600")
     receiver, sender = socket.socketpair()
     receiver.settimeout(heartbeat.INTERVAL)

@@ -28,13 +28,8 @@ class FailedRun(Exception):
 
 
 def train(choices: Choices) -> None:
-    """Prepare, train, print the Final result; fills ``choices`` in on the way.
-
-    Raises:
-        PivotNetError: a choice cannot be used here.
-        FailedRun: training failed.
-        Interrupted: a signal came.
-    """
+    """Prepare, train, print the Final result; fills ``choices`` in on the way. Raises PivotNetError: a choice cannot be
+    used here; FailedRun: training failed; Interrupted: a signal came."""
     if choices.resume:
         say(f"resuming {choices.output}")
     device = _choose_device(choices)

@@ -13,9 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 def run(function: Callable[..., Any], recompute: bool, *arguments: Any) -> Any:
     """``function(*arguments)``; where ``recompute``, the backward pass calls it again instead of keeping activations.
-
-    The function must draw no random numbers: their state is not restored.
-    """
+    The function must draw no random numbers: their state is not restored."""
     if recompute and torch.is_grad_enabled():
         return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
     return function(*arguments)

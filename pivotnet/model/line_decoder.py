@@ -114,11 +114,8 @@ class LineDecoder(nn.Module):
 
     @torch.no_grad()
     def _attention_mask(self, points: Tensor, bev: Tensor, mask_layers: list[Projection]) -> Tensor:
-        """Which BEV cells each point query [B, T, C] may not look at: bool [B, 1, T, N].
-
-        No gradient passes through it, so it costs no backward pass; the masks that are trained are made once for all
-        layers.
-        """
+        """Which BEV cells each point query [B, T, C] may not look at: bool [B, 1, T, N]. No gradient passes through it,
+        so it costs no backward pass; the masks that are trained are made once for all layers."""
         # Autocast keeps the weights it casts: cast here, without gradient, they would get none elsewhere either.
         with torch.autocast(device_type=points.device.type, enabled=False):
             joined = self._join(self._split(self.decoder_norm(points.float())))
@@ -146,9 +143,7 @@ class LineDecoder(nn.Module):
 
 def _projections(layers: list[Attention], kinds: tuple[int, ...]) -> list[Projection]:
     """Weights [layers, k C, C] and biases [layers, k C] of all layers, for each of ``kinds``: k of query, key, value.
-
-    Joined first and split then, their gradients are joined once, not layer by layer.
-    """
+    Joined first and split then, their gradients are joined once, not layer by layer."""
     weight = torch.stack([layer.in_proj_weight for layer in layers])
     bias = torch.stack([layer.in_proj_bias for layer in layers])
     sizes = [kind * weight.shape[2] for kind in kinds]
@@ -225,14 +220,9 @@ class FeedForwardLayer(nn.Module):
 
 
 def sine_position(size: tuple[int, int], channels: int) -> Tensor:
-    """Sine position embedding of a grid, row by row (Carion et al., DETR, arXiv:2005.12872, appendix A.4).
-
-    The first half of the channels encodes the row, the second the column; counted from 1 and scaled to 2 pi at the
-    last one, without the half-cell shift that later papers added.
-
-    Returns:
-        float32 [rows * columns, channels].
-    """
+    """Sine position embedding of a grid, row by row (Carion et al., DETR, arXiv:2005.12872, appendix A.4). The first
+    half of the channels encodes the row, the second the column; counted from 1 and scaled to 2 pi at the last one,
+    without the half-cell shift that later papers added. Returns float32 [rows * columns, channels]."""
     half = channels // 2
     frequency = 10000 ** (2 * (torch.arange(half, dtype=torch.float32) // 2) / half)
     encoded = []

@@ -79,11 +79,8 @@ class PivotNet(nn.Module):
         return predictions
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 [B, V, H, W, 3] BGR -> float32 [B, V, 3, H, W] BGR.
-
-        Upstream takes its RGB images for BGR and swaps them, so that blue is normalised with the statistics of red.
-        The published weights are trained that way.
-        """
+        """uint8 [B, V, H, W, 3] BGR -> float32 [B, V, 3, H, W] BGR. Upstream takes its RGB images for BGR and swaps
+        them, so that blue is normalised with the statistics of red. The published weights are trained that way."""
         unit = images.permute(0, 1, 4, 2, 3) / 255.0
         return (unit - self.image_mean.view(-1, 1, 1)) * self.image_scale.view(-1, 1, 1)
 

@@ -37,11 +37,8 @@ class PointHead(nn.Module):
         self.register_buffer("coordinates", torch.stack([x, y], dim=-1).reshape(-1, 2), persistent=False)
 
     def forward(self, points: list[Tensor], mean_features: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict the points from their features, of each class [D, B, points of the class, hidden].
-
-        Returns:
-            coordinates (row, column) in [0, 1], float32 [D, B, T, 2]; validity logits [D, B, T, 2].
-        """
+        """Predict the points from their features, of each class [D, B, points of the class, hidden]. Returns
+        coordinates (row, column) in [0, 1], float32 [D, B, T, 2]; validity logits [D, B, T, 2]."""
         features = [head(part) for head, part in zip(self.im_ctr_heads, points)]  # [D, B, points, 2F]
         logits = torch.cat([head(part) for head, part in zip(self.pts_cls_heads, features)], dim=2)
         with torch.autocast(device_type=logits.device.type, enabled=False):
@@ -50,11 +47,9 @@ class PointHead(nn.Module):
         return coordinates, logits
 
     def mean_coordinate_features(self) -> Tensor:
-        """Coordinate features averaged over the map, float32 [F].
-
-        Upstream multiplies the features of every pixel with those of every point and averages the products. The
-        average of a product with a constant is the product with the average, and the last layer is linear too.
-        """
+        """Coordinate features averaged over the map, float32 [F]. Upstream multiplies the features of every pixel with
+        those of every point and averages the products. The average of a product with a constant is the product with the
+        average, and the last layer is linear too."""
         with torch.autocast(device_type=self.coordinates.device.type, enabled=False):
             return run(self.coords_head.mean, self.checkpointing, self.coordinates)
 

@@ -30,12 +30,8 @@ PROFILE_AFTER = 10  # steps before a profile begins
 
 def train(run: Run, ranks: Ranks, device: torch.device, started: float) -> bool:
     """Train, evaluate what is asked for, and write everything into the output folder. Every rank calls this.
-
-    ``started`` is ``time.perf_counter()`` of the process's start. Returns False if SIGTERM stopped the run.
-
-    Raises:
-        PivotNetError: an option, the data set, a checkpoint or a weight file is not right, or the loss is not finite.
-    """
+    ``started`` is ``time.perf_counter()`` of the process's start. Returns False if SIGTERM stopped the run. Raises
+    PivotNetError: an option, the data set, a checkpoint or a weight file is not right, or the loss is not finite."""
     with agreed(ranks):
         config = configuration(run)
         tokens = read_split(run.data_root, run.split)
@@ -107,10 +103,8 @@ def _plain(value: Any) -> Any:
 
 
 def _start(trainer: Trainer, loader: Loader, resumed: Path | None, state: dict[str, Any]) -> Iterator[Batch]:
-    """Set the random states, those of a resumed run too; returns the batches.
-
-    The loader draws a random number before its first batch, so that is fetched first.
-    """
+    """Set the random states, those of a resumed run too; returns the batches. The loader draws a random number before
+    its first batch, so that is fetched first."""
     batches = iter(loader)
     first = [next(batches)] if len(loader) else []  # a run that goes on in its evaluation has none
     torch.manual_seed(trainer.run.seed + 1 + trainer.ranks.rank)  # each rank drops other units

@@ -102,11 +102,8 @@ class Trainer:
         return result
 
     def train_step(self, batch: Batch, stop: bool = False) -> np.ndarray | None:
-        """One optimiser step for a batch in host memory.
-
-        If this rank was asked to ``stop``, the others receive that with the losses. Returns what the step before left
-        pending, None after the first.
-        """
+        """One optimiser step for a batch in host memory. If this rank was asked to ``stop``, the others receive that
+        with the losses. Returns what the step before left pending, None after the first."""
         self.schedule.apply(self.optimizer, self.step)
         self.optimizer.zero_grad()
         result = self.forward_backward(batch, self._pending)
@@ -122,9 +119,7 @@ class Trainer:
         self, batches: Iterable[Batch], records: StepRecords, monitor: Monitor, shutdown: Shutdown, profiler: Any = None
     ) -> bool:
         """Train until ``run.steps`` or a request to stop; saves at the end. Returns whether the run is complete.
-
-        ``batches`` has one a step, from step ``self.step`` on.
-        """
+        ``batches`` has one a step, from step ``self.step`` on."""
         record: dict[str, Any] | None = None  # of the step before, whose losses are still on the device
         stop = False
         instances = self.step % self.run.steps_per_epoch  # not 0 when an epoch goes on, which is not judged

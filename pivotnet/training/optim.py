@@ -28,11 +28,9 @@ SAVED = ("lr", "betas", "eps", "weight_decay")
 def learning_rates(
     optim: OptimConfig, world_size: int, lr: float | None = None, backbone_lr: float | None = None
 ) -> tuple[float, float]:
-    """Rates of the network and of its backbone.
-
-    ``lr`` overrides the network's rate, unscaled, and the backbone's keeps its ratio to it; ``backbone_lr`` overrides
-    the backbone's. PivotNetError where upstream has no factor for this number of ranks, and ``lr`` is not given.
-    """
+    """Rates of the network and of its backbone. ``lr`` overrides the network's rate, unscaled, and the backbone's keeps
+    its ratio to it; ``backbone_lr`` overrides the backbone's. PivotNetError where upstream has no factor for this
+    number of ranks, and ``lr`` is not given."""
     if lr is not None:
         rates = lr, lr * optim.backbone_lr / optim.lr
     else:
@@ -55,11 +53,9 @@ def build_optimizer(model: nn.Module, optim: OptimConfig, rates: tuple[float, fl
 
 
 class MultiStepSchedule:
-    """rate(step) = base * gamma ** (number of milestones <= step).
-
-    Milestones are whole epochs, truncated: int(.7 E) and int(.9 E). A run of one epoch therefore has both at step 0 and
-    learns at gamma squared from the start; upstream's one-epoch runs do the same.
-    """
+    """rate(step) = base * gamma ** (number of milestones <= step). Milestones are whole epochs, truncated: int(.7 E)
+    and int(.9 E). A run of one epoch therefore has both at step 0 and learns at gamma squared from the start;
+    upstream's one-epoch runs do the same."""
 
     def __init__(self, optim: OptimConfig, base_rates: tuple[float, ...], steps_per_epoch: int) -> None:
         self.base_rates = base_rates
@@ -136,11 +132,8 @@ class FlatAdamW(torch.optim.AdamW):
         return {**flat, "state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the state of AdamW over the same parameters; each group has one step count, the largest.
-
-        Raises:
-            PivotNetError: it is of other parameters.
-        """
+        """Take the state of AdamW over the same parameters; each group has one step count, the largest. Raises
+        PivotNetError: it is of other parameters."""
         sizes = [len(group["params"]) for group in state_dict["param_groups"]]
         own = [len(members) for members in self.members]
         if sizes != own:

@@ -80,11 +80,9 @@ def counted_times(records: Iterable[dict[str, Any]]) -> list[tuple[float, float]
 
 
 class StepRecords:
-    """The clock of a loop of ``steps``, of which the first are warm-up, and the file of one rank's records.
-
-    For each step ``request``, ``loaded``, ``end``, and ``add`` when its losses are known; ``disturb`` after anything
-    else. On resume, records from ``start_step`` on are dropped: they are made anew.
-    """
+    """The clock of a loop of ``steps``, of which the first are warm-up, and the file of one rank's records. For each
+    step ``request``, ``loaded``, ``end``, and ``add`` when its losses are known; ``disturb`` after anything else. On
+    resume, records from ``start_step`` on are dropped: they are made anew."""
 
     def __init__(self, folder: PathLike, rank: int, start_step: int, steps: int) -> None:
         self.path = records_path(folder, rank)

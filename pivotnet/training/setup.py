@@ -44,11 +44,8 @@ def plan(run: Run, config: Config, samples: int, ranks: Ranks) -> Run:
 
 
 def build_trainer(config: Config, device: torch.device, ranks: Ranks, run: Run) -> Trainer:
-    """The network, its optimiser and its schedule before the first step. Every rank calls this.
-
-    Raises:
-        PivotNetError: no learning rate is known for so many ranks, a weight file does not fit, or graphs cannot be had.
-    """
+    """The network, its optimiser and its schedule before the first step. Every rank calls this. Raises PivotNetError:
+    no learning rate is known for so many ranks, a weight file does not fit, or graphs cannot be had."""
     with agreed(ranks):
         if run.graph:
             devices.check_graphs(device)
@@ -71,15 +68,10 @@ def build_trainer(config: Config, device: torch.device, ranks: Ranks, run: Run) 
 
 
 def find_resumed(run: Run, config: Config, ranks: Ranks) -> tuple[Path | None, dict[str, Any], list[str]]:
-    """The checkpoint to go on from; where none is named, the newest good one.
-
-    Returns:
-        path, state, and why newer checkpoints are left out; None and an empty state to start anew.
-
-    Raises:
-        PivotNetError: the output folder holds another run or no good checkpoint, or the checkpoint is of upstream, of
-            another preset, seed or number of samples a step, or complete.
-    """
+    """The checkpoint to go on from; where none is named, the newest good one. Returns path, state, and why newer
+    checkpoints are left out; None and an empty state to start anew. Raises PivotNetError: the output folder holds
+    another run or no good checkpoint, or the checkpoint is of upstream, of another preset, seed or number of samples a
+    step, or complete."""
     found = checkpoints.list_checkpoints(run.output / "checkpoints")
     if run.resume is None and found:
         raise PivotNetError(f"{run.output} holds a run already ({found[-1].name}): give --resume, or another --output")

@@ -14,12 +14,10 @@ GRACE_SECONDS = 5.0  # without a finished step after the signal; long steps get 
 
 
 class Shutdown:
-    """Whether this process was asked to stop; a context manager that catches SIGTERM (main thread only).
-
-    torchrun sends SIGTERM to the ranks that are left when one has died. Those wait in a collective that may never
-    end, where Python's own signal handlers do not run; so a thread that gets the signal at once ends the process
-    when no step finishes in time. A healthy run finishes its step, agrees with the other ranks, saves and ends.
-    """
+    """Whether this process was asked to stop; a context manager that catches SIGTERM (main thread only). torchrun sends
+    SIGTERM to the ranks that are left when one has died. Those wait in a collective that may never end, where Python's
+    own signal handlers do not run; so a thread that gets the signal at once ends the process when no step finishes in
+    time. A healthy run finishes its step, agrees with the other ranks, saves and ends."""
 
     def __init__(self) -> None:
         self.requested = self.started = False

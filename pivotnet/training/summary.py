@@ -143,14 +143,10 @@ def case_name(summary: dict[str, Any], kind: str) -> str:
 
 
 def final_lines(summary: dict[str, Any], kind: str, earlier: float = 0.0) -> list[str]:
-    """The lines "key: value" of the Final result, with the keys that users of the published port parse.
-
-    ``kind`` full needs the evaluation of the val split, and prints that of the train split where it was made.
-    ``earlier`` seconds (see ``earlier_seconds``) are added to the run's duration.
-
-    Raises:
-        PivotNetError: the run did not finish, or did not measure what the block has to say.
-    """
+    """The lines "key: value" of the Final result, with the keys that users of the published port parse. ``kind`` full
+    needs the evaluation of the val split, and prints that of the train split where it was made. ``earlier`` seconds
+    (see ``earlier_seconds``) are added to the run's duration. Raises PivotNetError: the run did not finish, or did not
+    measure what the block has to say."""
     times = summary["step_seconds"]
     if not summary["finished"]:
         raise PivotNetError("the run was stopped before its end, so there is no final result; go on with --resume")

@@ -63,10 +63,8 @@ class Callback:
 
 
 class CheckPointSaver(Callback):
-    """Writes checkpoint_epoch_<n>.pth every ``save_interval`` epochs, and keeps the newest.
-
-    They go into the folder checkpoints of the run in PIVOTNET_OUTPUT; without one into LOCAL_PATH.
-    """
+    """Writes checkpoint_epoch_<n>.pth every ``save_interval`` epochs, and keeps the newest. They go into the folder
+    checkpoints of the run in PIVOTNET_OUTPUT; without one into LOCAL_PATH."""
 
     enabled_rank = [0]
 
@@ -207,11 +205,7 @@ class ProgressBar(Callback):
         self.records.request()
 
     def _write(self) -> None:
-        """Read the losses, and write and show their steps.
-
-        Raises:
-            CollectiveError: a loss is not finite.
-        """
+        """Read the losses, and write and show their steps. Raises CollectiveError: a loss is not finite."""
         if not self.waiting:
             return
         rows = average_over_ranks(torch.stack([values for _, _, values in self.waiting]), self.ranks).tolist()

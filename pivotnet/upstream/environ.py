@@ -91,10 +91,8 @@ class RlaunchReplicaEnv:
             dist.destroy_process_group()
 
     def setup(self, executor: Any) -> None:
-        """Move the model before anything holds its parameters: on some devices moving makes new ones.
-
-        DATA_ROOT in the environment replaces the data root of the config, before its data sets are made.
-        """
+        """Move the model before anything holds its parameters: on some devices moving makes new ones. DATA_ROOT in the
+        environment replaces the data root of the config, before its data sets are made."""
         whole_number("-b", str(executor.exp.batch_size_per_device), most=BATCH_SIZE)
         whole_number("-e", str(executor.exp.max_epoch))
         root = os.environ.get("DATA_ROOT")

@@ -44,11 +44,8 @@ class ResultEvaluator:
 
 
 def evaluate_split(gt_dir: PathLike, dt_dir: PathLike, val_txt: PathLike, start_method: str = "spawn") -> str:
-    """Upstream's table of a split, which is added to the summary of the run in PIVOTNET_OUTPUT if there is one.
-
-    Raises:
-        PivotNetError: a file is missing or damaged.
-    """
+    """Upstream's table of a split, which is added to the summary of the run in PIVOTNET_OUTPUT if there is one. Raises
+    PivotNetError: a file is missing or damaged."""
     pairs = [(result_path(dt_dir, token), Path(gt_dir) / f"{token}.npz") for token in split_tokens(val_txt, gt_dir)]
     result = score_files(pairs, MapConfig().resolution, start_method=start_method)
     add_evaluation(Path(val_txt).stem, table_dict(result))
@@ -64,10 +61,8 @@ def tqdm(steps: range) -> Iterable[int]:
 
 
 def annotated_splits(val_txts: Sequence[str], gt_dir: PathLike) -> list[str]:
-    """Those of upstream's split files of which ``gt_dir`` has samples; the others are named in one line.
-
-    The first is that of the samples which were predicted, and always there.
-    """
+    """Those of upstream's split files of which ``gt_dir`` has samples; the others are named in one line. The first is
+    that of the samples which were predicted, and always there."""
     found = list(val_txts[:1])
     for val_txt in val_txts[1:]:
         with contextlib.suppress(PivotNetError):

@@ -32,11 +32,8 @@ def parse_cards(text: str | None) -> list[int]:
 
 
 def count_cards(listed: list[int]) -> int:
-    """Processes to start on this machine: CARDS, else those of the listed cards that exist, else all.
-
-    Raises:
-        PivotNetError: none of the listed cards exists, or CARDS is no number.
-    """
+    """Processes to start on this machine: CARDS, else those of the listed cards that exist, else all. Raises
+    PivotNetError: none of the listed cards exists, or CARDS is no number."""
     chosen = os.environ.get("CARDS")
     if chosen:
         return whole_number("CARDS", chosen, most=WORKERS)
@@ -49,10 +46,8 @@ def count_cards(listed: list[int]) -> int:
 
 
 def start(words: list[str]) -> None:
-    """Replace this process by torchrun, which starts a config with its options: ``words``.
-
-    torchrun holds no device, which this process may by now.
-    """
+    """Replace this process by torchrun, which starts a config with its options: ``words``. torchrun holds no device,
+    which this process may by now."""
     try:
         listed = re.search(r"(?:^|\0)(?:-d|--devices)[=\0]?([^\0]*)", "\0".join(words))
         if not Path(words[0]).is_file():

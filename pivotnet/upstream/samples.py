@@ -27,11 +27,8 @@ Item = dict[str, Any]
 
 
 def load_sample(path: PathLike, split: str) -> Item:
-    """An annotated sample file, ours or upstream's, as the dict that BeMapNet's data set reads.
-
-    Raises:
-        PivotNetError: the file is missing or damaged, or has lines to train on without their bezier curves.
-    """
+    """An annotated sample file, ours or upstream's, as the dict that BeMapNet's data set reads. Raises PivotNetError:
+    the file is missing or damaged, or has lines to train on without their bezier curves."""
     annotation, folder = load_annotation(path), Path(path).absolute().parent
     converter = Path("tools/anno_converter/nuscenes/convert.py").absolute()  # run.sh works in the tree
     if split == "train" and annotation.map_vectors and not annotation.ctr_points:
@@ -43,14 +40,10 @@ def load_sample(path: PathLike, split: str) -> Item:
 
 
 def split_tokens(split_file: PathLike, anno_root: PathLike) -> list[str]:
-    """Tokens of a split.
-
-    Upstream's split files list all of nuScenes. Where all of their samples are annotated they hold; else (a mini or a
-    synthetic data set) the list that ``pivotnet annotate`` has left in ANNO_ROOT/splits under the same name does.
-
-    Raises:
-        PivotNetError: samples are not annotated and there is no such list, it is empty, or lists no tokens.
-    """
+    """Tokens of a split. Upstream's split files list all of nuScenes. Where all of their samples are annotated they
+    hold; else (a mini or a synthetic data set) the list that ``pivotnet annotate`` has left in ANNO_ROOT/splits under
+    the same name does. Raises PivotNetError: samples are not annotated and there is no such list, it is empty, or lists
+    no tokens."""
     wanted = read_tokens(split_file)
     annotated = set(os.listdir(anno_root)) if os.path.isdir(anno_root) else set()
     missing = [token for token in wanted if f"{token}.npz" not in annotated]

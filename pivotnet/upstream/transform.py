@@ -59,11 +59,9 @@ class ToTensor_Pivot:
 
 
 def load_images(batch: Item, model: nn.Module) -> Tensor:
-    """The images of a batch on the device of ``model``, float32 [B, 6, 3, height, width], normalised.
-
-    uint8 images [B, 6, height, width, 3] are normalised there as ``Normalize`` noted; others are taken as they are.
-    With ``to_rgb`` upstream swaps the channels of images that are RGB already, and scales to [0, 1] first.
-    """
+    """The images of a batch on the device of ``model``, float32 [B, 6, 3, height, width], normalised. uint8 images [B,
+    6, height, width, 3] are normalised there as ``Normalize`` noted; others are taken as they are. With ``to_rgb``
+    upstream swaps the channels of images that are RGB already, and scales to [0, 1] first."""
     images = batch["images"].to(next(model.parameters()).device, non_blocking=True)
     if images.dtype != torch.uint8:
         return images.float()

@@ -25,10 +25,7 @@ class Backbone(nn.Module):
 
 def build_backbone(model: ModelConfig) -> Backbone:
     """The backbone that ``model.backbone`` names, initialised as upstream without a weight file (see pretrained.py).
-
-    Raises:
-        PivotNetError: unknown name, or channels that are not those of this backbone.
-    """
+    Raises PivotNetError: unknown name, or channels that are not those of this backbone."""
     if model.backbone not in BACKBONES:
         raise PivotNetError(f"unknown backbone {model.backbone!r}: choose one of {', '.join(BACKBONES)}")
     channels = BACKBONES[model.backbone].channels

@@ -25,9 +25,7 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 
 class SamePadConv2d(nn.Conv2d):
     """Convolution with TensorFlow's "same" padding for even sizes: a stride of 2 pads one pixel less before than after.
-
-    Which side gets less is fixed and does not depend on the size of the input.
-    """
+    Which side gets less is fixed and does not depend on the size of the input."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2
@@ -98,10 +96,8 @@ class EfficientNet(nn.Module):
         self.stochastic_depth = StochasticDepth([drop_connect * i / len(self._blocks) for i in self.shortcuts])
 
     def _follow_recomputation(self) -> bool:
-        """Update running statistics as upstream does, whose checkpointed blocks see each batch twice.
-
-        Two updates with momentum m and the same batch are one with 2m - m^2. Returns whether to checkpoint the blocks.
-        """
+        """Update running statistics as upstream does, whose checkpointed blocks see each batch twice. Two updates with
+        momentum m and the same batch are one with 2m - m^2. Returns whether to checkpoint the blocks."""
         learning = self.training and torch.is_grad_enabled()
         once = learning and not self.checkpointing
         for norm in self._blocks.modules():

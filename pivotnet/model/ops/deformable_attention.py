@@ -82,10 +82,8 @@ _register(deformable_attention_cpu, "CPU")
 
 @cache
 def _triton_works() -> bool:
-    """Whether Triton is installed and compiles for the current GPU, by trying it.
-
-    Its kernels are compiled when they are first called, which needs a C compiler and Python's headers.
-    """
+    """Whether Triton is installed and compiles for the current GPU, by trying it. Its kernels are compiled when they
+    are first called, which needs a C compiler and Python's headers."""
     try:
         from pivotnet.model.ops import deformable_attention_triton
 

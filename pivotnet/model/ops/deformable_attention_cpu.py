@@ -60,10 +60,8 @@ def backward(
 
 
 class _Corners:
-    """The cells around the samples of one head [L, levels, points, 2].
-
-    Corners are in the order top left, top right, bottom left, bottom right, each [L, K], side by side in [L, 4K].
-    """
+    """The cells around the samples of one head [L, levels, points, 2]. Corners are in the order top left, top right,
+    bottom left, bottom right, each [L, K], side by side in [L, 4K]."""
 
     def __init__(self, locations: Tensor, sizes: tuple[int, ...]) -> None:
         self.width, self.height, first = _levels(sizes, locations.shape[2])

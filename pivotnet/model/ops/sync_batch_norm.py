@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """BatchNorm2d whose training statistics are those of the joined batch of all ranks.
-
-    In eval mode, and when a single process runs, it is BatchNorm2d. Every rank has to run every forward and backward.
-    It has weights, running statistics and a momentum, as all batch norms of the networks.
-    """
+    """BatchNorm2d whose training statistics are those of the joined batch of all ranks. In eval mode, and when a single
+    process runs, it is BatchNorm2d. Every rank has to run every forward and backward. It has weights, running
+    statistics and a momentum, as all batch norms of the networks."""
 
     process_group: dist.ProcessGroup | None = None  # all ranks
 

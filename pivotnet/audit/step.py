@@ -14,8 +14,7 @@ from pivotnet.audit.recorder import Recorder
 from pivotnet.audit.sample import random_batch
 from pivotnet.config import Config
 from pivotnet.distributed import Ranks
-from pivotnet.training.loop import Run
-from pivotnet.training.setup import build_trainer
+from pivotnet.training.loop import Run, Trainer
 
 # The phases of our network: each begins with the forward pass of a module, and lasts until the next begins.
 NETWORK_PHASES = {
@@ -55,7 +54,7 @@ def audit_step(config: Config, device: torch.device, ranks: Ranks, samples: int 
         batches = [batch.pin_memory() for batch in batches]
     recorder = Recorder(device)
     with recorder.recording():
-        trainer = build_trainer(config, recorder.device, ranks, Run(Path(), lr=config.optim.lr))
+        trainer = Trainer(config, recorder.device, ranks, Run(Path(), lr=config.optim.lr))
         announce_phases(trainer.model, trainer.criterion, trainer.optimizer, recorder.enter)
         for batch in batches:
             recorder.enter("input")

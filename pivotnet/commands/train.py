@@ -17,19 +17,14 @@ import os
 import time
 from pathlib import Path
 
-import torch
-
 from pivotnet import device as devices
 from pivotnet.annotation.folder import DEFAULT_DATA_ROOT
 from pivotnet.commands import batch_size, positive, rate, seed, workers
 from pivotnet.distributed import process_group, ranks_from_environment
 from pivotnet.launch.supervise import end_with_parent
-from pivotnet.training.job import train
-from pivotnet.training.loop import Run
-from pivotnet.training.setup import SAVE_AT_LEAST
+from pivotnet.training.job import SAVE_AT_LEAST, train
+from pivotnet.training.loop import AMP, Run
 from pivotnet.training.shutdown import EXIT_STATUS
-
-AMP = {"none": None, "bf16": torch.bfloat16}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator
 from itertools import chain
@@ -11,21 +12,25 @@ from typing import Any
 
 import torch
 
+from pivotnet import checkpoint as checkpoints
 from pivotnet import device as devices
 from pivotnet.annotation.folder import read_split
-from pivotnet.data.dataset import Loader, TrainingSampler, build_loader
+from pivotnet.config import Config, preset
+from pivotnet.data.dataset import Loader, TrainingSampler, build_loader, steps_per_epoch
 from pivotnet.distributed import Ranks, agreed
+from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.inference import Predictor, evaluate_splits
 from pivotnet.files import lock_output, make_folder, write_json
+from pivotnet.schema import check, fields
 from pivotnet.structures import Batch
 from pivotnet.training.loop import Run, Trainer
 from pivotnet.training.monitor import Monitor
 from pivotnet.training.records import StepRecords
-from pivotnet.training.setup import build_trainer, configuration, find_resumed, plan
 from pivotnet.training.shutdown import Shutdown
-from pivotnet.training.summary import summarise, write_summary
+from pivotnet.training.summary import is_finished, summarise, write_summary
 
 PROFILE_AFTER = 10  # steps before a profile begins
+SAVE_AT_LEAST = 200  # steps between checkpoints, where an epoch is shorter
 
 
 def train(run: Run, ranks: Ranks, device: torch.device, started: float) -> bool:
@@ -41,7 +46,7 @@ def train(run: Run, ranks: Ranks, device: torch.device, started: float) -> bool:
     start_step = state["pivotnet"]["step"] if resumed else 0
     if run.deterministic:
         devices.set_deterministic()
-    trainer = build_trainer(config, device, ranks, run)
+    trainer = Trainer(config, device, ranks, run)
 
     with contextlib.ExitStack() as stack:
         with agreed(ranks):
@@ -96,6 +101,57 @@ def train(run: Run, ranks: Ranks, device: torch.device, started: float) -> bool:
             median = f", {times['median']:.4f} s/step (median)" if times else ""
             monitor.say(f"{'finished' if finished else 'stopped by SIGTERM'} after {trainer.step} steps{median}")
     return finished
+
+
+def configuration(run: Run) -> Config:
+    """The preset with the options' changes."""
+
+    def given(*names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(run, name)) is not None}
+
+    config = preset(run.preset)
+    optim = dataclasses.replace(config.optim, **given("epochs", "batch_size"))
+    return dataclasses.replace(config, optim=optim, model=dataclasses.replace(config.model, **given("checkpointing")))
+
+
+def plan(run: Run, config: Config, samples: int, ranks: Ranks) -> Run:
+    """The run over a split of so many samples, with its lengths."""
+    epoch = steps_per_epoch(samples, config.optim.batch_size, ranks.world_size)
+    steps, save_every = run.steps or config.optim.epochs * epoch, run.save_every or max(epoch, SAVE_AT_LEAST)
+    return dataclasses.replace(run, steps=steps, steps_per_epoch=epoch, save_every=save_every)
+
+
+def find_resumed(run: Run, config: Config, ranks: Ranks) -> tuple[Path | None, dict[str, Any], list[str]]:
+    """The checkpoint to go on from; where none is named, the newest good one. Returns path, state, and why newer
+    checkpoints are left out; None and an empty state to start anew. Raises PivotNetError: the output folder holds
+    another run or no good checkpoint, or the checkpoint is of upstream, of another preset, seed or number of samples a
+    step, or complete."""
+    found = checkpoints.list_checkpoints(run.output / "checkpoints")
+    if run.resume is None and found:
+        raise PivotNetError(f"{run.output} holds a run already ({found[-1].name}): give --resume, or another --output")
+    if not run.resume and not found:
+        return None, {}, []
+    path, state, bad = checkpoints.newest_good([Path(run.resume)] if run.resume else found)
+    if "pivotnet" not in state:
+        raise PivotNetError(f"checkpoint {path} is of upstream, its run cannot be resumed here: use --pretrained")
+    before = state["pivotnet"]
+    check(fields(checkpoints.PROGRESS), before, f"checkpoint {path}", "its run cannot be resumed; use --pretrained")
+    saved = checkpoints.config_from_dict(before["config"])
+    if saved.name != config.name:
+        raise PivotNetError(
+            f"checkpoint {path} is of preset {saved.name} ({saved.model.backbone} backbone), "
+            f"not {config.name} ({config.model.backbone}): choose that preset, or another --output"
+        )
+    for what, old, new in (
+        ("samples a step", before["world_size"] * before["batch_size"], ranks.world_size * config.optim.batch_size),
+        ("seed", before["seed"], run.seed),
+    ):
+        if old != new:
+            raise PivotNetError(f"checkpoint {path} was trained with {what} = {old}, now it is {new}: keep it")
+    complete = before["step"] == run.steps and not run.evaluate and is_finished(run.output)
+    if before["step"] > run.steps or complete:
+        raise PivotNetError(f"{path} has all of the {run.steps} steps asked for: give more --steps")
+    return path, state, bad
 
 
 def _plain(value: Any) -> Any:

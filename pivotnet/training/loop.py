@@ -22,18 +22,23 @@ from pivotnet import heartbeat
 from pivotnet.config import Config
 from pivotnet.criterion.criterion import Criterion, CriterionResult
 from pivotnet.distributed import Ranks, agreed, average_over_ranks, gather_objects
+from pivotnet.errors import PivotNetError
+from pivotnet.model.backbone.pretrained import load_pretrained
+from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
+from pivotnet.model.pivotnet import PivotNet
 from pivotnet.structures import Batch, Predictions
-from pivotnet.training.graphs import graphed_network
+from pivotnet.training.execution import MixedPrecision, graphed_network
 from pivotnet.training.monitor import Monitor
-from pivotnet.training.optim import MultiStepSchedule
-from pivotnet.training.precision import MixedPrecision
+from pivotnet.training.optim import MultiStepSchedule, build_optimizer, learning_rates
 from pivotnet.training.records import StepRecords, check_loss
 from pivotnet.training.shutdown import Shutdown
+
+AMP = {"none": None, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Run:
-    """The options of a run, which ``pivotnet train --help`` describes; ``setup.plan`` completes its lengths."""
+    """The options of a run, which ``pivotnet train --help`` describes; ``job.plan`` completes its lengths."""
 
     output: Path
     preset: str = ""
@@ -66,30 +71,40 @@ class Run:
         return "float32" if self.amp is None else "bf16"
 
 
-@dataclass(eq=False)
 class Trainer:
-    """Network, criterion, optimiser and schedule, and the step that joins them; setup.build_trainer makes one."""
+    """Network, criterion, optimiser and schedule before the first step, and the step that joins them; every rank makes
+    one. Raises CollectiveError: no learning rate is known for so many ranks, a weight file does not fit, or graphs
+    cannot be had."""
 
-    model: nn.Module  # on ``device``, batch norms already synchronised if there are several ranks
-    optimizer: torch.optim.Optimizer
-    schedule: MultiStepSchedule
-    config: Config
-    run: Run
-    device: torch.device
-    ranks: Ranks
-
-    def __post_init__(self) -> None:
-        self.criterion = Criterion(self.config).to(self.device)
-        self.network: Callable[..., Predictions] = self.model
-        if self.run.amp is not None:
-            self.network = MixedPrecision(self.model, self.run.amp)
+    def __init__(self, config: Config, device: torch.device, ranks: Ranks, run: Run) -> None:
+        self.config, self.device, self.ranks, self.run = config, device, ranks, run
+        with agreed(ranks):
+            if run.graph:
+                devices.check_graphs(device)
+                if config.model.checkpointing:
+                    raise PivotNetError("--graph cannot take recomputed activations: give --no-checkpointing")
+            rates = learning_rates(config.optim, ranks.world_size, run.lr, run.backbone_lr)
+            devices.set_reduced_precision(run.allow_tf32)
+            torch.manual_seed(run.seed)  # the same weights in every rank
+            model = self.model = PivotNet(config.model, config.map)
+            if run.backbone_weights:
+                load_pretrained(model.im_backbone, config.model.backbone, run.backbone_weights)
+            if run.pretrained:
+                checkpoints.load_weights(model, checkpoints.read_checkpoint(run.pretrained), run.pretrained, config)
+        if ranks.world_size > 1:
+            convert_sync_batch_norm(model)
+        model.to(device).train()
+        self.optimizer = build_optimizer(model, config.optim, rates, ranks)
+        self.schedule = MultiStepSchedule(config.optim, rates, run.steps_per_epoch)
+        self.criterion = Criterion(config).to(device)
+        self.network: Callable[..., Predictions] = MixedPrecision(model, run.amp) if run.amp else model
         self.step = 0
         self.elapsed = 0.0  # seconds in the loop, those of resumed processes included
         self.checkpoint: Path | None = None
         self._terms: list[str] = []
         self._pending: Tensor | None = None  # [2 + terms]: stop requests, total, terms of the step before
         # Constants on the device: making them in a step would be a copy from the host each time.
-        self._flags = (torch.zeros(1, device=self.device), torch.ones(1, device=self.device))
+        self._flags = (torch.zeros(1, device=device), torch.ones(1, device=device))
 
     def forward_backward(self, batch: Batch, piggyback: Tensor | None = None) -> CriterionResult:
         """Add one batch's gradients to those there are; ``piggyback`` goes to the host as well (see Criterion)."""

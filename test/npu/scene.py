@@ -15,7 +15,6 @@ from pivotnet.config import Config
 from pivotnet.distributed import Ranks
 from pivotnet.structures import Batch
 from pivotnet.training.loop import Run, Trainer
-from pivotnet.training.setup import build_trainer
 
 CPU = torch.device("cpu")
 # The ordinary test process, where torch has no NPU, reads these files too, to know their tests.
@@ -30,7 +29,7 @@ def batch(config: Config, seed: int = 0, samples: int = 1) -> Batch:
 def trainer(config: Config, device: torch.device, folder: Path, **options: Any) -> Trainer:
     """What ``pivotnet train`` makes, for one rank, with the weights of ``network``."""
     run = Run(folder, steps=8, steps_per_epoch=8, save_every=8, lr=config.optim.lr, **options)
-    made = build_trainer(config, device, Ranks(), run)
+    made = Trainer(config, device, Ranks(), run)
     made.model.load_state_dict(network(config).state_dict())
     return made
 

@@ -15,9 +15,9 @@ from support.commands import ROOT
 from support.small_network import network, small
 
 from pivotnet import device as devices
-from pivotnet.commands.train import AMP
 from pivotnet.criterion.criterion import Criterion
 from pivotnet.launch import torchrun
+from pivotnet.training.loop import AMP
 
 HERE = Path(__file__).parent
 full = pytest.mark.full

@@ -12,11 +12,9 @@ from support.random_targets import target_part
 from support.small_network import network, small
 
 from pivotnet import device as devices
-from pivotnet.commands.train import AMP
 from pivotnet.distributed import process_group, ranks_from_environment
 from pivotnet.structures import Batch
-from pivotnet.training.loop import Run
-from pivotnet.training.setup import build_trainer
+from pivotnet.training.loop import AMP, Run, Trainer
 
 
 def sample(whole: Batch, index: int) -> Batch:
@@ -35,7 +33,7 @@ def main(output: str, preset: str, amp: str, graph: str) -> None:
         config = small(preset)
         lengths = {"steps": 2, "steps_per_epoch": 2, "save_every": 2}
         run = Run(Path(output), **lengths, lr=config.optim.lr, amp=AMP[amp], graph=graph == "graph")
-        trainer = build_trainer(config, device, ranks, run)
+        trainer = Trainer(config, device, ranks, run)
         trainer.model.load_state_dict(network(config).state_dict())
         trainer.train_step(sample(batch(config, seed=0, samples=ranks.world_size), ranks.rank))
         averages = trainer.optimizer.state_dict()["state"].values()  # of gradients: a tenth of the first

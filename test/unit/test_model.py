@@ -17,7 +17,7 @@ from pivotnet.errors import PivotNetError
 from pivotnet.model.backbone import build_backbone
 from pivotnet.model.backbone.swin import shift_mask
 from pivotnet.model.point_head import PointHead
-from pivotnet.training.precision import MixedPrecision
+from pivotnet.training.execution import MixedPrecision
 
 BATCH = random_batch(small("smoke"), 1, 0)
 ONE = (BATCH.images, BATCH.reference_points, BATCH.reference_valid)

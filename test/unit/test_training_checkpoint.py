@@ -16,8 +16,8 @@ from pivotnet.config import preset
 from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
 from pivotnet.model.pivotnet import load_model
+from pivotnet.training.job import find_resumed
 from pivotnet.training.loop import Run, Trainer
-from pivotnet.training.setup import build_trainer, find_resumed
 
 CPU = torch.device("cpu")
 CONFIG = preset("smoke")
@@ -25,7 +25,7 @@ NAME = "output_head.coords_head.layers.0.weight"
 
 
 def new_trainer(**run) -> Trainer:
-    return build_trainer(CONFIG, CPU, Ranks(), Run(Path(), steps_per_epoch=5, **run))
+    return Trainer(CONFIG, CPU, Ranks(), Run(Path(), steps_per_epoch=5, **run))
 
 
 @pytest.fixture(scope="module")

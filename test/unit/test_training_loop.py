@@ -21,7 +21,7 @@ from pivotnet.checkpoint import NAME, list_checkpoints, read_checkpoint
 from pivotnet.distributed import Ranks
 from pivotnet.errors import PivotNetError
 from pivotnet.files import lock_output
-from pivotnet.training import job, loop, setup
+from pivotnet.training import job, loop
 from pivotnet.training.records import read_records
 from pivotnet.training.summary import read_summary
 
@@ -214,7 +214,7 @@ def test_a_second_run_leaves_the_files_of_the_first(train, tmp_path, capsys):
 
 
 def test_graphs_need_kept_activations(monkeypatch, tmp_path):
-    monkeypatch.setattr(setup.devices, "check_graphs", lambda device: None)
+    monkeypatch.setattr(loop.devices, "check_graphs", lambda device: None)
     recomputing = dataclasses.replace(SMOKE, model=dataclasses.replace(SMOKE.model, checkpointing=True))
     with pytest.raises(PivotNetError, match="give --no-checkpointing"):
-        setup.build_trainer(recomputing, torch.device("cpu"), Ranks(), loop.Run(tmp_path, graph=True))
+        loop.Trainer(recomputing, torch.device("cpu"), Ranks(), loop.Run(tmp_path, graph=True))

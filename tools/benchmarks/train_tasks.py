@@ -27,8 +27,7 @@ from pivotnet.data.projection import project_bev_grid
 from pivotnet.data.targets import build_targets
 from pivotnet.distributed import Ranks
 from pivotnet.structures import Batch, Predictions
-from pivotnet.training.loop import Run
-from pivotnet.training.setup import build_trainer
+from pivotnet.training.loop import Run, Trainer
 
 SEED = 1234  # of all inputs
 UPSTREAM_PHASES = dict(zip(("im_backbone", "bev_decoder", "ins_decoder", "output_head"), NETWORK_PHASES.values()))
@@ -64,7 +63,7 @@ def our_step(
     if devices.pin_memory(clock.device):
         batch = batch.pin_memory()
     run = Run(Path(), seed=SEED, lr=config.optim.lr, amp=amp, graph=graph)
-    trainer = build_trainer(config, clock.device, Ranks(), run)
+    trainer = Trainer(config, clock.device, Ranks(), run)
     parts = {} if graph else NETWORK_PHASES
     announce_phases(trainer.model, trainer.criterion, trainer.optimizer, clock.enter, parts)
 

@@ -1,11 +1,14 @@
-"""Mixed precision with the weights cast together, once a step.
+"""How the network runs in a step: in mixed precision, as captured graphs.
 
-Autocast casts each weight by itself, and each gradient back: at 380 weights a step spends more launches on that than
-on matrix products.
+Autocast casts each weight by itself, and each gradient back: at 380 weights a step spends more launches on that than on
+matrix products. So the weights are cast together, once a step. Graphs replay the forward and the backward pass in one
+launch each; matching needs the host in between, so the criterion and the optimiser stay as they are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -14,9 +17,11 @@ from torch.func import functional_call
 
 from pivotnet import device as devices
 from pivotnet.model.line_decoder import Attention
+from pivotnet.structures import Predictions
 
 # Parts that compute in float32 under autocast as well, or do so with weights that others use in low precision.
 FLOAT32 = {"t2s_reference_points", "sampling_offsets", "attention_weights", "mask_embed", "coords_head"}
+FIELDS = tuple(field.name for field in fields(Predictions) if field.name != "extras")
 
 
 class MixedPrecision(nn.Module):
@@ -63,3 +68,32 @@ def _cast(tensors: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
     flat = torch.cat([tensor.flatten() for tensor in tensors]).to(dtype)
     parts = flat.split([tensor.numel() for tensor in tensors])
     return tuple(part.view(tensor.shape) for part, tensor in zip(parts, tensors))
+
+
+def graphed_network(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Predictions]:
+    """What stands in for a network in training, for batches of one size; the next call overwrites its predictions.
+
+    Args:
+        model: on its device, in training mode, without checkpointing.
+        inputs: images, reference points and validity of a batch.
+    """
+    device = inputs[0].device
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    random = devices.rng_state(device)
+    replay = devices.capture(_TupleOutput(model), tuple(tensor.clone() for tensor in inputs))
+    # Trial runs before the capture have drawn random numbers and moved the batch norms' statistics.
+    devices.set_rng_state(device, random)
+    with torch.no_grad():
+        for buffer, before in zip(model.buffers(), buffers):
+            buffer.copy_(before)
+    return lambda *inputs: Predictions(**dict(zip(FIELDS, replay(*inputs))))
+
+
+class _TupleOutput(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        predictions = self.model(*inputs)
+        return tuple(getattr(predictions, name) for name in FIELDS)

@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--backbone-weights", type=Path, metavar="FILE", help="start from a pretrained backbone file")
     add("--checkpointing", action=argparse.BooleanOptionalAction, help="recompute activations: less memory, more time")
     add("--graph", action="store_true", help="replay the network as captured graphs (docs/performance.md)")
-    add("--workers", type=workers, help="data loading processes a card (chosen by cores and size of the split)")
+    add("--workers", type=workers, help="data loading processes a card (chosen by cores and the time of a sample)")
     add("--save-every", type=positive, help=f"steps between checkpoints (an epoch, at least {SAVE_AT_LEAST})")
     add("--keep", type=positive, help="checkpoints to keep (3)")
     add("--log-every", type=positive, help="steps between log lines (10)")

@@ -7,8 +7,12 @@ the split lists under ROOT/customer/pivot-bezier.
 from __future__ import annotations
 
 import functools
+import math
+import mmap
+import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -31,7 +35,8 @@ from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike
 from pivotnet.structures import Batch
 
-CACHE_BYTES = 512 * 2**20  # decoded samples are kept in memory if the whole split fits into this
+CACHE_BYTES = 512 * 2**20  # decoded images are kept in memory if the whole split's fit into this
+STEP = 0.03  # seconds for which a batch should be there; an H200 takes 0.1 for a step
 
 
 def steps_per_epoch(size: int, batch_size: int, world_size: int) -> int:
@@ -103,7 +108,9 @@ def camera_paths(annotation: Annotation) -> list[str]:
 
 class MapDataset(Dataset[Union[Item, PivotNetError]]):
     """Samples by index. ``dataset[i]`` *returns* the PivotNetError of a bad sample instead of raising it: an exception
-    that is raised in a worker arrives wrapped in the text of two tracebacks. ``Loader`` raises it."""
+    that is raised in a worker arrives wrapped in the text of two tracebacks. ``Loader`` raises it.
+
+    With ``cache`` images are decoded once; processes that are forked share them."""
 
     def __init__(
         self, config: Config, data_root: PathLike, tokens: list[str], *, with_targets: bool, cache: bool = False
@@ -112,31 +119,35 @@ class MapDataset(Dataset[Union[Item, PivotNetError]]):
         self.root = Path(data_root)
         self.tokens = tokens
         self.with_targets = with_targets
-        self.cached: dict[int, Item] | None = {} if cache else None
+        self.shape = (len(CAMERAS), *config.model.image_size, 3)
+        self.cached: np.ndarray | None = None  # uint8 [samples, 6, H, W, 3], and whether they are there
+        if cache:
+            memory, known = (mmap.mmap(-1, len(tokens) * size) for size in (math.prod(self.shape), 1))
+            self.cached = np.frombuffer(memory, np.uint8).reshape(-1, *self.shape)
+            self.known = np.frombuffer(known, np.bool_)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, index: int) -> Item | PivotNetError:
-        if self.cached is not None and index in self.cached:
-            return self.cached[index]
         try:
-            item = self.load(self.tokens[index])
+            return self.load(index)
         except PivotNetError as error:
             return error
-        if self.cached is not None:
-            self.cached[index] = item
-        return item
 
-    def load(self, token: str) -> Item:
+    def load(self, index: int) -> Item:
         """Read one sample. Raises PivotNetError: its annotation or an image is missing or broken."""
+        token = self.tokens[index]
         annotation = load_annotation(sample_path(self.root, token))
-        images = np.empty((len(CAMERAS), *self.config.model.image_size, 3), np.uint8)
-        for view, path in zip(images, camera_paths(annotation)):
-            try:
-                resize(read_bgr(self.root / path), view.shape[:2], view)
-            except PivotNetError as error:
-                raise PivotNetError(f"sample {token}: {error}") from error
+        images = np.empty(self.shape, np.uint8) if self.cached is None else self.cached[index]
+        if self.cached is None or not self.known[index]:
+            for view, path in zip(images, camera_paths(annotation)):
+                try:
+                    resize(read_bgr(self.root / path), view.shape[:2], view)
+                except PivotNetError as error:
+                    raise PivotNetError(f"sample {token}: {error}") from error
+        if self.cached is not None:
+            self.known[index] = True
         points, valid = project_bev_grid(*camera_matrices(annotation), self.config.model.bev_size, self.config.map)
         targets = Sample(annotation.instance_mask8, annotation.pivot_points, annotation.pivot_lengths)
         return Item(token, images, points, valid, targets if self.with_targets else None)
@@ -198,14 +209,18 @@ def build_loader(
     local_ranks: int = 1,
 ) -> Loader:
     """A loader of the batches that ``sampler`` lists by indices into ``tokens``, for ``device`` (page-locked memory).
-    By default (``workers`` None) a split that stays in memory is loaded in this process, as by 0, and another by up to
-    4 processes of this rank's share of the cores; ``local_ranks`` share the cores and memory of this machine."""
+    By default (``workers`` None) as many processes load as the time of a first sample asks for, at the most this rank's
+    share of the cores but one; ``local_ranks`` share the cores and memory of this machine."""
     height, width = config.model.image_size
     bytes_needed = len(tokens) * len(CAMERAS) * height * width * 3
-    cache = isinstance(sampler, TrainingSampler) and bytes_needed * local_ranks <= CACHE_BYTES
-    if workers is None:
-        workers = 0 if cache else max(1, min(4, (os.cpu_count() or 1) // local_ranks - 1))
+    shared = isinstance(sampler, TrainingSampler) and multiprocessing.get_start_method() == "fork"
+    cache = shared and bytes_needed * local_ranks <= CACHE_BYTES
     dataset = MapDataset(config, data_root, tokens, with_targets=with_targets, cache=cache)
+    if workers is None:
+        start = time.perf_counter()
+        dataset[0]
+        needed = math.ceil((time.perf_counter() - start) * config.optim.batch_size / STEP)
+        workers = max(1, min(needed, (os.cpu_count() or 1) // local_ranks - 1))
     pinned = device is not None and devices.pin_memory(device)
     options: dict[str, Any] = {}
     if pinned and device is not None and not hasattr(torch, "accelerator"):

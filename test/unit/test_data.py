@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 import struct
+import time
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ from pivotnet.annotation.format import load_annotation, save_annotation
 from pivotnet.config import CAMERA_IMAGE_SIZE as SIZE
 from pivotnet.config import CAMERAS, preset
 from pivotnet.data import images
-from pivotnet.data.dataset import TrainingSampler, build_loader, camera_matrices, steps_per_epoch
+from pivotnet.data.dataset import MapDataset, TrainingSampler, build_loader, camera_matrices, steps_per_epoch
 from pivotnet.data.images import read_image
 from pivotnet.data.projection import project_bev_grid
 from pivotnet.data.targets import build_targets
@@ -83,7 +84,15 @@ def test_batches_of_training(root, workers):
         assert batch.targets.masks.shape[-2:] == CONFIG.mask_size and int(batch.targets.counts.min()) >= 1
         for name, own in zip(batch.tokens, batch.images):
             assert torch.equal(first.setdefault(name, own), own)
-    assert len(first) == 4 and (workers or len(loader.dataset.cached) == 4)
+    assert len(first) == 4 and loader.dataset.known.all()
+
+
+@pytest.mark.parametrize("seconds, cores, expected", [(0.2, 16, range(14, 16)), (0.2, 4, [3]), (0.0, 16, range(1, 14))])
+def test_slow_samples_get_more_workers(root, monkeypatch, seconds, cores, expected):
+    load = MapDataset.load
+    monkeypatch.setattr(MapDataset, "load", lambda self, index: time.sleep(seconds) or load(self, index))
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert training_loader(root, steps=1, workers=None).num_workers in expected
 
 
 @pytest.mark.parametrize("workers", [0, 2])

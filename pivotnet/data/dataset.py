@@ -219,7 +219,7 @@ def build_loader(
     if workers is None:
         start = time.perf_counter()
         dataset[0]
-        needed = math.ceil((time.perf_counter() - start) * config.optim.batch_size / STEP)
+        needed = math.ceil((time.perf_counter() - start) * sampler.batch_size / STEP)
         workers = max(1, min(needed, (os.cpu_count() or 1) // local_ranks - 1))
     pinned = device is not None and devices.pin_memory(device)
     options: dict[str, Any] = {}

@@ -4,8 +4,6 @@ The first three have upstream's numbers (configs/pivotnet_nuscenes_*.py at the p
 network made small enough to learn on two CPU cores.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """One process a card, started by torchrun or by hand; what the ranks exchange besides gradients."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -4,8 +4,6 @@ A rank counts where it arrives at what all ranks do in the same order. Those wit
 the others wait. A rank whose file is not renewed has stopped as a whole.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import threading

@@ -1,7 +1,5 @@
 """Whole numbers that users give, in options and in environment variables, and their limits."""
 
-from __future__ import annotations
-
 import re
 
 from pivotnet.errors import PivotNetError

@@ -1,7 +1,5 @@
 """Many small jobs in a pool of processes that stops cleanly, on Ctrl-C and when a process is killed."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,7 +1,5 @@
 """Reads a location's map (nuScenes map expansion) once, into geometries with one spatial index."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Sequence

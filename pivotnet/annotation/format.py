@@ -8,8 +8,6 @@ is points[offsets[i]:offsets[i + 1]]) and ``KEY.types`` int64 [lines] (class ind
 so there is no pivot_length; padding is added by the reader.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

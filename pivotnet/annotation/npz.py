@@ -5,8 +5,6 @@ A pickle is a program that may call anything. Here its opcodes are read one by o
 inert record, and arrays are made of their bytes once their type has been checked.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import pickletools

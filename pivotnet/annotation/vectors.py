@@ -2,8 +2,6 @@
 instance masks (the network's targets and the evaluation's ground truth), as pivot points that keep the shape,
 and as piecewise bezier curves (BeMapNet's targets)."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The numbers of an audit."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import Any

@@ -1,7 +1,5 @@
 """Which operators launch a kernel, make the host wait, or have no kernel on an NPU."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Batches of random images with drawn lines: what a step computes does not depend on what the pictures show."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import torch

@@ -1,7 +1,5 @@
 """The phases of a training step; runs a step as the trainer does, and counts it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """One file a command: each parses options, calls the package and prints. Nothing else knows argparse."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Callable

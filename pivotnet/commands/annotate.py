@@ -1,7 +1,5 @@
 """``pivotnet annotate``: turn nuScenes tables and maps into annotated sample files."""
 
-from __future__ import annotations
-
 import argparse
 
 from pivotnet.annotation.runner import annotate_on_terminal

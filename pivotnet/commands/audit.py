@@ -5,8 +5,6 @@ fall back to the CPU, float64 on the device, copies and collectives. On the CPU 
 a device. Simulated NPUs also count the calls to CANN that operators become, and the strided operands that these copy.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import sys

@@ -1,7 +1,5 @@
 """``pivotnet doctor``: what this machine has and what is wrong, each finding with its remedy."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``pivotnet predict``: vector maps as JSON, one file a sample; ``vector_map`` documents the schema."""
 
-from __future__ import annotations
-
 import argparse
 
 from pivotnet.annotation.folder import chosen_tokens

@@ -1,7 +1,5 @@
 """``pivotnet render``: one PNG a sample, with ground truth and, if there is one, the prediction."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """``pivotnet report``: what training runs have measured."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

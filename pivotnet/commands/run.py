@@ -3,8 +3,6 @@
 test/train_8p_performance.sh and test/train_full_8p.sh set the environment up and call it.
 """
 
-from __future__ import annotations
-
 import argparse
 import shlex
 import sys

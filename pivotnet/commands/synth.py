@@ -1,7 +1,5 @@
 """``pivotnet synth OUT``: make a small synthetic data set in nuScenes' format."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import time

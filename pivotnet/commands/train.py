@@ -9,8 +9,6 @@ summary.json (see training/summary.py).
 Exit status: 0 done, 2 an error that its message explains, 143 stopped by SIGTERM after saving (go on with --resume).
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import os

@@ -5,8 +5,6 @@ Masks are predicted on the BEV grid (h x w) and compared at the size of the targ
 Letters in shapes: see pivotnet.structures; Qc queries of one class.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch

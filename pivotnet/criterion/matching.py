@@ -6,8 +6,6 @@ Letters in shapes: see pivotnet.structures; of one class, Qc queries of P points
 at most n points, K matched pairs.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

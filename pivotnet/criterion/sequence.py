@@ -9,8 +9,6 @@ runs over contiguous memory.
 Letters in shapes: n target points (of the longest target), P predicted points, K pairs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -6,8 +6,6 @@ sum over all predictions, and everything that upstream divides by is part of the
 instances, which only the device knows (it is reduced over the ranks).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar

@@ -3,8 +3,6 @@
 ``to_host`` is where the host waits for the device. Nothing else in the criterion reads a device tensor's value.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

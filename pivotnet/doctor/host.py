@@ -1,7 +1,5 @@
 """Checks of the host, of Python, and of its packages: importable, and fitting each other, CANN and this code."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

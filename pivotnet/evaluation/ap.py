@@ -7,8 +7,6 @@ were matched; the recall grid is float32, so a recall of exactly 7/10 misses its
 it has any line of it, predicted or true.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -7,8 +7,6 @@ int64 [n] (index into config.CLASSES). FOLDER/run.json says which checkpoint mad
 pickle ``dt_res``, are read and written too. This module imports no torch, so that scoring processes start at once.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass

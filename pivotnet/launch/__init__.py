@@ -1,7 +1,5 @@
 """Training runs as the run scripts start them: choices, data, folders, ranks, and no process left behind."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 

@@ -1,7 +1,5 @@
 """Commands of which no process is left behind, whatever signal comes."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

@@ -4,8 +4,6 @@ Letters in shapes: B samples, V cameras, S cells of both feature levels with the
 C channels, E decoder layers.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 

@@ -6,8 +6,6 @@ Letters in shapes: B samples, D line decoder layers, E BEV decoder layers, C=3 c
 map pixels, F point features.
 """
 
-from __future__ import annotations
-
 from typing import cast
 
 import torch

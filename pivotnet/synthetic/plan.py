@@ -4,8 +4,6 @@ Ego frame: x forward, y left, z up, origin on the ground below the rear axle. Ca
 The car has six cameras placed as on nuScenes' cars, with their usual calibration, rounded, and one lidar.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

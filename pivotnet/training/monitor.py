@@ -1,7 +1,5 @@
 """What rank 0 shows while it trains: a progress line, a log file, TensorBoard curves. Other ranks show nothing."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Mapping

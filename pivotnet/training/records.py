@@ -14,8 +14,6 @@ A step ends when its optimiser update has been handed to the device. As every st
 middle, times between ends are times of whole steps, and the measurement itself adds no wait.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Adapters with upstream's names and signatures: the only thing that pivotnet.patch imports."""
 
-from __future__ import annotations
-
 import sys
 
 from pivotnet.errors import PivotNetError

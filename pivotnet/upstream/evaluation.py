@@ -1,8 +1,6 @@
 """Result files against annotations, over the cores of the machine: for the evaluation of the patched tree after its
 inference, and for its tools/evaluation/eval.py."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """What an experiment of upstream configures for CUDA, fitted to the device that its model is on."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from torch.utils.data import DataLoader

@@ -3,8 +3,6 @@
 Each function raises PivotNetError for an option that the port does not support.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

@@ -1,8 +1,6 @@
 """What upstream takes from packages that it need not have: mmcv, torchvision, and detectron2's PointRend (Kirillov et
 al., arXiv:1912.08193)."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any, Callable
 

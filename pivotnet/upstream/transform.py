@@ -1,7 +1,5 @@
 """Upstream's transforms by name. Images stay uint8 until they are on the device."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Callable
 

@@ -1,7 +1,5 @@
 """Image backbones: Swin-T, ResNet-50 and EfficientNet-B0, with upstream's parameter names."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from pivotnet.config import BACKBONES, ModelConfig

@@ -1,7 +1,5 @@
 """Starting weights of the backbones, read from the public files that upstream starts from."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

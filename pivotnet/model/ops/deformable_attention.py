@@ -5,8 +5,6 @@ weights. On an NPU mx_driving's kernel does it, on a CPU deformable_attention_cp
 deformable_attention_triton.py, or grid_sample where Triton does not work.
 """
 
-from __future__ import annotations
-
 import warnings
 from functools import cache, lru_cache
 from types import ModuleType

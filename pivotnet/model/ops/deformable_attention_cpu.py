@@ -8,8 +8,6 @@ Letters in shapes: B samples, S cells of all levels, L queries, K = levels * poi
 head.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

@@ -1,17 +1,8 @@
 """Step times: measured inside the loop, written step by step.
 
-Every rank appends one JSON object a step to OUTPUT/steps.rank<R>.jsonl:
-
-    step       counted from 0
-    seconds    from the end of the previous step to the end of this one; null for a process's first step
-    data_wait  seconds of these in which the loop waited for the loader
-    counted    whether the summary uses this step: not in the warm-up, no checkpoint or evaluation in between
-    lr         rate of the first parameter group
-    loss       total loss, mean over the ranks (the same in every rank's file)
-    terms      {name: weighted loss term}, means over the ranks
-
-A step ends when its optimiser update has been handed to the device. As every step waits for the device once, in the
-middle, times between ends are times of whole steps, and the measurement itself adds no wait.
+Every rank appends one JSON object a step to OUTPUT/steps.rank<R>.jsonl. A step ends when its optimiser update has been
+handed to the device. As every step waits for the device once, in the middle, times between ends are times of whole
+steps, and the measurement itself adds no wait.
 """
 
 import contextlib
@@ -32,8 +23,12 @@ _LARGEST = 2**30  # bytes of a file; a step takes 500
 _SECONDS, _FINITE = number(0, 1e9), number(-1e300, 1e300)
 _RECORD = fields(
     {
-        **{"step": number(0, whole=True), "seconds": nullable(_SECONDS), "data_wait": _SECONDS, "counted": flag},
-        **{"lr": number(0, 1e300), "loss": _FINITE, "terms": mapping(_FINITE, file_token)},
+        "step": number(0, whole=True),  # counted from 0
+        "seconds": nullable(_SECONDS),  # between the ends of the previous step and this one; null for a process's first
+        "data_wait": _SECONDS,  # of these, in which the loop waited for the loader
+        "counted": flag,  # used by the summary: not in the warm-up, no checkpoint or evaluation in between
+        "lr": number(0, 1e300),  # of the first parameter group
+        **{"loss": _FINITE, "terms": mapping(_FINITE, file_token)},  # weighted, means over the ranks
     }
 )
 

@@ -1,19 +1,6 @@
 """What a run was: OUTPUT/summary.json, which rank 0 writes when the run ends, and the "Final result" made from it.
 
-    preset, device, device_name, ranks, batch_size, global_batch, precision, seed
-    steps, start_step, epochs, steps_per_epoch, samples
-    step_seconds     {"median", "p90", "count", "warmup"} over the counted steps of all ranks (null without any)
-    fps              global_batch / median
-    data_wait_share  share of the counted time spent waiting for data
-    train_seconds    seconds inside the loop, of this process and those it resumed; wall_seconds adds start-up
-    peak_memory_bytes  largest of all ranks (device allocator; on a CPU resident memory)
-    final_loss, final_terms  of the last step
-    finished         false when SIGTERM ended the run early
-    checkpoint       path of the last checkpoint, relative to OUTPUT
-    evaluation       {split: result of pivotnet evaluate}, where asked for
-    versions         of Python and the packages
-
-Training here and in the patched tree of upstream writes the same summary.
+Training here and in the patched tree of upstream writes the same summary; ``summarise`` says what is in it.
 """
 
 from __future__ import annotations
@@ -58,7 +45,7 @@ GIB = 1 << 30
 
 
 def step_statistics(counted: list[tuple[float, float]], warmup: int | None = None) -> dict[str, Any]:
-    """``step_seconds`` and ``data_wait_share`` of counted steps (see ``counted_times``)."""
+    """``step_seconds`` (None without any), and the share of them spent waiting for data, of ``counted_times``."""
     if not counted:
         return {"step_seconds": None, "data_wait_share": None}
     seconds, waits = np.array(counted).T
@@ -76,14 +63,9 @@ def summarise(
     checkpoint: Path | None = None,
     **known: Any,
 ) -> dict[str, Any]:
-    """The summary, out of the records of all ranks; every rank calls this, after one step at the least.
-
-    Args:
-        batch_size: samples a rank.
-        started: ``time.perf_counter()`` of the process's start.
-        checkpoint: the last one.
-        known: preset, precision, seed, epochs, steps_per_epoch, samples, train_seconds and finished.
-    """
+    """The summary, out of the records of all ranks; every rank calls this, after one step at the least. ``started`` is
+    ``time.perf_counter()`` of the process's start. ``known`` has preset, precision, seed, epochs, steps_per_epoch,
+    samples; train_seconds, inside the loop of this process and those it resumed; finished, false after SIGTERM."""
     records = list(read_records(clock.path))
     last = records[-1]
     gathered = gather_objects((counted_times(records), devices.peak_memory(device)), ranks)
@@ -94,18 +76,18 @@ def summarise(
         "device": device.type,
         "device_name": devices.device_name(device),
         "ranks": ranks.world_size,
-        "batch_size": batch_size,
+        "batch_size": batch_size,  # samples a rank
         "global_batch": global_batch,
         "start_step": clock.start_step,
         "steps": last["step"] + 1,
-        **statistics,
-        "fps": global_batch / times["median"] if times else None,
-        "wall_seconds": time.perf_counter() - started,
-        "peak_memory_bytes": max(memory for _, memory in gathered),
-        "final_loss": last["loss"],
+        **statistics,  # over the counted steps of all ranks
+        "fps": global_batch / times["median"] if times else None,  # samples a second
+        "wall_seconds": time.perf_counter() - started,  # with start-up
+        "peak_memory_bytes": max(memory for _, memory in gathered),  # of a device's allocator; a CPU's resident memory
+        "final_loss": last["loss"],  # of the last step
         "final_terms": last["terms"],
         "checkpoint": os.path.relpath(checkpoint, clock.path.parent) if checkpoint else None,
-        "evaluation": {},
+        "evaluation": {},  # {split: result of pivotnet evaluate}
         "versions": devices.versions(),
     }
 

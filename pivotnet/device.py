@@ -50,15 +50,10 @@ def _cuda_problem() -> str | None:
 
 
 def select_device(name: str | None = None, local_rank: int = 0) -> torch.device:
-    """The device of this process, made the current one.
-
-    Args:
-        name: npu, cuda or cpu, also with an index as in ``npu:3``; None or ``auto`` takes the first of them that works.
-        local_rank: index among this machine's processes; chooses the card when ``name`` has no index.
-
-    Raises:
-        PivotNetError: the device asked for cannot be used, or there are fewer cards than processes.
-    """
+    """The device of this process, made the current one. ``name`` is npu, cuda or cpu, also with an index as in
+    ``npu:3``; None or ``auto`` takes the first of them that works. ``local_rank``, the index among this machine's
+    processes, chooses the card when ``name`` has no index. Raises PivotNetError: the device asked for cannot be used,
+    or there are fewer cards than processes."""
     kind, _, index_text = (name or "auto").partition(":")
     if kind not in ("npu", "cuda", "cpu", "auto") or (index_text and not index_text.isdigit()):
         raise PivotNetError(f"unknown device {name!r}: choose npu, cuda or cpu (npu:1 for the second card), or auto")

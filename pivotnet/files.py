@@ -113,17 +113,9 @@ def locked(folder: PathLike, busy: str | None = None) -> Iterator[None]:
 def read_json(
     path: PathLike, remedy: str, rule: Rule = an_object, object_hook: Any = None, largest: int = LARGEST
 ) -> Any:
-    """A JSON file's content.
-
-    Args:
-        remedy: what the user can do about a missing or damaged file: the end of the message.
-        rule: of the content (see schema).
-        object_hook: replaces each object while it is parsed, as for json.loads.
-        largest: bytes that the file may have.
-
-    Raises:
-        PivotNetError: the file is missing, unreadable, truncated, no JSON or against the rule.
-    """
+    """A JSON file's content, of up to ``largest`` bytes, which fits the ``rule`` (see schema). ``object_hook`` replaces
+    each object while it is parsed, as for json.loads. Raises PivotNetError, which ends with ``remedy``: the file is
+    missing, unreadable, truncated, no JSON or against the rule."""
     try:
         content = json.loads(read_file(path, largest), object_hook=object_hook)
     except OSError as error:

@@ -19,14 +19,9 @@ def available_cores() -> int:
 
 
 def run_in_pool(job: Callable[[Any], Any], items: Sequence[Any], workers: int, method: str) -> Iterator[Any]:
-    """``job(item)`` of all items, as they are finished; in this process if one worker is enough.
-
-    Args:
-        method: starts the workers: "fork" shares this process's memory with them, "spawn" pickles the job for each.
-
-    Raises:
-        PivotNetError: a worker was killed.
-    """
+    """``job(item)`` of all items, as they are finished; in this process if one worker is enough. ``method`` starts the
+    workers: "fork" shares this process's memory with them, "spawn" pickles the job for each. Raises PivotNetError: a
+    worker was killed."""
     workers = min(workers, len(items))
     if workers <= 1:
         for item in items:

@@ -34,12 +34,9 @@ _MAP = fields(
 
 
 class LocationMap:
-    """What annotation draws of one location.
-
-    Args:
-        layers: geometries of each of LAYERS in the order of its records, which is that of the instances: lines of the
-            dividers, two lines for each crossing (its second longest edge, its longest), valid polygons of the areas.
-    """
+    """What annotation draws of one location: the geometries of each of LAYERS in the order of its records, which is
+    that of the instances: lines of the dividers, two lines for each crossing (its second longest edge, its longest),
+    valid polygons of the areas."""
 
     def __init__(self, layers: Sequence[np.ndarray]) -> None:
         self.layers = layers

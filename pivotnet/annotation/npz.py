@@ -139,12 +139,8 @@ def _interpret(content: bytes) -> Any:
 
 
 def _read_objects(content: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """The object array of that shape that numpy has pickled into ``content``.
-
-    Raises:
-        ValueError, TypeError, LookupError, AttributeError, ArithmeticError: it is damaged, too large, or holds anything
-            but containers of numbers, strings and numeric arrays.
-    """
+    """The object array of that shape that numpy has pickled into ``content``. Raises one of _DAMAGE: it is damaged, too
+    large, or holds anything but containers of numbers, strings and numeric arrays."""
     result = _interpret(content)
     if not isinstance(result, _Record) or result.name != "objects" or result.arguments[0] != shape:
         raise ValueError(f"it is no array of objects of shape {shape}")

@@ -44,18 +44,11 @@ class Criterion(nn.Module):
         self.config = config
 
     def forward(self, predictions: Predictions, targets: Targets, piggyback: Tensor | None = None) -> CriterionResult:
-        """Total loss and its terms.
-
-        Args:
-            predictions: of all decoders; any floating type, the loss is computed in float32 outside autocast, at the
-                size of the target masks.
-            targets: on the device of the predictions, with ``host`` unless that is the CPU.
-            piggyback: a small tensor that the caller wants on the host; it is part of the one copy.
-
-        Raises:
-            PivotNetError: predictions without masks, masks on two grids, or another number of decoders than the
-                weights are for.
-        """
+        """Total loss and its terms. ``predictions`` are of all decoders, of any floating type; the loss is computed in
+        float32 outside autocast, at the size of the target masks. ``targets`` are on their device, with ``host`` unless
+        that is the CPU. ``piggyback`` is a small tensor that the caller wants on the host; it is part of the one copy.
+        Raises PivotNetError: predictions without masks, masks on two grids, or another number of decoders than the
+        weights are for."""
         device = predictions.points.device
         masks, semantic_masks = self._checked(predictions)
         with torch.autocast(device.type, enabled=False):

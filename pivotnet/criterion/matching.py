@@ -45,16 +45,9 @@ def device_costs(object_logits: Tensor, mask_losses: Tensor, config: CriterionCo
 def match(
     costs: np.ndarray, points: np.ndarray, targets: Targets, criterion: CriterionConfig, map_config: MapConfig
 ) -> list[ClassMatches]:
-    """Assign queries to instances, and predicted to target points.
-
-    Args:
-        costs: float32 [D, B, Q, G] of object and mask.
-        points: float32 [D, B, T, 2] predicted.
-        targets: in host memory.
-
-    Returns:
-        The matches of each class. Where a sample has more instances than the class has queries, some stay without one.
-    """
+    """Assign queries to instances by the ``costs`` of object and mask, float32 [D, B, Q, G], and the predicted
+    ``points``, float32 [D, B, T, 2], to those of targets in host memory. Returns the matches of each class. Where a
+    sample has more instances than the class has queries, some stay without one."""
     decoders, batch = points.shape[:2]
     target_points, lengths, counts = (tensor.numpy() for tensor in (targets.points, targets.lengths, targets.counts))
     matches = []

@@ -15,15 +15,9 @@ import numpy as np
 
 
 def distances(targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """L1 distances of all target points to all predicted points.
-
-    Args:
-        targets: float32 [n, 2, ...], the points of target lines.
-        predictions: float32 [P, 2, ...]; the axes behind the second are those of the pairs, and both broadcast.
-
-    Returns:
-        float32 [n, P, ...], computed in float32 as upstream computes them.
-    """
+    """L1 distances float32 [n, P, ...] of all target points, float32 [n, 2, ...], to all predicted points, float32 [P,
+    2, ...], computed in float32 as upstream computes them. The axes behind the second are those of the pairs; they
+    broadcast."""
     rows, columns = (np.abs(targets[:, None, i] - predictions[None, :, i]) for i in range(2))
     return rows + columns
 
@@ -39,19 +33,10 @@ def _reached(cost: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def sequence_costs(cost: np.ndarray, lengths: np.ndarray, end_weight: float) -> np.ndarray:
-    """How well each predicted line can follow its target line.
-
-    The summed distance of the cheapest assignment, plus ``end_weight`` times the distances of the two ends, divided by
-    (length + 2 end_weight).
-
-    Args:
-        cost: float [n, P, K] distances; sums are taken in float64.
-        lengths: int [K], points of each target line, 2 <= length <= min(n, P).
-        end_weight: extra weight of the first and the last point.
-
-    Returns:
-        float64 [K].
-    """
+    """How well each predicted line can follow its target line, float64 [K]: the summed distance of the cheapest
+    assignment, plus ``end_weight`` times the distances of the two ends, divided by (length + 2 end_weight). ``cost``,
+    float [n, P, K], are distances, summed in float64; ``lengths``, int [K], points of each target line, 2 <= length <=
+    min(n, P)."""
     pair, last = np.arange(cost.shape[2]), lengths - 1
     sums = np.stack([reached[-1] for reached in _reached(cost)])  # [n - 1, K] of lines that end with target i
     ends = cost[0, 0].astype(np.float64) + cost[last, -1, pair]
@@ -59,19 +44,10 @@ def sequence_costs(cost: np.ndarray, lengths: np.ndarray, end_weight: float) -> 
 
 
 def match_points(cost: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The cheapest assignment itself: which predicted point stands for each target point.
-
-    Of several cheapest assignments, each target point takes the earliest predicted point, counted from the line's end
-    backwards, as upstream's does.
-
-    Args:
-        cost: as above.
-        lengths: as above.
-
-    Returns:
-        sums float64 [K] of the assignments, and indices int64 [K, n] of predicted points, strictly increasing over a
-        line's own points from 0 to P - 1, and P - 1 behind them.
-    """
+    """The cheapest assignment itself, for ``cost`` and ``lengths`` as above: its sums float64 [K], and which predicted
+    point stands for each target point, int64 [K, n], strictly increasing over a line's own points from 0 to P - 1, and
+    P - 1 behind them. Of several cheapest assignments, each target point takes the earliest predicted point, counted
+    from the line's end backwards, as upstream's does."""
     points, predicted, pairs = cost.shape
     sums = list(_reached(cost))
     indices = np.full((points, pairs), predicted - 1)

@@ -110,18 +110,10 @@ def _supervise_class(
 def _follow(
     path: np.ndarray, lengths: np.ndarray, lines: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the predicted points of matched queries belong on their target lines.
-
-    Args:
-        path: int [K, n], predicted point of each target point.
-        lengths: int [K, 1].
-        lines: float64 [K, >= n, 2].
-        size: P.
-
-    Returns:
-        bool [K, P], whether a predicted point stands for a target point; int [K, P], the target point at or before it;
-        float64 [K, P, 2], where it should lie.
-    """
+    """Where the predicted points of matched queries belong on their target lines ``lines``, float64 [K, >= n, 2].
+    ``path``, int [K, n], is the predicted point of each target point; ``lengths`` int [K, 1]; ``size`` is P. Returns
+    whether a predicted point stands for a target point, bool [K, P]; the target point at or before it, int [K, P];
+    where it should lie, float64 [K, P, 2]."""
     pair = np.arange(len(path))[:, None]
     is_pivot = np.zeros((len(path), size), bool)
     is_pivot[pair, path] = True  # after a line's last point, path repeats that point

@@ -34,14 +34,9 @@ def machine_checks(machine: Machine) -> dict[str, Callable[[Machine], Iterator[F
 def examine(
     machine: Machine, data_root: Path | None = None, weights: Path | None = None, output: Path | None = None
 ) -> list[Finding]:
-    """All findings. A check that fails becomes a finding itself.
-
-    Args:
-        machine: what is examined.
-        data_root: nuScenes tree (DATA_ROOT, else data/nuscenes).
-        weights: folder of backbone files (assets/weights, of the checkout of upstream too).
-        output: where training outputs would go (test/output).
-    """
+    """All findings about a machine; a check that fails becomes a finding itself. ``data_root`` is a nuScenes tree
+    (DATA_ROOT, else data/nuscenes), ``weights`` the folder of backbone files (assets/weights, of the checkout of
+    upstream too), ``output`` where training outputs would go (test/output)."""
     named = machine.environ.get("PIVOTNET_DIR")
     checkout = Path(named or ROOT / "PivotNet")
     if data_root is None and machine.environ.get("DATA_ROOT"):

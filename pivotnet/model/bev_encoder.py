@@ -58,13 +58,9 @@ class BevEncoder(nn.Module):
         nn.init.zeros_(self.t2s_reference_points.bias)
 
     def forward(self, features: list[Tensor], reference_points: Tensor, reference_valid: Tensor) -> list[Tensor]:
-        """BEV features of every decoder layer, [B, N, C] each.
-
-        Args:
-            features: of each level [B*V, width, h, w].
-            reference_points: [B, N, 2] (x, y) of each BEV cell in the side-by-side image.
-            reference_valid: bool [B, N]; where False the cell samples around a learned position.
-        """
+        """BEV features of every decoder layer, [B, N, C] each, of camera features, of each level [B*V, width, h, w].
+        ``reference_points``: [B, N, 2] (x, y) of each BEV cell in the side-by-side image; where ``reference_valid``,
+        bool [B, N], is False, the cell samples around a learned position."""
         tokens: list[Tensor] = []
         positions: list[Tensor] = []
         for level, projection, embedding in zip(features, self.input_proj, self.src_pos_embed):

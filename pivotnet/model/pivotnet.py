@@ -86,15 +86,9 @@ class PivotNet(nn.Module):
 
 
 def load_model(path: PathLike, device: torch.device, preset: str | None = None) -> tuple[PivotNet, Config]:
-    """A network with a checkpoint's weights, in eval mode on ``device``, and its configuration.
-
-    Args:
-        path: our checkpoint, which knows its configuration, or upstream's, which needs ``preset``.
-        preset: must be that of the checkpoint, if it knows one.
-
-    Raises:
-        PivotNetError: unreadable, of another preset, or of upstream without ``preset``.
-    """
+    """A network with a checkpoint's weights, in eval mode on ``device``, and its configuration. The checkpoint is ours,
+    which knows its configuration, so that ``preset`` must be that if given, or upstream's, which needs ``preset``.
+    Raises PivotNetError: unreadable, of another preset, or of upstream without ``preset``."""
     state = checkpoints.read_checkpoint(path)
     if "pivotnet" in state:
         config = checkpoints.config_from_dict(state["pivotnet"]["config"])

@@ -25,12 +25,8 @@ FIELDS = tuple(field.name for field in fields(Predictions) if field.name != "ext
 
 
 class MixedPrecision(nn.Module):
-    """A network under autocast; results and gradients are those of autocast alone, bit for bit.
-
-    Args:
-        model: on its device.
-        dtype: of convolutions, linear layers and attention.
-    """
+    """A network, on its device, under autocast in ``dtype``; results and gradients are those of autocast alone, bit for
+    bit."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -72,11 +68,8 @@ def _cast(tensors: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
 
 def graphed_network(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Predictions]:
     """What stands in for a network in training, for batches of one size; the next call overwrites its predictions.
-
-    Args:
-        model: on its device, in training mode, without checkpointing.
-        inputs: images, reference points and validity of a batch.
-    """
+    ``model`` is on its device, in training mode, without checkpointing; ``inputs`` are images, reference points and
+    validity of a batch."""
     device = inputs[0].device
     buffers = [buffer.clone() for buffer in model.buffers()]
     random = devices.rng_state(device)

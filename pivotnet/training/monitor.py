@@ -15,13 +15,9 @@ GIB = 1 << 30
 
 
 class Monitor:
-    """Console, train.log and TensorBoard of one run, until ``close``.
-
-    Args:
-        start_step: where the progress bar begins; the points of TensorBoard behind it are replaced.
-        log_every: steps between lines of the log and points of the curves.
-        enabled: False on all ranks but 0.
-    """
+    """Console, train.log and TensorBoard of one run, until ``close``; ``enabled`` is False on all ranks but 0. The
+    progress bar begins at ``start_step``; the points of TensorBoard behind it are replaced. ``log_every``: steps
+    between lines of the log and points of the curves."""
 
     def __init__(self, folder: Path, *, total_steps: int, start_step: int, log_every: int, enabled: bool) -> None:
         self.total_steps, self.log_every, self.enabled = total_steps, log_every, enabled

@@ -34,13 +34,8 @@ class ShareFSUUIDNameServer(contextlib.nullcontext):
 
 
 class RlaunchReplicaEnv:
-    """Where a process runs; also the callback that puts the model there.
-
-    Args:
-        sync_bn: 0 keeps batch norms local, 1 joins all ranks, n joins groups of n ranks (all, if there are fewer).
-        devices: cards to use, "0-7" or "0,2".
-        find_unused_parameters: DDP's.
-    """
+    """Where a process runs; also the callback that puts the model there. ``sync_bn``: 0 keeps batch norms local, 1
+    joins all ranks, n joins groups of n ranks (all, if there are fewer). ``devices``: cards to use, "0-7" or "0,2"."""
 
     enabled_rank = None  # called back on every rank
     nr_gpus = 1  # torchrun has started all processes: core.py has none to start

@@ -23,12 +23,9 @@ from pivotnet.upstream.settings import require
 
 
 class ResultEvaluator:
-    """What eval.py does: average precision of the result files in ``dt_dir`` against the samples in ``gt_dir``.
-
-    Args:
-        val_txt: tokens, one a line; see ``split_tokens`` for a data set that is not all of nuScenes.
-        options: upstream's: batch_size (the cores decide here), num_classes, map_resolution (metres, both ways).
-    """
+    """What eval.py does: average precision of the result files in ``dt_dir`` against the samples in ``gt_dir``, listed
+    in ``val_txt`` (see ``split_tokens``). ``options`` are upstream's: batch_size (the cores decide here), num_classes,
+    map_resolution (metres, both ways)."""
 
     def __init__(self, gt_dir: PathLike, dt_dir: PathLike, val_txt: PathLike, **options: Any) -> None:
         sys.excepthook = hand_over  # errors are one line

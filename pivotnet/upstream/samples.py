@@ -60,12 +60,8 @@ def split_tokens(split_file: PathLike, anno_root: PathLike) -> list[str]:
 
 
 class NuScenesMapDataset(Dataset):
-    """Samples as upstream's dicts, and with the BEV grid projected into the cameras (extra_infos).
-
-    Args:
-        img_key_list: cameras, in config.CAMERAS' order.
-        data_split: "training" or anything else for the validation split.
-    """
+    """Samples as upstream's dicts, and with the BEV grid projected into the cameras (extra_infos). ``img_key_list`` are
+    the cameras in config.CAMERAS' order; ``data_split`` is "training", or anything else for the validation split."""
 
     def __init__(
         self,

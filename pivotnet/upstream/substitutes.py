@@ -25,14 +25,10 @@ def get_uncertain_point_coords_with_randomness(
     oversample_ratio: float,
     importance_ratio: float,
 ) -> Tensor:
-    """Points [N, P, 2] (x, y) in [0, 1] where masks are uncertain, and some anywhere (section 3.3, training).
-
-    Args:
-        coarse_logits: [N, C, H, W].
-        uncertainty_func: logits [N, C, P] -> uncertainties [N, 1, P].
-        oversample_ratio: random candidates a point.
-        importance_ratio: share of the points that are the most uncertain candidates; the rest is drawn anew.
-    """
+    """Points [N, P, 2] (x, y) in [0, 1] where masks of ``coarse_logits`` [N, C, H, W] are uncertain, and some anywhere
+    (section 3.3, training). ``uncertainty_func``: logits [N, C, P] -> uncertainties [N, 1, P]; ``oversample_ratio``:
+    random candidates a point; ``importance_ratio``: share of the points that are the most uncertain candidates; the
+    rest is drawn anew."""
     count, device = len(coarse_logits), coarse_logits.device
     candidates = torch.rand(count, int(num_points * oversample_ratio), 2, device=device)
     uncertainty = uncertainty_func(point_sample(coarse_logits, candidates, align_corners=False))

@@ -70,12 +70,9 @@ class MBConvBlock(nn.Module):
 
 
 class EfficientNet(nn.Module):
-    """EfficientNet-B0 without its head and classifier.
-
-    Args:
-        drop_connect: rate of stochastic depth that the block after the last would have; it rises linearly from 0.
-        checkpointing: recompute each block in the backward pass instead of keeping its activations.
-    """
+    """EfficientNet-B0 without its head and classifier. ``drop_connect``: rate of stochastic depth that the block after
+    the last would have; it rises linearly from 0. ``checkpointing``: recompute each block in the backward pass instead
+    of keeping its activations."""
 
     def __init__(self, drop_connect: float, checkpointing: bool) -> None:
         super().__init__()

@@ -40,12 +40,8 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet-50 without its classifier.
-
-    Args:
-        checkpointing: recompute each block in the backward pass instead of keeping its activations.
-        outputs: how many of the last features (strides 4, 8, 16, 32) are returned.
-    """
+    """ResNet-50 without its classifier. ``checkpointing``: recompute each block in the backward pass instead of keeping
+    its activations. ``outputs``: how many of the last features (strides 4, 8, 16, 32) are returned."""
 
     def __init__(self, checkpointing: bool, outputs: int = 2) -> None:
         super().__init__()

@@ -7,12 +7,9 @@ from torch import Tensor
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, masked: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(c)) v for each of ``heads`` heads of c = C / heads channels: [B, T, C].
-
-    Args:
-        query, key, value: [B, T, C], [B, N, C], [B, N, C].
-        masked: bool [B, 1, T, N], keys that a query does not see; each query sees one at least.
-    """
+    """softmax(q k^T / sqrt(c)) v for each of ``heads`` heads of c = C / heads channels, [B, T, C], of query [B, T, C],
+    key and value [B, N, C]. ``masked``, bool [B, 1, T, N]: keys that a query does not see; each query sees one at
+    least."""
     if query.device.type == "npu":
         import torch_npu
 

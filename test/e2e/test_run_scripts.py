@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support.fake_data import make_data
@@ -29,6 +30,8 @@ from support.script_copy import (
 )
 
 from pivotnet.checkpoint import list_checkpoints
+from pivotnet.training.records import counted_times, read_records, records_path
+from pivotnet.training.summary import read_summary
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
 SHORT = ("--steps", 7, "--", "--workers", 1, "--save-every", 2)
@@ -53,6 +56,11 @@ def test_a_killed_rank_fails_the_script_and_a_resumed_run_equals_a_whole_one(che
     result = final_result(out)
     assert (result["RankSize"], result["BatchSize"], result["Steps timed"].split(",")[0]) == ("2", "1", "6 on 2 ranks")
     assert (checkout.root / "test" / "output" / f"{result['CaseName']}.log").read_text() in out
+    summary, ranks = read_summary(whole), [list(read_records(records_path(whole, rank))) for rank in (0, 1)]
+    seconds, waits = zip(*(times for records in ranks for times in counted_times(records)))
+    times = {"median": np.median(seconds), "p90": np.percentile(seconds, 90), "count": 6, "warmup": 1}
+    assert summary["step_seconds"] == pytest.approx(times) and summary["fps"] == pytest.approx(2 / np.median(seconds))
+    assert summary["data_wait_share"] == pytest.approx(sum(waits) / sum(seconds))
 
     process = checkout.start(PERFORMANCE, "--data-root", data, "--output", parts, *SHORT)
     wait_for(lambda: len(losses(parts)) >= 4, process)

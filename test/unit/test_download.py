@@ -7,6 +7,7 @@ from typing import Any
 
 import download
 import pytest
+from support.commands import fails
 
 from pivotnet.errors import run_command
 
@@ -40,12 +41,8 @@ def release(monkeypatch):
     server.server_close()
 
 
-def fails(capsys, *words: object) -> str:
-    """The one line of a download that fails."""
-    assert run_command(lambda: download.main([str(word) for word in words])) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1
-    return err
+def run(words: list[str]) -> int:
+    return run_command(lambda: download.main(words))
 
 
 def test_a_file_arrives_and_is_not_fetched_again(release, tmp_path, capsys):
@@ -55,23 +52,23 @@ def test_a_file_arrives_and_is_not_fetched_again(release, tmp_path, capsys):
     assert download.main(arguments) == 0 and release.requests == [SWINT]
     assert f"{SWINT} is there" in capsys.readouterr().out
     (folder / SWINT).write_bytes(b"<html>")
-    assert "is damaged" in fails(capsys, *arguments)
+    assert "is damaged" in fails(capsys, *arguments, run=run)
 
 
 def test_what_is_cut_off_missing_or_no_weight_file_is_not_kept(release, tmp_path, capsys):
     # res50's digits are not those of CONTENT
     release.files["efficientnet-b0-355c32eb.pth"] = CONTENT[:10_000]
     for name, words in (("res50", "damaged or no weight file"), ("effb0", "cannot download")):
-        assert words in fails(capsys, name, "--to", tmp_path)
+        assert words in fails(capsys, name, "--to", tmp_path, run=run)
     release.files[SWINT] = b"<!DOCTYPE html> please log in".ljust(len(CONTENT))
-    assert "damaged or no weight file" in fails(capsys, "swint", "--to", tmp_path)
-    assert "404" in fails(capsys, "effb0_ep30", "--to", tmp_path)
+    assert "damaged or no weight file" in fails(capsys, "swint", "--to", tmp_path, run=run)
+    assert "404" in fails(capsys, "effb0_ep30", "--to", tmp_path, run=run)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_network_it_says_what_to_do(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PIVOTNET_RELEASE", "http://127.0.0.1:9")
-    said = fails(capsys, "swint", "--to", tmp_path)
+    said = fails(capsys, "swint", "--to", tmp_path, run=run)
     assert "without a network, fetch it on another machine" in said and str(tmp_path / SWINT) in said
-    assert "unknown name resnet" in fails(capsys, "resnet", "--to", tmp_path / "new")
+    assert "unknown name resnet" in fails(capsys, "resnet", "--to", tmp_path / "new", run=run)
     assert not (tmp_path / "new").exists()

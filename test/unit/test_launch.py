@@ -12,10 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.commands import ENVIRONMENT, ROOT
+from support.commands import ENVIRONMENT, ROOT, fails
 from support.script_copy import CLEARED, processes
 
-from pivotnet import cli, heartbeat
+from pivotnet import heartbeat
 from pivotnet.errors import PivotNetError
 from pivotnet.launch import choices, supervise, torchrun, training_run
 
@@ -51,9 +51,7 @@ def place(tmp_path, monkeypatch) -> Path:
 def test_bad_options_are_one_line(options, variables, message, monkeypatch, capsys, place):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert cli.main(["run", "full", *options.split()]) == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith("error: ") and printed.count("\n") == 1 and message in printed
+    assert message in fails(capsys, "run", "full", *options.split())
     assert list(place.iterdir()) == []
 
 

@@ -6,49 +6,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
+from support.commands import fails
 from support.fake_run import EVALUATION, make_run
 
 from pivotnet import cli, comparison
 from pivotnet.comparison import read_run, run_column
-from pivotnet.distributed import Ranks
-from pivotnet.training import summary as summaries
-from pivotnet.training.records import StepRecords, counted_times, read_records
-from pivotnet.training.summary import TITLE, earlier_seconds, final_lines, read_summary, write_summary
+from pivotnet.training.records import counted_times, read_records, records_path
+from pivotnet.training.summary import TITLE, earlier_seconds, final_lines
 
-STEPS, RANKS = 12, 2
 RECORD = '{"step": 0, "seconds": null, "data_wait": 0, "counted": true, "lr": 1, "loss": 1.5, "terms": {}}\n'
-
-
-def times_of(folder: Path) -> tuple[tuple[float, ...], ...]:
-    records = [record for path in folder.glob("steps.rank*.jsonl") for record in read_records(path)]
-    return tuple(zip(*counted_times(records)))
-
-
-def test_a_summary_is_made_from_the_records_of_all_ranks(tmp_path, monkeypatch):
-    run = tmp_path / "run"
-    make_run(run)
-    ranks = [list(read_records(run / f"steps.rank{rank}.jsonl")) for rank in range(RANKS)]
-    gathered = [(counted_times(records), memory) for records, memory in zip(ranks, (5, 7))]
-    monkeypatch.setattr(summaries, "gather_objects", lambda value, ranks: gathered)
-    summary = summaries.summarise(
-        StepRecords(run, 0, STEPS, STEPS),
-        Ranks(world_size=RANKS),
-        torch.device("cpu"),
-        1,
-        started=0.0,
-        checkpoint=run / "checkpoints" / "x.pth",
-        **{"preset": "smoke", "samples": 6, "train_seconds": 9.0, "finished": True},
-    )
-    seconds, waits = times_of(run)
-    times = {"median": np.median(seconds), "p90": np.percentile(seconds, 90), "count": len(seconds), "warmup": 3}
-    assert summary["step_seconds"] == pytest.approx(times)
-    assert summary["fps"] == pytest.approx(RANKS / np.median(seconds))
-    assert summary["data_wait_share"] == pytest.approx(sum(waits) / sum(seconds))
-    assert (summary["steps"], summary["final_loss"], summary["peak_memory_bytes"]) == (STEPS, 19.0, 7)
-    assert (summary["preset"], summary["samples"], summary["checkpoint"]) == ("smoke", 6, "checkpoints/x.pth")
-    write_summary(tmp_path, summary)
-    assert read_summary(tmp_path) == summary
 
 
 def test_every_number_of_the_final_result_comes_from_the_records_and_the_evaluation(tmp_path, capsys):
@@ -57,7 +23,9 @@ def test_every_number_of_the_final_result_comes_from_the_records_and_the_evaluat
     make_run(run, evaluation={"val": EVALUATION, "train": train})
     assert cli.main(["report", str(run), "--final", "full", "--log-folder", str(logs)]) == 0
     lines = capsys.readouterr().out.split(TITLE, 1)[1].strip()
-    seconds, waits = times_of(run)
+    seconds, waits = zip(
+        *(times for rank in range(2) for times in counted_times(read_records(records_path(run, rank))))
+    )
     median = np.median(seconds)
     assert lines.splitlines() == [
         *("Network: PivotNet", "RankSize: 2", "BatchSize: 1", f"DeviceType: {platform.machine()}"),
@@ -79,9 +47,7 @@ def test_no_final_result_without_the_measurement(tmp_path, capsys):
         ("unscored", {"evaluation": {}}, "was not evaluated on the val split"),
     ):
         make_run(tmp_path / name, **changes)
-        assert cli.main(["report", str(tmp_path / name), "--final", "full"]) == 2
-        out, err = capsys.readouterr()
-        assert "Final result" not in out and message in err and err.count("\n") == 1
+        assert message in fails(capsys, "report", tmp_path / name, "--final", "full")
     assert not list(tmp_path.rglob("*.log"))
 
 
@@ -102,9 +68,7 @@ def test_no_final_result_without_the_measurement(tmp_path, capsys):
 def test_what_is_missing_or_damaged_is_one_line(tmp_path, capsys, files, options, message):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    assert cli.main(["report", str(tmp_path), *options]) == 2
-    err = capsys.readouterr().err
-    assert message in err and err.count("\n") == 1
+    assert message in fails(capsys, "report", tmp_path, *options)
 
 
 def test_a_resumed_run_counts_the_time_before(tmp_path):
@@ -125,18 +89,6 @@ def test_runs_are_compared_side_by_side_with_published_rows(tmp_path, capsys):
     assert all(name in out for name in ("before", "after tuning", *(row[0] for row in comparison.PUBLISHED)))
     picture = cv2.imread(str(curves))
     assert picture is not None and picture.shape[1] > 1000 and picture.std() > 5
-
-
-def test_a_run_many_times_slower_is_within_the_axis_of_step_times(tmp_path, monkeypatch):
-    axes = []
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *args, **more: axes.extend(figure.axes))
-    runs = [read_run(make_run(tmp_path / name) and tmp_path / name) for name in ("fast", "slow")]
-    for record in runs[1].records:
-        record["seconds"] = record["seconds"] and 100 * record["seconds"]
-    comparison.draw_curves(runs, tmp_path / "curves.png")
-    (axis,) = (axis for axis in axes if axis.get_ylabel() == "s/step")
-    bottom, top = axis.get_ylim()
-    assert bottom == 0 and all(line.get_ydata().max() < top for line in axis.lines) and axis.get_xlabel() == "step"
 
 
 def test_columns_hold_the_numbers_of_the_summary_or_of_the_records_so_far(tmp_path):

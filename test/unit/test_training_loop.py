@@ -13,6 +13,7 @@ from typing import Callable
 
 import pytest
 import torch
+from support.commands import fails
 from support.fake_data import make_data
 
 from pivotnet import cli, config
@@ -189,9 +190,8 @@ def test_bad_options_are_one_line_before_anything_is_written(train, tmp_path, ca
         ("--split night", "split 'night' is not annotated"),
         ("--evaluate val,night", "split 'night' is not annotated"),
     ):
-        assert train(tmp_path / "run", options) == 2
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        assert line.startswith("error: ") and message in line and not (tmp_path / "run").exists()
+        assert message in fails(capsys, tmp_path / "run", options, run=lambda words: train(*words))
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_not_overwritten_or_mixed(train, whole, capsys):

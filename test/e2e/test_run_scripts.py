@@ -1,13 +1,22 @@
-"""The run scripts, run for real: from elsewhere, with spaces in paths, killed, interrupted, resumed, two at once."""
+"""The run scripts, run for real: from elsewhere, with spaces in paths, interrupted, resumed, two at once, killed.
 
+Those that are killed at random, again and again, end as one that was never interrupted, and leave nothing behind:
+KILLS (12) and SEED (0) in the environment: bash test/run_tests.sh --full -k kills
+"""
+
+import contextlib
 import json
 import os
+import random
 import shlex
+import shutil
 import signal
 import socket
 import sys
 import time
+from itertools import product
 from pathlib import Path
+from subprocess import Popen
 
 import numpy as np
 import pytest
@@ -29,7 +38,7 @@ from support.script_copy import (
     wait_until_gone,
 )
 
-from pivotnet.checkpoint import list_checkpoints
+from pivotnet.checkpoint import list_checkpoints, read_checkpoint
 from pivotnet.training.records import counted_times, read_records, records_path
 from pivotnet.training.summary import read_summary
 
@@ -45,6 +54,16 @@ def checkout(tmp_path) -> ScriptCopy:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return make_data(tmp_path_factory.mktemp("data") / "nu scenes", samples=4)
+
+
+def check_equal(whole: Path, parts: Path, steps: int) -> None:
+    """Same losses in every rank, same weights and optimiser, and nothing half written."""
+    assert not [path for path in parts.rglob("*") if path.name.endswith(".tmp")]
+    for rank in (0, 1):
+        assert losses(parts, rank) == losses(whole, rank) and len(losses(parts, rank)) == steps
+    one, other = final_state(whole), final_state(parts)
+    for key in ("model_state", "optimizer_state"):
+        torch.testing.assert_close(one[key], other[key], rtol=0, atol=0)
 
 
 def test_a_killed_rank_fails_the_script_and_a_resumed_run_equals_a_whole_one(checkout, data, tmp_path):
@@ -75,12 +94,7 @@ def test_a_killed_rank_fails_the_script_and_a_resumed_run_equals_a_whole_one(che
     (parts / "checkpoints" / ".step_00000004.pth.x.tmp").touch()  # as a rank leaves it that is killed while it writes
     status, out, err = checkout.run(PERFORMANCE, "--resume", parts)
     assert status == 0 and "resumed from" in out, out + err
-    assert not list(parts.rglob("*.tmp"))
-    for rank in range(2):
-        assert losses(parts, rank) == losses(whole, rank) and len(losses(parts, rank)) == 7
-    resumed = final_state(parts)["model_state"]
-    for name, tensor in final_state(whole)["model_state"].items():
-        assert tensor.equal(resumed[name]), name
+    check_equal(whole, parts, 7)
 
 
 def test_a_killed_script_takes_its_ranks_along(checkout, data, tmp_path):
@@ -283,3 +297,84 @@ def test_environments_are_made_once_by_scripts_that_start_at_once(checkout, tmp_
     assert len(lines) == 3 and lines[1].endswith(f"-r {checkout.root}/requirements.txt")  # pip, packages, pivotnet
     checkout.run(FULL, **environment)
     assert log.read_text().splitlines() == lines, "a second run installs nothing"
+
+
+STEPS = 8
+KEEPING = ("--steps", STEPS, *SHORT[2:], "--keep", 2)
+MOMENTS = ("start", "step", "save")
+TARGETS = ("run", "script", "launcher", "rank 0", "rank 1", "worker")
+MARK = "KILL_TEST"  # environment variable of all processes of a run
+
+
+def targets(name: str, process: Popen[str], mark: str, output: Path) -> set[int]:
+    """Numbers of the processes to be killed; empty while there are none."""
+    if name == "script":
+        return {process.pid}
+    if name == "launcher":
+        return processes("cmdline", "pivotnet.launch.torchrun") & processes("environ", mark)
+    if name == "run":
+        return processes("environ", mark)
+    with contextlib.suppress(ValueError):
+        if name != "worker":
+            return {rank_in(output, int(name[-1]))}
+        ranks = processes("environ", " RANK=") & processes("cmdline", str(output))
+        return set(random.sample(sorted(ranks - {rank_in(output, rank) for rank in (0, 1)}), 1))
+    return set()
+
+
+def kill(moment: str, target: str, process: Popen[str], mark: str, output: Path, rng: random.Random) -> bool:
+    """Kill when the moment has come; returns whether that was before the end of the run."""
+    begin, steps = time.monotonic() + rng.uniform(0, 12), len(losses(output)) + rng.randint(1, 3)
+    moments = {
+        "start": lambda: time.monotonic() > begin,
+        "step": lambda: len(losses(output)) >= steps,
+        "save": lambda: any((output / "checkpoints").glob(".step_*.tmp")),
+    }
+    numbers: set[int] = set()
+    while process.poll() is None and not numbers:
+        numbers = targets(target, process, mark, output) if moments[moment]() else set()
+        time.sleep(0.001)
+    for number in numbers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    return bool(numbers)
+
+
+@pytest.mark.full
+def test_kills_at_random_moments(checkout, data, tmp_path):
+    kills, rng = int(os.environ.get("KILLS", "12")), random.Random(int(os.environ.get("SEED", "0")))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    status, out, err = checkout.run(PERFORMANCE, "--data-root", data, "--output", whole, *KEEPING)
+    assert status == 0, out + err
+
+    every = [*product(MOMENTS, TARGETS)]
+    cases = [case for _ in range(kills) for case in rng.sample(every, len(every))]
+    killed, finished = 0, 0
+    while killed < kills or parts.exists():
+        resumed = bool(list_checkpoints(parts / "checkpoints"))
+        if not resumed:
+            shutil.rmtree(parts, ignore_errors=True)
+        options = ("--resume", parts) if resumed else ("--data-root", data, "--output", parts, *KEEPING)
+        mark = str(time.monotonic_ns())
+        process = checkout.start(PERFORMANCE, *options, **{MARK: mark})
+        if killed < kills:
+            case = cases[killed]
+            hit = kill(*case, process, f"{MARK}={mark}", parts, rng)
+            _, err = process.communicate(timeout=60)
+            assert not hit or case != ("step", "worker") or not process.returncode or "worker was killed" in err
+            wait_until_gone("environ", f"{MARK}={mark}")
+            killed += hit
+            if hit:
+                saved = len(list_checkpoints(parts / "checkpoints"))
+                print(killed, *case, f"{len(losses(parts))} steps, {saved} saved")
+        else:
+            out, err = process.communicate(timeout=600)
+            assert process.returncode == 0, out + err
+        for path in list_checkpoints(parts / "checkpoints"):
+            read_checkpoint(path)
+        if process.returncode == 0:
+            check_equal(whole, parts, STEPS)
+            shutil.rmtree(parts)
+            finished += 1
+    print(f"{killed} kills, {finished} runs finished, each equal to the uninterrupted one")
+    assert finished

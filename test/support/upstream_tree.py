@@ -30,6 +30,13 @@ def command(words: list[object], cwd: Path, **variables: object) -> subprocess.C
     return done
 
 
+def git(folder: Path, *words: str) -> str:
+    """What a git command prints that is run in ``folder``."""
+    identity = ("-c", "user.name=t", "-c", "user.email=t@localhost")
+    command = ["git", "-C", str(folder), *identity, *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def shrink_bemapnet(tree: Path) -> None:
     """As big as it is, two processes take minutes a step and more memory than many a machine has."""
     config = tree / "configs" / "bemapnet_nuscenes_effb0.py"

@@ -83,18 +83,19 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return bench.main()
 
 
-def test_a_benchmark_from_the_command_line(monkeypatch, capsys):
-    assert call(monkeypatch, "criterion", "--rounds", "1", "--warmup", "0") == 0
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("criterion", ("criterion of swint", "GMAC", "load average")),
+        pytest.param(
+            "step --preset smoke --batch-sizes 1 2", ("point head forward", "batch 2"), marks=pytest.mark.full
+        ),
+    ],
+)
+def test_a_benchmark_from_the_command_line(options, words, monkeypatch, capsys):
+    assert call(monkeypatch, *options.split(), "--rounds", "1", "--warmup", "0") == 0
     printed = capsys.readouterr().out
-    assert all(text in printed for text in ("criterion of swint", "GMAC", "load average"))
-
-
-@pytest.mark.full
-def test_steps_of_several_sizes(monkeypatch, capsys):
-    options = ["--preset", "smoke", "--batch-sizes", "1", "2", "--rounds", "1", "--warmup", "0"]
-    assert call(monkeypatch, "step", *options) == 0
-    printed = capsys.readouterr().out
-    assert "point head forward" in printed and printed.count("batch 2") == 1
+    assert all(text in printed for text in words)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,18 +14,11 @@ from pivotnet.criterion import criterion as criterion_module
 from pivotnet.criterion.criterion import TERMS, Criterion, class_normaliser
 from pivotnet.criterion.masks import all_mask_losses, upsample
 from pivotnet.criterion.matching import ClassMatches, device_costs, match
-from pivotnet.criterion.sequence import match_points, sequence_costs
 from pivotnet.errors import PivotNetError
 from pivotnet.structures import Predictions, Targets
 
 COUNTS = (6, 3, 4)
 BATCH = (COUNTS, (1, 0, 2), (0, 0, 0), (3, 5, 17))
-
-
-def test_no_pairs():
-    none = np.zeros((2, 10, 0), np.float32)
-    assert sequence_costs(none, np.zeros(0, int), 5).shape == (0,)
-    assert match_points(none, np.zeros(0, int))[1].shape == (0, 2)
 
 
 def run_matching(predicted: Predictions, batch: Targets) -> list[ClassMatches]:
@@ -94,14 +86,6 @@ def test_bfloat16_predictions_under_autocast_are_computed_in_float32():
     for name, gradient in gradients(half).items():
         assert gradient.dtype == torch.bfloat16
         torch.testing.assert_close(gradient, gradients(single)[name].bfloat16(), rtol=1e-2, atol=1e-8)
-
-
-def test_piggybacked_values_come_back():
-    criterion, predicted, batch = Criterion(CONFIG), predictions(1), targets(COUNTS)
-    values = torch.tensor([[1.5, float("nan")], [3.0, 4.0]])
-    found = criterion(predicted, batch, values).piggybacked
-    torch.testing.assert_close(torch.from_numpy(found), values, rtol=0, atol=0, equal_nan=True)
-    assert criterion(predicted, batch).piggybacked is None
 
 
 class Launches(TorchDispatchMode):

@@ -1,18 +1,37 @@
-"""The doctor on good and broken machines, and its readers of what vendors' tools print (numbers changed)."""
+"""The doctor on good and broken machines, data sets, weight files and checkouts of upstream, and its readers of what
+vendors' tools print (numbers changed).
+"""
 
+from __future__ import annotations
+
+import hashlib
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support.fake_machine import ASCEND, CANN_INFO, PROCESS, SMI, TCMALLOC, FakeMachine, link_command, npu_smi
+from support.upstream_tree import git
 
 from pivotnet import cli
+from pivotnet.annotation.folder import OPTIONS_FILE
+from pivotnet.annotation.format import FOLDER
+from pivotnet.annotation.runner import annotate
 from pivotnet.commands import doctor as command
-from pivotnet.doctor import examination, npu, versions
-from pivotnet.doctor.machine import ERROR, NOTE, OK, WARNING, Machine
+from pivotnet.config import BACKBONES, BackboneInfo
+from pivotnet.doctor import examination, npu, trees, versions
+from pivotnet.doctor.machine import ERROR, NOTE, OK, WARNING, Finding, Machine
+from pivotnet.synthetic.generate import generate
+from pivotnet.synthetic.plan import Options
 
 
 def found(machine: FakeMachine) -> list:
     return [finding for check in examination.machine_checks(machine).values() for finding in check(machine)]
+
+
+def bad(findings) -> list[Finding]:
+    return [finding for finding in findings if finding.status in (WARNING, ERROR)]
 
 
 def statuses(machine: FakeMachine, *wanted: str) -> list[str]:
@@ -93,9 +112,8 @@ def test_one_broken_thing_is_one_finding_with_a_remedy(tmp_path, what):
     machine = FakeMachine(tmp_path, npus=2)
     break_it, status, text = BROKEN[what]
     break_it(machine)
-    bad = [finding for finding in found(machine) if finding.status in (WARNING, ERROR)]
-    assert [finding.status for finding in bad] == [status], bad
-    assert text in bad[0].text and bad[0].remedy
+    (finding,) = bad(found(machine))
+    assert finding.status == status and text in finding.text and finding.remedy
     assert (what == "old cann") == any("refuses --graph and does not" in note for note in statuses(machine, NOTE))
 
 
@@ -173,3 +191,124 @@ def test_profiles_agree_with_the_tables_and_the_requirements(pytestconfig):
     (oldest, newest), patch = versions.TORCH, (pytestconfig.rootpath / "pivotnet.patch").read_bytes()
     limits = f"+torch>={versions.dotted(oldest)},<{newest[0]}.{newest[1] + 1}\r\n"  # in the patched requirement.txt
     assert limits.encode() in patch
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """An annotated data set; its images are empty files."""
+    root = tmp_path_factory.mktemp("data") / "root"
+    generate(root, Options(scenes=2, samples_per_scene=1, seed=3, images=False), 1, lambda done, total: None)
+    for row in json.loads((root / "v1.0-trainval" / "sample_data.json").read_text()):
+        if row["filename"].startswith("samples/CAM"):
+            path = root / row["filename"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    annotate(root, workers=1)
+    return root
+
+
+@pytest.fixture
+def root(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "my data"))
+
+
+def test_a_complete_data_set_is_good(root):
+    findings = list(trees.check_data(root, root / "none"))
+    assert bad(findings) == []
+    texts = [finding.text for finding in findings]
+    assert "v1.0-trainval: 13 tables" in texts and "images: 2 from each of 6 cameras" in texts
+    assert "annotations: train 1, val 1 samples, up to date" in texts
+
+
+def test_no_data_is_a_note_and_a_wrong_folder_an_error(tmp_path):
+    (finding,) = trees.check_data(None, tmp_path / "none")
+    assert finding.status == NOTE
+    for folder, text in ((tmp_path / "none", "does not exist"), (tmp_path, "no folder samples")):
+        (finding,) = trees.check_data(folder, tmp_path)
+        assert finding.status == ERROR and text in finding.text
+
+
+def change(root: Path, pattern: str, old: str | None = None, new: str = "") -> None:
+    """Replace text in the files that have such a name, or remove these."""
+    for path in list(root.glob(pattern)):
+        if old is None:
+            path.unlink()
+        else:
+            path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "text"),
+    [
+        (("v1.0-trainval/ego_pose.json",), WARNING, "lacks ego_pose.json"),
+        (("maps/expansion/singapore-queenstown.json",), WARNING, "map expansion lacks singapore-queenstown.json"),
+        (("samples/CAM_BACK/*.jpg",), ERROR, "2 samples, but CAM_BACK 0"),
+        ((f"{FOLDER}/*.npz",), ERROR, "2 of 2 annotated samples are missing"),
+        (("maps/expansion/*.json", "{", "{ "), WARNING, "made from another map"),
+        ((f"{FOLDER}/{OPTIONS_FILE}", '"resolution": 0.15', '"resolution": 0.3'), WARNING, "with resolution 0.3, this"),
+        ((f"{FOLDER}/{OPTIONS_FILE}", "}", ""), WARNING, "missing or damaged"),
+        ((f"{FOLDER}/splits/train.txt",), ERROR, "no lists of the splits"),
+        ((f"{FOLDER}/splits/val.txt", "\n", "/x\n"), ERROR, "not a token"),
+        ((f"{FOLDER}/splits/val.txt",), WARNING, "no annotated sample in the val split"),
+    ],
+)
+def test_one_broken_part_is_one_finding_with_a_remedy(root, changes, status, text):
+    change(root, *changes)
+    findings = bad(trees.check_data(root, root))
+    assert {finding.status for finding in findings} == {status}, findings
+    assert text in findings[0].text and findings[0].remedy
+
+
+def test_unannotated_data_needs_tables_and_expansion(root):
+    shutil.rmtree(root / FOLDER)
+    change(root, "v1.0-trainval/ego_pose.json")
+    change(root, "maps/expansion/singapore-queenstown.json")
+    findings = bad(trees.check_data(root, root))
+    assert [finding.status for finding in findings] == [ERROR, ERROR, WARNING]
+    assert "not annotated yet" in findings[-1].text
+
+
+def test_weights_by_their_checksums(tmp_path, monkeypatch):
+    assert all(backbone.sha256 in backbone.weight_file for backbone in BACKBONES.values())
+    content = b"PK\x03\x04 and more"
+    name = f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    known = BackboneInfo((1, 2), mark="", weight_file=name, sha256=name[4:12])
+    files = {"a": known, "b": replace(known, weight_file="plain.pth", sha256=""), "c": replace(known, weight_file="-")}
+    monkeypatch.setattr(trees, "BACKBONES", files)
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "plain.pth").write_bytes(content)
+    findings = list(trees.check_weights([tmp_path / "none", tmp_path]))
+    assert [finding.status for finding in findings] == [OK, OK, NOTE]
+    assert "python3 tools/download.py c" in findings[2].remedy
+    (tmp_path / name).write_bytes(content[:-1])
+    (tmp_path / "plain.pth").write_bytes(b"<!DOCTYPE html>")
+    findings = list(trees.check_weights([tmp_path]))
+    assert [finding.status for finding in findings] == [ERROR, ERROR, NOTE]
+    assert "damaged or cut off" in findings[0].text and "no readable weight file" in findings[1].text
+
+
+def test_the_checkout_is_patched_unpatched_changed_of_another_commit_or_missing(tmp_path, monkeypatch):
+    folder, patch = tmp_path / "up stream", tmp_path / "pivotnet.patch"
+    folder.mkdir()
+
+    (folder / "run.sh").write_text("echo cuda\n")
+    for words in (["init"], ["add", "run.sh"], ["commit", "-m", "first"]):
+        git(folder, *words)
+    (folder / "run.sh").write_text("echo npu\n")
+    patch.write_text(git(folder, "diff"))
+    monkeypatch.setattr(trees, "PINNED", git(folder, "rev-parse", "HEAD").strip())
+    for content, status, text in (
+        ("echo npu\n", OK, "has the patch"),
+        ("echo cuda\n", ERROR, "is not patched"),
+        ("echo mine\n", WARNING, "differs"),
+    ):
+        (folder / "run.sh").write_text(content)
+        (finding,) = trees.check_checkout(Machine(), folder, patch, named=False)
+        assert finding.status == status and text in finding.text
+        assert bool(finding.remedy) == (status != OK)
+    monkeypatch.setattr(trees, "PINNED", "0" * 40)
+    (finding,) = trees.check_checkout(Machine(), folder, patch, named=True)
+    assert finding.status == ERROR and "the patch is for 000000000000" in finding.text
+    for named, status in ((True, ERROR), (False, NOTE)):
+        (finding,) = trees.check_checkout(Machine(), folder / "none", patch, named)
+        assert finding.status == status and "built-in network" in finding.text + finding.remedy

@@ -1,15 +1,18 @@
-"""What ranks exchange, and what happens when one is lost."""
+"""Processes of one group: what ranks exchange, what happens when one is lost, and batch norm over all of them."""
 
+import copy
 import multiprocessing
 import socket
 import time
 
 import pytest
 import torch
-from support.ranks import RANKS, exchange
+from support.ranks import NORM_CASES, RANKS, batch_norm, exchange, norm_data, norm_share, observe_norm, run_ranks
+from torch import nn
 
 from pivotnet.distributed import Ranks, process_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
+from pivotnet.model.ops.sync_batch_norm import SyncBatchNorm, convert_sync_batch_norm
 
 
 @pytest.fixture
@@ -73,3 +76,43 @@ def test_a_group_that_cannot_form_is_one_line(monkeypatch):
     with pytest.raises(PivotNetError, match="rank 0 cannot join the gloo group of 2 ranks at 127.0.0.1:no-port"):
         with process_group(Ranks(0, 0, 2, 2), torch.device("cpu")):
             pass
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """What each rank saw in each case."""
+    return run_ranks(norm_share, tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.mark.parametrize("case", range(len(NORM_CASES)))
+def test_two_processes_equal_the_joined_batch(recorded, case):
+    """Recomputed in the backward pass, running statistics move twice, as those of BatchNorm2d."""
+    offset, recompute = NORM_CASES[case]
+    ranks = [rank[case] for rank in recorded]
+    images, weights = norm_data(offset)
+    joined = observe_norm(batch_norm().double(), images.double(), weights.double(), recompute)
+    for key, wanted in joined.items():
+        if key.startswith(("output", "image")):
+            ours = torch.cat([rank[key] for rank in ranks])
+        elif "gradient" in key:  # each rank has its share, which data parallel training adds up
+            ours = sum(rank[key] for rank in ranks)
+        else:  # statistics: the same on both ranks
+            ours = ranks[0][key]
+            torch.testing.assert_close(ours, ranks[1][key], rtol=0, atol=0)
+        # Inputs of unit deviation around the offset are themselves known to 6e-8 of the offset only.
+        tolerance = 1e-5 * float(wanted.abs().max()) + 1e-6 * offset
+        torch.testing.assert_close(ours.to(wanted.dtype), wanted, rtol=0, atol=tolerance, msg=key)
+
+
+def test_one_process_is_batch_norm_with_the_tensors_options_and_mode_of_before():
+    plain = batch_norm()
+    converted = convert_sync_batch_norm(copy.deepcopy(plain))
+    assert isinstance(converted[0], SyncBatchNorm)
+    first, second = (observe_norm(layers, *norm_data(0.0)) for layers in (plain, converted))
+    for key, tensor in first.items():
+        torch.testing.assert_close(second[key], tensor, rtol=0, atol=0)
+    frozen = nn.BatchNorm2d(4, eps=1e-3, momentum=0.01).eval()
+    weight = frozen.weight.requires_grad_(False)
+    inner = convert_sync_batch_norm(nn.Sequential(nn.Sequential(frozen), nn.LayerNorm(3)))[0][0]
+    assert inner.weight is weight and not weight.requires_grad
+    assert (inner.eps, inner.momentum, inner.training) == (1e-3, 0.01, False)

@@ -50,9 +50,14 @@ struct Parameter {
     bool contiguous = false;
     Words types;
 };
+struct Kernels {
+    std::string name, chooser;  // chooser: the parameter whose dtype chooses the AI Core kernel
+    Words types;
+};
 struct Facts {
-    std::string document, since, ai_core, chooser;  // chooser: the parameter whose dtype chooses the AI Core kernel
-    Words kernel_types, undocumented, tolerated, rules;
+    std::string document, since;
+    std::vector<Kernels> ai_core;
+    Words undocumented, tolerated, rules;
     std::vector<Parameter> parameters;
 };
 
@@ -63,11 +68,9 @@ void read_line(Facts &facts, const std::string &key, const std::string &value) {
     else if (key == "undocumented") facts.undocumented = words;
     else if (key == "tolerated") facts.tolerated = words;
     else if (key == "note") return;
-    else if (key == "ai_core") {
-        facts.ai_core = words[0];
-        facts.chooser = words[1];
-        facts.kernel_types = {words.begin() + 2, words.end()};
-    } else if (key.rfind("rule", 0) == 0) facts.rules.push_back(value);
+    else if (key.rfind("ai_core", 0) == 0)
+        facts.ai_core.push_back({words[0], words[1], {words.begin() + 2, words.end()}});
+    else if (key.rfind("rule", 0) == 0) facts.rules.push_back(value);
     else {
         Parameter parameter{key, words[0], "any"};
         size_t next = 1;
@@ -248,7 +251,8 @@ struct Call {
                 return parameter.name + " " + seen + ", allowed: " + allowed;
             };
             for (const aclTensor *tensor : arguments[i].tensors) {
-                if (!tensor) continue;
+                // an empty tensor of a list stands for an absent one, of any dtype
+                if (!tensor || (parameter.kind == "tensors" && !elements(*tensor))) continue;
                 const std::string type = type_name(tensor->type);
                 if (!parameter.types.empty() && !has(parameter.types, type)) return wrong("is " + type, join(parameter.types));
                 if (!allows_rank(parameter.ranks, tensor->sizes.size()))
@@ -266,11 +270,13 @@ struct Call {
         return "";
     }
 
-    bool without_kernel(std::string &type) const {
-        const Argument *argument = facts.ai_core.empty() ? nullptr : find(facts.chooser);
-        if (!argument || argument->tensors.empty() || !argument->tensors[0] || !elements(*argument->tensors[0])) return false;
-        type = type_name(argument->tensors[0]->type);
-        return !has(facts.kernel_types, type);
+    // The kernels that there are not for a tensor's dtype; that dtype.
+    const Kernels *without_kernel(std::string &type) const {
+        for (const Kernels &kernels : facts.ai_core)
+            if (const Argument *argument = find(kernels.chooser))
+                for (const aclTensor *tensor : argument->tensors)
+                    if (tensor && elements(*tensor) && !has(kernels.types, type = type_name(tensor->type))) return &kernels;
+        return nullptr;
     }
     bool undocumented(const std::string &release) const {
         if (facts.undocumented.empty() || facts.undocumented[0] != release) return false;
@@ -388,7 +394,7 @@ std::string judge(const std::string &function) {
     const Call call{known, held};
     const std::string outside = call.outside();
     std::string type, error;
-    const bool ai_cpu = call.without_kernel(type);
+    const Kernels *ai_cpu = call.without_kernel(type);
     std::lock_guard<std::mutex> lock(mutex);
     for (const auto &of : RELEASES) {
         Tally &tally = tallies[of][function];
@@ -402,8 +408,8 @@ std::string judge(const std::string &function) {
         else if (!outside.empty()) wrong = outside;
         else if (ai_cpu) {
             kind = AI_CPU;
-            wrong = known.chooser + " is " + type + " and goes to the AI CPU; " + known.ai_core +
-                    " has AI Core kernels for: " + join(known.kernel_types);
+            wrong = ai_cpu->chooser + " is " + type + " and goes to the AI CPU; " + ai_cpu->name +
+                    " has AI Core kernels for: " + join(ai_cpu->types);
         }
         if (wrong.empty()) continue;
         tally.counts[kind]++;

@@ -156,9 +156,9 @@ class TransformerBEVDecoder(nn.Module):
         """Last features of ``key`` [B*6, C, h, w] -> {"bev_enc_features": E times [B, C, rows, columns]}."""
         level = inputs[self.key][-1].unflatten(0, inputs["images"].shape[:2])  # [B, 6, C, h, w]
         given = {name: inputs.get(name) for name in ("extrinsic", "intrinsic", "ida_mats")}
-        cameras = {
-            name: None if matrices is None else matrices.to(level.device, non_blocking=True)
-            for name, matrices in given.items()
+        cameras = {  # of the last two upstream needs the inverse; an Atlas A2 has it on its AI CPU alone
+            name: None if host is None else (host if name == "extrinsic" else host.inverse()).to(level.device)
+            for name, host in given.items()
         }
         cameras["do_flip"] = inputs["extra_infos"].get("do_flip")
         side_by_side = level.permute(0, 2, 3, 1, 4).flatten(3)

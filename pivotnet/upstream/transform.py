@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from typing import Any, Callable
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from pivotnet.criterion.transfer import to_device
 from pivotnet.data.images import resize
 
 Item = dict[str, Any]
@@ -68,3 +71,42 @@ def load_images(batch: Item, model: nn.Module) -> Tensor:
     if bool(settings["to_rgb"][0]):  # on the host
         images = (images / 255.0).flip(-1)  # in this order: an Atlas A2 flips uint8 on its AI CPU
     return (images.permute(0, 1, 4, 2, 3) - mean) * scale
+
+
+def load_targets(targets: Item, processor: Any) -> list[dict[str, list[Tensor]]]:
+    """Collated targets of BeMapNet -> what its criterion reads of each sample, on the device of ``processor``.
+
+    They are made on the host, because an Atlas A2 has ``unique`` on its AI CPU alone. Where a mask does not show every
+    line of its class, the lines are drawn anew, and their curves are left in pixels, as upstream leaves them.
+    """
+    samples = []
+    for masks, points, labels in zip(targets["masks"], targets["points"], targets["labels"]):
+        classes = []
+        for index, (mask, most) in enumerate(zip(masks, processor.num_points)):
+            own = labels[:, 0] == index
+            ends, lengths = labels[own, 1].long(), labels[own, 2:]
+            control = points[own, :most].float() / torch.tensor(processor.ego_size[::-1])
+            curves = processor.curve_recovery_with_bezier(control, ends, index)
+            drawn = mask.unique()[1:]
+            if len(drawn) == len(ends):
+                lines = (mask == drawn[:, None, None]).float()
+            else:
+                lines = torch.zeros(len(ends), *processor.map_size)
+                curves *= torch.tensor(processor.map_size[::-1])
+                for line, curve in zip(lines.numpy(), curves.numpy().astype(np.int32)):
+                    cv2.polylines(line, [curve], False, 1, processor.line_width)
+            classes.append(
+                {
+                    "sem_masks": (lines.sum(0) > 0).float(),
+                    "ins_masks": lines,
+                    "obj_labels": torch.zeros_like(ends),
+                    "ctr_points": control,
+                    "end_labels": ends,
+                    "curve_points": curves,
+                    "valid_masks": (torch.arange(most) < lengths).to(torch.int8),
+                }
+            )
+        samples.append({name: [one[name] for one in classes] for name in classes[0]})
+    leaves, structure = tree_flatten(samples)
+    moved = to_device([leaf.numpy() for leaf in leaves], next(processor.buffers()).device)
+    return tree_unflatten(moved, structure)

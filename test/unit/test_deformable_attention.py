@@ -1,6 +1,8 @@
-"""The Triton kernels of deformable attention against grid_sample: computed by Triton's interpreter, compiled, and on a
-GPU, if there is one."""
+"""Deformable attention against a reference that follows the definition cell by cell, and grid_sample; its Triton
+kernels computed by Triton's interpreter, compiled, and on a GPU, if there is one."""
 
+import itertools
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,6 @@ from support.commands import ENVIRONMENT, ROOT
 from pivotnet.device import set_reduced_precision
 from pivotnet.model.ops import deformable_attention
 from pivotnet.model.ops.deformable_attention import multi_scale_deformable_attention, sample_levels
-
-triton = pytest.importorskip("triton", minversion="3.3", reason="Triton 3.3 or newer is not installed")
 
 FIELDS = ("output", "value", "locations", "weights")  # the last three: gradients
 
@@ -34,10 +34,12 @@ def case(shapes, batch=1, queries=3, heads=1, channels=4, points=1, dtype=torch.
 EDGES = torch.tensor([-0.25, -0.125, -0.0625, 0.0, 0.0625, 0.125, 0.5, 0.9375, 1.0, 1.0625, 1.125, 3.0])
 BROKEN = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 3e9])
 BROKEN_X = torch.cartesian_prod(BROKEN, torch.tensor([0.25, 0.5]))
+SMALL = case(((3, 5), (2, 2)), batch=2, queries=4, heads=2, channels=3, points=2)
 CASES = {
     "images of the presets": case(((32, 336), (16, 168)), heads=4, channels=32, points=8),
     "grid of the presets in bfloat16": case(((64, 32),), heads=2, channels=32, points=4, dtype=torch.bfloat16),
     "odd sizes, three levels": case(((3, 5), (2, 2), (1, 1)), batch=2, queries=21, heads=2, channels=3),
+    "medium": case(((40, 60), (20, 30)), queries=300, heads=4, channels=8, points=4),
     "edges": case(((4, 8),), places=torch.cartesian_prod(EDGES, EDGES)),
     "broken": case(((4, 8), (3, 5)), places=torch.cat([BROKEN_X, BROKEN_X.flip(1)])),
 }
@@ -45,6 +47,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
+    pytest.importorskip("triton", minversion="3.3")
     folder = tmp_path_factory.mktemp("triton")
     inputs = [(value, [x for shape in shapes for x in shape], *rest) for value, shapes, *rest in CASES.values()]
     torch.save(inputs, folder / "inputs.pt")
@@ -60,6 +63,48 @@ def by_grid_sample(value, shapes, locations, weights, gradient):
     leaves = [tensor.float().requires_grad_() for tensor in (value, locations.clone(), weights.clone())]
     output = sample_levels(leaves[0], shapes, *leaves[1:])
     return dict(zip(FIELDS, (output.detach(), *torch.autograd.grad(output, leaves, gradient))))
+
+
+def reference(value, shapes, locations, weights):
+    output = torch.zeros(*weights.shape[:3], value.shape[-1])
+    starts = [0, *itertools.accumulate(h * w for h, w in shapes)]
+    for b, q, m, level, p in itertools.product(*map(range, weights.shape)):
+        height, width = shapes[level]
+        x, y = (locations[b, q, m, level, p] * torch.tensor([width, height]) - 0.5).tolist()
+        for row, column in itertools.product((math.floor(y), math.floor(y) + 1), (math.floor(x), math.floor(x) + 1)):
+            if 0 <= row < height and 0 <= column < width:
+                weight = weights[b, q, m, level, p] * (1 - abs(x - column)) * (1 - abs(y - row))
+                output[b, q, m] += weight * value[b, starts[level] + row * width + column, m]
+    return output.flatten(2)
+
+
+# what runs on this machine, and what runs on devices without a kernel of their own
+@pytest.mark.parametrize("attention", [multi_scale_deformable_attention, sample_levels])
+def test_equals_the_definition(attention):
+    torch.testing.assert_close(attention(*SMALL[:-1]), reference(*SMALL[:-1]), rtol=1e-5, atol=1e-5)
+
+
+def test_computes_in_float32_under_autocast():
+    value, *others, _ = SMALL
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = multi_scale_deformable_attention(value.bfloat16(), *others)
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output, sample_levels(value.bfloat16().float(), *others))
+
+
+def test_nan_locations_do_not_stop_the_program():
+    """A diverged network is reported by its loss; the operator must not fail on an index before that."""
+    output = multi_scale_deformable_attention(*CASES["broken"][:-1])
+    assert output.shape == CASES["broken"][-1].shape
+
+
+def test_gradients_are_those_that_autograd_gives_grid_sample():
+    value, shapes, locations, weights, outer = CASES["medium"]
+    leaves = [tensor.clone().requires_grad_() for tensor in (value, locations, weights)]
+    output = multi_scale_deformable_attention(leaves[0], shapes, *leaves[1:])
+    found = (output, *torch.autograd.grad(output, leaves, outer))
+    for ours, plain in zip(found, by_grid_sample(*CASES["medium"]).values()):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "broken"])
@@ -82,6 +127,7 @@ def test_places_that_are_no_numbers_sample_nothing(interpreted):
 @pytest.mark.parametrize("kernel", ["_forward_kernel", "_backward_kernel"])
 def test_compiles_for_cards(name, kernel, tmp_path, monkeypatch):
     """To machine code, without a card."""
+    triton = pytest.importorskip("triton", minversion="3.3")
     from triton.backends.compiler import GPUTarget
 
     from pivotnet.model.ops import deformable_attention_triton as kernels

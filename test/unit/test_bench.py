@@ -57,7 +57,7 @@ def test_ratios_are_taken_round_by_round():
     assert bench.ratios(ours, np.zeros((1, 2))) == ["-", "-"]
 
 
-def test_what_a_gpu_does_is_grouped_by_names() -> None:
+def test_what_a_gpu_does_is_grouped_by_names():
     names = {
         "Memcpy HtoD (Pinned -> Device)": "copies to the card",
         "Memset (Device)": "memory sets",

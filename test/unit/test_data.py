@@ -1,7 +1,5 @@
 """Annotated samples on disk -> batches: pixels, cameras, targets, which sample goes where, and broken files."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import re

@@ -3,8 +3,6 @@
 test/golden has upstream's average precision of 24 samples, its recalls and its table.
 """
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

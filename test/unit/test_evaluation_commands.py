@@ -1,7 +1,5 @@
 """``pivotnet evaluate``, ``predict`` and ``render`` on a small tree, their errors, and pictures."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
-from support.commands import ENVIRONMENT
+from support.commands import ENVIRONMENT, fails
 from support.divider_data import FORWARD, INTRINSIC, PLACE, one_divider, write_dividers, write_images, write_results
 
 from pivotnet.annotation.format import FOLDER, Line
@@ -54,14 +52,6 @@ def results(tmp_path):
     """Result files of all samples, without any line."""
     write_results(tmp_path / "results", dict.fromkeys(TOKENS))
     return tmp_path / "results"
-
-
-def fails(capsys, *command):
-    """The one line that a command with bad input says."""
-    assert main([str(part) for part in command]) == 2
-    text = capsys.readouterr().err
-    assert text.startswith("error: ") and text.count("\n") == 1
-    return text.strip()
 
 
 def test_evaluate_keeps_results_of_the_same_checkpoint(tmp_path, arguments, capsys):

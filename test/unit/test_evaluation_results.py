@@ -1,8 +1,6 @@
 """From predictions to result files and vector maps: which queries become polylines, what is written is read, and what
 cannot be trusted is reported. test/golden has upstream's polylines, masks and files."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

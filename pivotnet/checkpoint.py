@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import os
 import re
 import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -130,22 +131,6 @@ NAME = "step_{:08d}.pth"
 _PATTERN = re.compile(r"step_(\d{8,})\.pth")
 
 
-class _Stream:
-    """A file that keeps the error of a failed write: torch's archive writer turns every OSError into its own errors."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.stream, self.flush = stream, stream.flush
-        self.failure: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        if self.failure is None:  # the archive writer tries to finish the file on its way out
-            try:
-                return self.stream.write(data)
-            except OSError as error:
-                self.failure = error
-        return len(data)
-
-
 def checksum(state: dict[str, Any]) -> str:
     """SHA-256 of all names, plain values, types, shapes and bytes in a checkpoint's dict, but for its own."""
     digest = hashlib.sha256()
@@ -172,11 +157,10 @@ def checksum(state: dict[str, Any]) -> str:
 
 def save_checkpoint(path: PathLike, state: dict[str, Any]) -> None:
     """Write ``state`` and its checksum, or nothing and PivotNetError: a folder not writable, or a full disk."""
+    content = io.BytesIO()  # torch's archive writer would turn the error of a full disk into its own
+    torch.save({**state, "checksum": checksum(state)}, content)
     with atomic_write(path) as stream:
-        guarded = _Stream(stream)
-        torch.save({**state, "checksum": checksum(state)}, cast(IO[bytes], guarded))
-        if guarded.failure is not None:
-            raise guarded.failure
+        stream.write(content.getbuffer())
 
 
 def list_checkpoints(folder: PathLike) -> list[Path]:
@@ -276,7 +260,8 @@ def config_from_dict(values: dict[str, Any]) -> Config:
     except (KeyError, TypeError) as error:
         raise PivotNetError(f"the configuration in the checkpoint is of another version ({error})") from error
     map_config = dataclasses.replace(config.map, num_queries=MapConfig().num_queries)
-    fits = config.model.backbone in BACKBONES and not any(size % 32 for size in config.model.image_size)
+    network, known = config.model, BACKBONES.get(config.model.backbone)
+    fits = known and known.channels == tuple(network.backbone_channels) and not any(n % 32 for n in network.image_size)
     if map_config != MapConfig() or not fits:
         raise PivotNetError("the configuration in the checkpoint is of another map or network; take another checkpoint")
     return config

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from pivotnet import device as devices
 from pivotnet import heartbeat
-from pivotnet.errors import CollectiveError, LostRankError, PivotNetError
+from pivotnet.errors import CollectiveError, LostRankError, PivotNetError, first_line
 from pivotnet.limits import whole_number
 
 TIMEOUT = timedelta(minutes=30)  # of a collective: a rank may decode, evaluate or write for long
@@ -59,7 +59,7 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
         group = f"the {backend} group of {ranks.world_size} ranks at {address}"
-        reason = f"({_first_line(error)}): start all ranks through torchrun"
+        reason = f"({first_line(error)}): start all ranks through torchrun"
         raise PivotNetError(f"rank {ranks.rank} cannot join {group} {reason}") from error
     stop_heartbeat = heartbeat.start(ranks.rank)
     try:
@@ -70,7 +70,7 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     except RuntimeError as error:
         if not _is_lost_connection(error):
             raise
-        reason = f"({_first_line(error)}): what that rank said last is the cause"
+        reason = f"({first_line(error)}): what that rank said last is the cause"
         raise LostRankError(f"rank {ranks.rank} lost the connection to another rank {reason}") from error
     finally:
         stop_heartbeat()
@@ -94,10 +94,6 @@ def _close(backend: str) -> None:
     # torch 2.1 may wait for ever when a gloo group is closed right after a collective: there the process's end does it
     if backend != "gloo" or tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 4):
         dist.destroy_process_group()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:

@@ -29,11 +29,15 @@ class CollectiveError(PivotNetError):
     """An error that every rank finds at the same step; rank 0 alone prints it."""
 
 
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def describe(error: BaseException) -> str | None:
     """One line about an error that the user can repair; None for a fault of the program."""
     if isinstance(error, PivotNetError):
         return str(error)
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    first = first_line(error)
     if isinstance(error, RuntimeError) and KILLED_WORKER.search(str(error)):
         cause = "too little memory, or too little shared memory (/dev/shm)"
         return f"a data loading worker was killed ({first}): {cause}; give fewer --workers"

@@ -1,4 +1,5 @@
-"""Upstream's execution environment by name: devices, process group, synchronised batch norm, DDP.
+"""Upstream's execution environment by name: devices, process group, synchronised batch norm, DDP; and what its
+experiments configure for CUDA, fitted to the device that their model is on.
 
 Processes are started by torchrun; a config that is started without it starts it (see launch.py).
 """
@@ -16,16 +17,17 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from pivotnet import device as devices
 from pivotnet.annotation.format import FOLDER
-from pivotnet.distributed import init_group, ranks_from_environment
+from pivotnet.distributed import Ranks, init_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
 from pivotnet.launch.supervise import end_with_parent
 from pivotnet.launch.torchrun import hand_over
 from pivotnet.limits import BATCH_SIZE, WORKERS, whole_number
 from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
-from pivotnet.training.optim import LR_FACTORS
+from pivotnet.training.optim import LR_FACTORS, SAVED, FlatAdamW
 from pivotnet.upstream import launch
 
 
@@ -123,6 +125,24 @@ def _select(cards: list[int], local_rank: int) -> torch.device:
     """The card of this rank among the listed ones, as far as they go."""
     card = cards[local_rank] if local_rank < len(cards) else local_rank
     return devices.select_device(os.environ.get(launch.DEVICE), local_rank=card)
+
+
+def adapt_loader(loader: DataLoader, model: nn.Module) -> DataLoader:
+    """The loader with the collation of its data set (if that has one of its own), pinning memory only for cards."""
+    device = next(model.parameters()).device
+    loader.collate_fn = getattr(loader.dataset, "collate", loader.collate_fn)
+    loader.pin_memory = devices.pin_memory(device)
+    if loader.pin_memory and not hasattr(torch, "accelerator"):
+        loader.pin_memory_device = device.type  # torch < 2.6 pins for CUDA by default
+    return loader
+
+
+def adapt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> torch.optim.Optimizer:
+    """The same AdamW over joined parameters, of the groups that have some."""
+    groups = [group for group in optimizer.param_groups if group["params"]]
+    options = {name: optimizer.defaults[name] for name in SAVED}
+    plain = [{key: group[key] for key in ("params", *SAVED)} for group in groups]
+    return FlatAdamW(plain, Ranks(), **options)  # DistributedDataParallel averages the gradients
 
 
 def collect_env_info() -> str:

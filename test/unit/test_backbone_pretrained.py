@@ -72,8 +72,6 @@ def test_files_that_are_missing_cut_or_of_another_backbone(tmp_path):
     fails("res50", path, "does not hold the weights of res50", "missing", "unexpected", "resnet50-0676ba61.pth")
     path.write_bytes(path.read_bytes()[:10000])
     fails("effb0", path, "cannot be read", "download it again")
-    with pytest.raises(PivotNetError, match="'vgg'.*swint, res50, effb0"):
-        load_pretrained(backbone_of("effb0"), "vgg", tmp_path)
     changes = {"_conv_stem.weight": None, "_blocks.16.x": torch.zeros(1), "_bn0.bias": torch.zeros(33)}
     wrong = "1 missing (such as _conv_stem.weight), 1 unexpected (such as _blocks.16.x), 1 of another shape (such as "
     fails("effb0", write("effb0", tmp_path, **changes), f"{wrong}_bn0.bias)")

@@ -20,8 +20,8 @@ from pivotnet.evaluation.score import format_table, score_results
 from pivotnet.model.pivotnet import IMAGE_MEAN, IMAGE_STD, PivotNet
 from pivotnet.structures import Targets
 from pivotnet.upstream.annotation import convert_annotations
+from pivotnet.upstream.environ import adapt_loader, adapt_optimizer
 from pivotnet.upstream.evaluation import ResultEvaluator, annotated_splits
-from pivotnet.upstream.experiment import adapt_loader, adapt_optimizer
 from pivotnet.upstream.samples import NuScenesMapDataset, load_sample, split_tokens
 from pivotnet.upstream.substitutes import get_uncertain_point_coords_with_randomness, point_sample
 from pivotnet.upstream.transform import Compose, Normalize, Resize, ToTensor_Pivot, load_images

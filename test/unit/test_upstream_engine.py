@@ -15,7 +15,7 @@ from torch import nn
 from pivotnet.errors import PivotNetError
 from pivotnet.training.summary import read_summary
 from pivotnet.upstream import callbacks, environ, launch
-from pivotnet.upstream.experiment import adapt_optimizer
+from pivotnet.upstream.environ import adapt_optimizer
 
 VARIABLES = ("CARDS", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NNODES", "MASTER_ADDR", "MASTER_PORT")
 CPU = torch.device("cpu")

@@ -2,8 +2,7 @@
 
 from torch import Tensor, nn
 
-from pivotnet.config import BACKBONES, ModelConfig
-from pivotnet.errors import PivotNetError
+from pivotnet.config import ModelConfig
 from pivotnet.model.backbone.efficientnet import EfficientNet
 from pivotnet.model.backbone.resnet import ResNet
 from pivotnet.model.backbone.swin import SwinTransformer
@@ -22,15 +21,7 @@ class Backbone(nn.Module):
 
 
 def build_backbone(model: ModelConfig) -> Backbone:
-    """The backbone that ``model.backbone`` names, initialised as upstream without a weight file (see pretrained.py).
-    Raises PivotNetError: unknown name, or channels that are not those of this backbone."""
-    if model.backbone not in BACKBONES:
-        raise PivotNetError(f"unknown backbone {model.backbone!r}: choose one of {', '.join(BACKBONES)}")
-    channels = BACKBONES[model.backbone].channels
-    if tuple(model.backbone_channels) != channels:
-        raise PivotNetError(
-            f"backbone_channels is {tuple(model.backbone_channels)}, but {model.backbone} gives {channels}: correct it"
-        )
+    """The backbone that ``model.backbone`` names, initialised as upstream without a weight file (see pretrained.py)."""
     if model.backbone == "swint":
         return Backbone(SwinTransformer(model.drop_path, model.checkpointing))
     if model.backbone == "res50":

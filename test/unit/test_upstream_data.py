@@ -47,7 +47,7 @@ def test_a_batch_is_that_of_our_own_data_set(root):
     batch = next(iter(loader))
     own = MapDataset(preset("swint"), root, dataset.tokens, with_targets=True)
     for index in range(2):
-        item = own.load(dataset.tokens[index])
+        item = own.load(index)
         np.testing.assert_array_equal(batch["images"][index].numpy(), item.images[..., ::-1])
         torch.testing.assert_close(batch["extra_infos"]["reference_points"][index], item.reference_points)
         assert torch.equal(batch["extra_infos"]["reference_valid"][index], item.reference_valid)

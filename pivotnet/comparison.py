@@ -96,7 +96,6 @@ def run_column(run: RunData) -> dict[str, str]:
 
 
 def comparison_table(runs: list[RunData]) -> Table:
-    """One column for each run."""
     columns = [run_column(run) for run in runs]
     table = Table(caption="loss: of the last step")
     table.add_column("", no_wrap=True)

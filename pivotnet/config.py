@@ -31,7 +31,6 @@ class BackboneInfo:
 
     @property
     def url(self) -> str:
-        """Where the weight file is published."""
         return RELEASE + self.weight_file
 
 

@@ -143,13 +143,11 @@ def has_fused_adamw(device: torch.device) -> bool:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
     if device.type != "cpu":
         _module(device.type).synchronize(device)
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new measurement of ``peak_memory``."""
     if device.type != "cpu":
         _module(device.type).reset_peak_memory_stats(device)
         return

@@ -55,8 +55,6 @@ def _renew(path: Path, ended: threading.Event) -> None:
 
 @dataclass(frozen=True, order=True)
 class Heartbeat:
-    """What a rank's file says."""
-
     rank: int
     process: int
     count: int
@@ -65,7 +63,6 @@ class Heartbeat:
 
 
 def read(folder: Path) -> list[Heartbeat]:
-    """The heartbeats of the ranks of this machine."""
     found = []
     for path in folder.glob("*[0-9]"):
         with contextlib.suppress(OSError):  # it has ended just now

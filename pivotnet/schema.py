@@ -69,7 +69,6 @@ def camera_file(value: Any) -> None:
 
 
 def text(value: Any) -> None:
-    """Rule of any short text."""
     if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
         refuse(value, f"a text of up to {_LONGEST_TEXT} characters")
 
@@ -82,7 +81,6 @@ def printable(value: Any) -> None:
 
 
 def flag(value: Any) -> None:
-    """Rule of a truth value."""
     if not isinstance(value, bool):
         refuse(value, "true or false")
 

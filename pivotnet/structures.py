@@ -32,7 +32,6 @@ class Targets:
         return dataclasses.replace(_each(self, "to", device, non_blocking=non_blocking), host=self.host or self)
 
     def pin_memory(self) -> Targets:
-        """Page-locked copy (called by torch's DataLoader)."""
         return _each(self, "pin_memory")
 
 
@@ -51,7 +50,6 @@ class Batch:
         return _each(self, "to", device, non_blocking=non_blocking)
 
     def pin_memory(self) -> Batch:
-        """Page-locked copy (called by torch's DataLoader)."""
         return _each(self, "pin_memory")
 
 

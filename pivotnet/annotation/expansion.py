@@ -51,7 +51,6 @@ class LocationMap:
 
 
 def expansion_path(root: PathLike, location: str) -> Path:
-    """Where a location's map lies."""
     return Path(root) / "maps" / "expansion" / f"{location}.json"
 
 

@@ -25,7 +25,6 @@ _AGAIN = "use --overwrite to annotate everything again"
 
 
 def annotation_folder(root: PathLike) -> Path:
-    """Where the annotations of a nuScenes root lie."""
     return Path(root) / FOLDER
 
 

@@ -206,7 +206,6 @@ def unpadded_pivots(annotation: Annotation) -> list[Line]:
 
 
 def to_arrays(annotation: Annotation) -> dict[str, np.ndarray]:
-    """All arrays of a sample file."""
     arrays = {key: np.asarray(getattr(annotation, key)) for key in PLAIN_KEYS}
     for key in LINE_KEYS[:3]:
         arrays |= lines_to_arrays(key, getattr(annotation, key))

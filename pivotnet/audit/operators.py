@@ -56,5 +56,4 @@ def waits(operator: Any, arguments: Sequence[Any]) -> bool:
 
 
 def tensors_in(values: Any) -> list[Tensor]:
-    """All tensors of nested tuples, lists and dicts."""
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]

@@ -74,7 +74,6 @@ class Recorder(TorchDispatchMode):
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Count the operators of the block."""
         with contextlib.ExitStack() as stack:
             if self.tracking:
                 stack.enter_context(_Crossings(self))

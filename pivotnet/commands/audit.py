@@ -33,7 +33,6 @@ WIDTH = 120  # characters a line, where the output is no terminal
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Options of ``pivotnet audit``."""
     add = parser.add_argument
     add("--preset", default="swint", help="swint (default), res50, effb0 or smoke")
     add("--batch-size", type=batch_size, default=1, help="samples a card (1)")

@@ -34,7 +34,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def print_findings(findings: list[Finding], console: Console) -> None:
-    """The findings as a table, and one closing line."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)

@@ -13,7 +13,6 @@ from pivotnet.model.pivotnet import load_model
 
 
 def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options --data-root, --split and --tokens."""
     add = parser.add_argument
     root, text = os.environ.get("DATA_ROOT", DEFAULT_DATA_ROOT), "annotated nuScenes tree (DATA_ROOT, else %(default)s)"
     add("--data-root", default=root, metavar="ROOT", help=text)

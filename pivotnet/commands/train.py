@@ -58,7 +58,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; returns the exit status."""
     started = time.perf_counter()
     end_with_parent()
     options = {option.name: getattr(args, option.name) for option in dataclasses.fields(Run)}

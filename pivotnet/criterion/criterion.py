@@ -28,8 +28,6 @@ TERMS = ("ins_msk_loss", "ins_obj_loss", "pts_loss", "collinear_pts_loss", "pt_l
 
 @dataclass
 class CriterionResult:
-    """What ``Criterion`` returns."""
-
     total: Tensor  # float32 scalar, the sum of the terms
     terms: dict[str, Tensor]  # float32 scalars, weighted, by upstream's names (TERMS); without gradient
     matches: list[ClassMatches]  # one of each class

@@ -79,7 +79,6 @@ def _supervise_class(
     label: int,
     decoder_weights: np.ndarray,  # [D]
 ) -> None:
-    """Fill in the objects and points of one class."""
     criterion, size = config.criterion, config.map.max_points[label]
     own = config.map.query_slices[label]
     weights = np.where(supervision.object_labels[:, :, own] == 0, 1, criterion.no_object_weight)

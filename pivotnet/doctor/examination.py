@@ -27,7 +27,6 @@ OF_NPUS = ("driver", "CANN", "HCCL", "environment")  # asked only where there is
 
 
 def machine_checks(machine: Machine) -> dict[str, Callable[[Machine], Iterator[Finding]]]:
-    """The checks that make sense on a machine."""
     return {topic: check for topic, check in CHECKS.items() if topic not in OF_NPUS or npu.has_npu(machine)}
 
 
@@ -65,7 +64,6 @@ def examine(
 
 
 def can_train(findings: list[Finding]) -> bool:
-    """Whether training could start here."""
     return not any(finding.status == ERROR for finding in findings)
 
 

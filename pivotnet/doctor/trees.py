@@ -49,7 +49,6 @@ def check_data(root: Path | None, default: Path) -> Iterator[Finding]:
 
 
 def _json(path: Path, rule: Rule) -> Any:
-    """A file's content, None when it cannot be read."""
     try:
         return read_json(path, "", rule)
     except PivotNetError:

@@ -53,7 +53,6 @@ def results_folder(checkpoint: PathLike) -> Path:
 
 
 def result_path(folder: PathLike, token: str) -> Path:
-    """Where the result of a sample lies."""
     return Path(folder) / f"{token}.npz"
 
 
@@ -98,7 +97,6 @@ def load_result(path: PathLike) -> tuple[np.ndarray, MapInstances]:
 
 
 def _instance_arrays(instances: MapInstances) -> dict[str, np.ndarray]:
-    """The arrays of _LINES."""
     return {
         "dt_res.points": np.concatenate([np.zeros((0, 2)), *instances.points]).astype(np.float32),
         "dt_res.offsets": np.cumsum([0, *map(len, instances.points)], dtype=np.int64),

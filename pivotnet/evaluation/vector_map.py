@@ -42,7 +42,6 @@ def pixels_to_ego(pixels: np.ndarray, map_config: MapConfig) -> np.ndarray:
 
 
 def predicted_lines(instances: MapInstances, map_config: MapConfig) -> list[MapLine]:
-    """Predicted polylines in metres."""
     return [
         MapLine(pixels_to_ego(points, map_config), int(label), float(score))
         for points, label, score in zip(instances.points, instances.labels, instances.scores)

@@ -59,7 +59,6 @@ class Choices:
     nodes: Nodes = field(default_factory=Nodes)
 
     def save(self) -> None:
-        """Write SAVED."""
         assert self.output
         names = [name for name in OPTIONS if name not in ("weights", "output") and getattr(self, name) is not None]
         write_json(self.output / SAVED, {**{name: str(getattr(self, name)) for name in names}, "extra": self.extra})

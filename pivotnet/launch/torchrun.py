@@ -169,7 +169,6 @@ def _watch(folder: Path, limit: int, receiver: socket.socket) -> None:
 
 
 def main() -> int:
-    """Run torchrun with the arguments of the command line."""
     end_with_parent()
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -146,7 +146,6 @@ class Dropout(nn.Dropout):
     """nn.Dropout in one launch on every device; keeps a mask of one byte a value on the CPU too."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
         return torch.native_dropout(x, self.p, True)[0] if self.training and self.p else x
 
 

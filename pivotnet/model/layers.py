@@ -27,7 +27,6 @@ class Mlp(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(narrow, wide) for narrow, wide in zip(widths, widths[1:]))
 
     def layer(self, number: int) -> nn.Linear:
-        """One of the linear layers."""
         return cast(nn.Linear, self.layers[number])
 
     def forward(self, x: Tensor) -> Tensor:

@@ -215,7 +215,6 @@ class FeedForwardLayer(nn.Module):
         nn.init.xavier_uniform_(self.linear2.weight)
 
     def forward(self, points: Tensor) -> Tensor:
-        """[B, T, C] -> [B, T, C]."""
         return add_layer_norm(self.norm, points, self.linear2(F.relu(self.linear1(points))))[0]
 
 

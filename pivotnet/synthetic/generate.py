@@ -213,7 +213,6 @@ class ImageWriter:
         self._grounds: dict[str, Ground] = {}
 
     def __call__(self, of: tuple[Scene, int]) -> None:
-        """Six JPEGs of a sample of a scene."""
         scene, sample = of
         if scene.location not in self._grounds:
             self._grounds[scene.location] = Ground(self._towns[scene.location])

@@ -69,7 +69,6 @@ class _Records:
 
 
 def build_tables(plan: Plan) -> dict[str, list[dict[str, Any]]]:
-    """Content of every table."""
     tables = _Records(TABLES, plan.options.seed)
     for sensor in plan.scenes[0].sensors:
         modality = "lidar" if sensor.channel == LIDAR else "camera"

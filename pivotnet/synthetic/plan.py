@@ -99,8 +99,6 @@ class Scene:
 
 @dataclass
 class Plan:
-    """A data set to be written."""
-
     options: Options
     towns: dict[str, Town]
     scenes: list[Scene]

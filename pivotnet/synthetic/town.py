@@ -134,7 +134,6 @@ class Road:
 
     @property
     def lanes(self) -> list[Lane]:
-        """All lanes, from right to left."""
         lanes = []
         for number, (right, left) in enumerate(self.sides):
             forward = not self.backward or (number < self.right_lanes) == self.drive_right
@@ -212,7 +211,6 @@ class Town:
         ]
 
     def paved(self) -> shapely.Geometry:
-        """All road segments as one"""
         return shapely.union_all([Polygon(ring, [] if hole is None else [hole]) for ring, hole, _ in self.segments])
 
 

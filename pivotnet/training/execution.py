@@ -40,7 +40,6 @@ class MixedPrecision(nn.Module):
         ]
 
     def forward(self, *inputs: Tensor) -> Any:
-        """The network's inputs and results."""
         weights = _Cast.apply(self.dtype, *map(self.model.get_parameter, self.names))
         with devices.autocast(inputs[0].device, self.dtype):
             return functional_call(self.model, dict(zip(self.names, weights)), inputs)

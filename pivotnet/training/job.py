@@ -104,7 +104,6 @@ def train(run: Run, ranks: Ranks, device: torch.device, started: float) -> bool:
 
 
 def configuration(run: Run) -> Config:
-    """The preset with the options' changes."""
 
     def given(*names: str) -> dict[str, Any]:
         return {name: value for name in names if (value := getattr(run, name)) is not None}
@@ -115,7 +114,6 @@ def configuration(run: Run) -> Config:
 
 
 def plan(run: Run, config: Config, samples: int, ranks: Ranks) -> Run:
-    """The run over a split of so many samples, with its lengths."""
     epoch = steps_per_epoch(samples, config.optim.batch_size, ranks.world_size)
     steps, save_every = run.steps or config.optim.epochs * epoch, run.save_every or max(epoch, SAVE_AT_LEAST)
     return dataclasses.replace(run, steps=steps, steps_per_epoch=epoch, save_every=save_every)

@@ -37,7 +37,6 @@ class Monitor:
             self.progress.start()
 
     def close(self) -> None:
-        """Restore the terminal and complete the files."""
         if self.enabled:
             if self.console.is_terminal:
                 self.progress.stop()

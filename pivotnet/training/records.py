@@ -34,7 +34,6 @@ _RECORD = fields(
 
 
 def warmup_steps(steps: int) -> int:
-    """How many of a loop's steps are not counted."""
     return min(WARMUP_STEPS, steps // 4)
 
 
@@ -96,7 +95,6 @@ class StepRecords:
         self.requested = time.perf_counter()
 
     def loaded(self) -> None:
-        """The batch is there."""
         self.data_wait = time.perf_counter() - self.requested
 
     def disturb(self) -> None:

@@ -142,8 +142,6 @@ TensorBoardMonitor = TextMonitor
 
 
 class ClipGrad(Callback):
-    """Clips the norm of all gradients."""
-
     def __init__(self, max_norm: float) -> None:
         self.max_norm = max_norm
 

@@ -110,7 +110,6 @@ class RlaunchReplicaEnv:
         return groups[self.ranks.rank // size]
 
     def after_init(self, executor: Any) -> None:
-        """Wrap the model for data-parallel training."""
         model: nn.Module = executor.model
         executor.model = DistributedDataParallel(
             model,
@@ -146,7 +145,6 @@ def adapt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> torch
 
 
 def collect_env_info() -> str:
-    """Versions of Python and the packages, and the device."""
     lines = [f"{name} {version}" for name, version in devices.versions().items()]
     return "\n".join([*lines, f"device {devices.device_name(RlaunchReplicaEnv.device)}"])
 

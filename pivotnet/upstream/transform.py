@@ -16,8 +16,6 @@ Item = dict[str, Any]
 
 
 class Compose:
-    """Transforms one after the other."""
-
     def __init__(self, transforms: Sequence[Callable[[Item], Item]]) -> None:
         self.transforms = list(transforms)
 

@@ -30,7 +30,6 @@ def forward(value: Tensor, sizes: list[int], locations: Tensor, weights: Tensor)
 def backward(
     gradient: Tensor, value: Tensor, locations: Tensor, weights: Tensor, sizes: list[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of value, locations and weights."""
     batch, queries, heads, levels, points = weights.shape
     gradient = gradient.reshape(batch, queries, heads, -1)
     grad_value, grad_locations, grad_weights = (torch.empty_like(x) for x in (value, locations, weights))

@@ -31,7 +31,6 @@ def forward(value: Tensor, sizes: list[int], locations: Tensor, weights: Tensor)
 def backward(
     gradient: Tensor, value: Tensor, locations: Tensor, weights: Tensor, sizes: list[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of value, locations and weights."""
     grad_value = torch.zeros_like(value, dtype=torch.float32, memory_format=torch.contiguous_format)
     grad_locations, grad_weights = (torch.empty_like(x).contiguous() for x in (locations, weights))
     _launch(_backward_kernel, value, sizes, locations, weights, gradient, grad_value, grad_locations, grad_weights)

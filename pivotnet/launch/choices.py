@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,21 +23,12 @@ SAVED = "launch.json"  # in the output folder: the choices, for --resume
 SCRIPTS = {"performance": "train_8p_performance.sh", "full": "train_full_8p.sh"}
 NETWORKS = ("builtin", "patched", "bemapnet")
 PATCHED = "builtin; patched or bemapnet: the checkout of upstream in PIVOTNET_DIR (PivotNet/), through its run.sh"
-# name: (metavar, meaning, default); the environment variable is the name in capitals
-OPTIONS = {
-    "preset": ("NAME", "network: swint, res50, effb0 or smoke", "swint, smoke without an accelerator"),
-    "network": ("NAME", PATCHED, "patched where there is one"),
-    "device": ("NAME", "npu, cuda or cpu", "the first of them that works"),
-    "cards": ("N", "processes on this machine", "all accelerators, 2 without one"),
-    "batch_size": ("N", "samples a card and step", "the preset's: 1"),
-    "steps": ("N", "end after N steps", "performance: 1500, without accelerator 150"),
-    "epochs": ("N", "epochs of the schedule", "the preset's: 30"),
-    "data_root": ("DIR", "nuScenes tree", "data/nuscenes, here or in PivotNet/, else synthetic data"),
-    "weights": ("DIR", "pretrained backbone files", "assets/weights, see tools/download.py"),
-    "output": ("DIR", "folder of this run", "a new one under test/output"),
-}
-
+DATA = "data/nuscenes, here or in PivotNet/, else synthetic data"
 MOST = {"cards": WORKERS, "batch_size": BATCH_SIZE, "steps": COUNT, "epochs": COUNT}
+
+
+def _option(metavar: str, meaning: str, default: str) -> Any:
+    return field(default=None, metadata={"option": (metavar, meaning, default)})
 
 
 @dataclass
@@ -44,16 +36,16 @@ class Choices:
     """None where the default holds, which is filled in before training."""
 
     kind: str  # of SCRIPTS
-    preset: str | None = None
-    network: str | None = None
-    device: str | None = None
-    cards: int | None = None
-    batch_size: int | None = None
-    steps: int | None = None
-    epochs: int | None = None
-    data_root: Path | None = None
-    weights: Path | None = None
-    output: Path | None = None
+    preset: str | None = _option("NAME", "network: swint, res50, effb0 or smoke", "swint, smoke without an accelerator")
+    network: str | None = _option("NAME", PATCHED, "patched where there is one")
+    device: str | None = _option("NAME", "npu, cuda or cpu", "the first of them that works")
+    cards: int | None = _option("N", "processes on this machine", "all accelerators, 2 without one")
+    batch_size: int | None = _option("N", "samples a card and step", "the preset's: 1")
+    steps: int | None = _option("N", "end after N steps", "performance: 1500, without accelerator 150")
+    epochs: int | None = _option("N", "epochs of the schedule", "the preset's: 30")
+    data_root: Path | None = _option("DIR", "nuScenes tree", DATA)
+    weights: Path | None = _option("DIR", "pretrained backbone files", "assets/weights, see tools/download.py")
+    output: Path | None = _option("DIR", "folder of this run", "a new one under test/output")
     extra: list[str] = field(default_factory=list)  # options of pivotnet train
     resume: bool = False
     nodes: Nodes = field(default_factory=Nodes)
@@ -62,6 +54,10 @@ class Choices:
         assert self.output
         names = [name for name in OPTIONS if name not in ("weights", "output") and getattr(self, name) is not None]
         write_json(self.output / SAVED, {**{name: str(getattr(self, name)) for name in names}, "extra": self.extra})
+
+
+# name: (metavar, meaning, default); the environment variable is the name in capitals
+OPTIONS = {one.name: one.metadata["option"] for one in dataclasses.fields(Choices) if one.metadata}
 
 
 def read_choices(kind: str, given: Mapping[str, str | None], extra: list[str]) -> Choices:

@@ -71,12 +71,7 @@ class PivotNet(nn.Module):
         features = self.im_backbone(images.flatten(0, 1))
         bev = self.bev_encoder(features, reference_points, reference_valid)  # [B, N, hidden] each
         lines = self.line_decoder(bev[-1], final_only)
-        points, point_logits = self.output_head(lines.points, mean_features)
-        predictions = Predictions(lines.object_logits.float(), points, point_logits.float())
-        if lines.mask_logits is not None:
-            predictions.masks = lines.mask_logits.unflatten(-1, self.bev_size)
-            predictions.semantic_logits = self.output_head.semantic(torch.stack(bev)).unflatten(-1, self.bev_size)
-        return predictions
+        return self.output_head(lines, bev, self.bev_size, mean_features)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [B, V, H, W, 3] BGR -> float32 [B, V, 3, H, W] BGR. Upstream takes its RGB images for BGR and swaps

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from pivotnet.config import CLASSES, MapConfig, ModelConfig
 from pivotnet.model.layers import Mlp, run
+from pivotnet.model.line_decoder import LineFeatures
+from pivotnet.structures import Predictions
 
 
 class PointHead(nn.Module):
@@ -34,15 +36,21 @@ class PointHead(nn.Module):
         # (column, row) of every map pixel in [0, 1), [H * W, 2]
         self.register_buffer("coordinates", torch.stack([x, y], dim=-1).reshape(-1, 2), persistent=False)
 
-    def forward(self, points: list[Tensor], mean_features: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict the points from their features, of each class [D, B, points of the class, hidden]. Returns
-        coordinates (row, column) in [0, 1], float32 [D, B, T, 2]; validity logits [D, B, T, 2]."""
-        features = [head(part) for head, part in zip(self.im_ctr_heads, points)]  # [D, B, points, 2F]
+    def forward(
+        self, lines: LineFeatures, bev: list[Tensor], size: tuple[int, int], mean_features: Tensor
+    ) -> Predictions:
+        """Predict the points from the decoder's features, and, where it has predicted masks, semantic masks from the
+        BEV features of all decoder layers, [B, N, hidden] each, on the grid of ``size``."""
+        features = [head(part) for head, part in zip(self.im_ctr_heads, lines.points)]  # [D, B, points, 2F]
         logits = torch.cat([head(part) for head, part in zip(self.pts_cls_heads, features)], dim=2)
         with torch.autocast(device_type=logits.device.type, enabled=False):
             halves = torch.cat(features, dim=2).float().unflatten(-1, (2, -1))  # [D, B, T, 2, F]
             coordinates = (halves @ mean_features).sigmoid()
-        return coordinates, logits
+        predictions = Predictions(lines.object_logits.float(), coordinates, logits.float())
+        if lines.mask_logits is not None:
+            predictions.masks = lines.mask_logits.unflatten(-1, size)
+            predictions.semantic_logits = self.semantic(torch.stack(bev)).unflatten(-1, size)
+        return predictions
 
     def mean_coordinate_features(self) -> Tensor:
         """Coordinate features averaged over the map, float32 [F]. Upstream multiplies the features of every pixel with

@@ -132,14 +132,14 @@ class DeformTransformerBEVEncoder(nn.Module):
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """im_bkb_features, and the BEV grid in the cameras, which the port's data set puts into extra_infos ->
-        bev_features [E, B, N, C], and upstream's view of it: bev_enc_features, E times [B, C, rows, columns]."""
+        bev_features, E times [B, N, C], and upstream's view of it: bev_enc_features, E times [B, C, rows, columns]."""
         features, infos = inputs["im_bkb_features"], inputs["extra_infos"]
         if "reference_points" not in infos:
             raise PivotNetError("the samples have no reference_points: use the data set of pivotnet.upstream.samples")
         device = features[0].device
         outputs = self.bev_encoder(features, infos["reference_points"].to(device), infos["reference_valid"].to(device))
         maps = [output.transpose(1, 2).unflatten(2, self.model.bev_size) for output in outputs]
-        return {"bev_features": torch.stack(outputs), "bev_enc_features": maps}
+        return {"bev_features": outputs, "bev_enc_features": maps}
 
 
 class TransformerBEVDecoder(nn.Module):
@@ -178,7 +178,7 @@ class PointMask2formerINSDecoder(nn.Module):
         self.bev_size, self.hidden = model.bev_size, model.hidden
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """{"bev_features": [E, B, N, C], ...} -> {"line_features": LineFeatures}."""
+        """{"bev_features": E times [B, N, C], ...} -> {"line_features": LineFeatures}."""
         size = tuple(inputs["bev_enc_features"][-1].shape[-2:])
         bev = inputs["bev_features"][-1]
         if size != self.bev_size:
@@ -206,14 +206,9 @@ class PivotMapOutputHead(PointHead):
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
         """{"line_features", "bev_features", ...} -> {"outputs": Predictions}; without masks outside of training."""
-        lines = inputs["line_features"]
-        points, point_logits = super().forward(lines.points, self.mean_coordinate_features())
-        predictions = Predictions(lines.object_logits.float(), points, point_logits.float())
+        size, mean_features = tuple(inputs["bev_enc_features"][-1].shape[-2:]), self.mean_coordinate_features()
+        predictions = super().forward(inputs["line_features"], inputs["bev_features"], size, mean_features)
         predictions.extras = {"num_queries": self.queries}
-        if lines.mask_logits is not None:
-            size = tuple(inputs["bev_enc_features"][-1].shape[-2:])
-            predictions.masks = lines.mask_logits.unflatten(-1, size)
-            predictions.semantic_logits = self.semantic(inputs["bev_features"]).unflatten(-1, size)
         return {"outputs": predictions}
 
 

@@ -11,10 +11,7 @@ from support.small_network import network as build
 from support.small_network import small
 
 from pivotnet.audit.sample import random_batch
-from pivotnet.config import ModelConfig
 from pivotnet.criterion.criterion import Criterion
-from pivotnet.errors import PivotNetError
-from pivotnet.model.backbone import build_backbone
 from pivotnet.model.backbone.swin import shift_mask
 from pivotnet.model.point_head import PointHead
 from pivotnet.training.execution import MixedPrecision
@@ -80,18 +77,6 @@ def test_checkpointing_keeps_no_features_of_pixels(recompute):
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: (kept.append(tensor.numel()), tensor)[1], lambda x: x):
         head.mean_coordinate_features()
     assert any(numel > head.coordinates.numel() for numel in kept) != recompute
-
-
-@pytest.mark.parametrize(
-    "model, message",
-    [
-        (ModelConfig(backbone="vgg"), "'vgg'.*swint, res50, effb0"),
-        (ModelConfig(backbone="res50"), r"\(384, 768\).*res50.*\(1024, 2048\)"),
-    ],
-)
-def test_unknown_name_and_wrong_channels(model, message):
-    with pytest.raises(PivotNetError, match=message):
-        build_backbone(model)
 
 
 def test_shift_mask_is_made_once_and_survives_inference_mode():

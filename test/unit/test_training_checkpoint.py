@@ -176,6 +176,8 @@ def test_what_a_checkpoint_must_hold(saved, tmp_path, change, message):
     [
         ("model", {"hidden": 33}, "configuration of no network"),
         ("model", {"image_size": (33, 64)}, "another map or network"),
+        ("model", {"backbone": "vgg"}, "another map or network"),
+        ("model", {"backbone": "res50"}, "another map or network"),
         ("map", {"map_size": (40, 20)}, "another map or network"),
         ("model", {"new": 1}, "of another version"),
     ],

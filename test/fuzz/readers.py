@@ -6,7 +6,6 @@ import hashlib
 import io
 import random
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import torch
 from rich.console import Console
 from support.divider_data import one_divider, write_dividers, write_images, write_results
 from support.fake_run import make_run
-from support.recorded import COMMITTED, unpack_hard_samples
+from support.recorded import unpack
 from torch.utils._pytree import tree_flatten
 
 from pivotnet import checkpoint as checkpoints
@@ -46,6 +45,7 @@ from pivotnet.training.summary import earlier_seconds, final_lines, read_summary
 CONFIG = preset("smoke")
 MAP = MapConfig()
 TOKENS = {"a1": 40, "b-2": 90, "c_3": 150}  # and the column of each one's divider
+IMAGE = "samples/CAM_BACK/a.jpg"
 CPU = torch.device("cpu")
 
 
@@ -76,12 +76,9 @@ def command(*arguments: object) -> str:
 
 
 def make_annotation(folder: Path) -> None:
-    unpack_hard_samples(folder)
+    unpack(folder, "small_npz")
     sample = min(path for path in (folder / "npz").glob("*.npz") if path.stat().st_size > 6000)
     save_annotation(folder / "a.npz", load_annotation(sample))
-    for name in ("nuscenes", "npz"):
-        shutil.rmtree(folder / name)
-    (folder / "bezier.npz").unlink()
 
 
 def make_upstreams_annotation(folder: Path) -> None:
@@ -111,9 +108,8 @@ def make_result(folder: Path) -> None:
 
 
 def make_upstreams_result(folder: Path) -> None:
-    with tarfile.open(COMMITTED / "eval.tar.gz") as archive:
-        stream = archive.extractfile(min(name for name in archive.getnames() if name.startswith("eval/pred/")))
-        (folder / "a.npz").write_bytes(stream.read())
+    unpack(folder, "eval")
+    shutil.copy(min((folder / "eval" / "pred").iterdir()), folder / "a.npz")
 
 
 def read_result(folder: Path) -> str:
@@ -122,12 +118,6 @@ def read_result(folder: Path) -> str:
     save_vector_map(folder / "a.json", "a", predicted_lines(instances, MAP), "x", MAP)
     draw_mask(instances, MAP)
     return digest(mask, instances.points, instances.scores, instances.labels)
-
-
-def make_tables(folder: Path) -> None:
-    unpack_hard_samples(folder)
-    shutil.rmtree(folder / "npz")
-    (folder / "bezier.npz").unlink()
 
 
 def read_tables(folder: Path) -> str:
@@ -216,10 +206,8 @@ def make_run_folder(folder: Path) -> None:
     (folder / "run" / "launch.json").write_text('{"steps": "12", "batch_size": "1", "extra": ["--seed", "3"]}')
 
 
-def make_image(folder: Path) -> None:
-    write_images(folder, one_divider("a", 40))
-    next((folder / "samples").glob("*/a.jpg")).rename(folder / "a.jpg")
-    shutil.rmtree(folder / "samples")
+def read_camera(folder: Path) -> str:
+    return digest(read_image(folder / IMAGE))
 
 
 class Kind(NamedTuple):
@@ -235,14 +223,16 @@ KINDS = {
     "annotation, upstream's": Kind(make_upstreams_annotation, "a.npz", read_annotation),
     "result": Kind(make_result, "a.npz", read_result),
     "result, upstream's": Kind(make_upstreams_result, "a.npz", read_result),
-    "tables": Kind(make_tables, "nuscenes/v1.0-trainval/*.json", read_tables),
-    "map expansion": Kind(make_tables, "nuscenes/maps/expansion/*.json", read_tables),
+    "tables": Kind(lambda folder: unpack(folder, "small_nuscenes"), "nuscenes/v1.0-trainval/*.json", read_tables),
+    "map expansion": Kind(
+        lambda folder: unpack(folder, "small_nuscenes"), "nuscenes/maps/expansion/*.json", read_tables
+    ),
     "token lists": Kind(make_lists, "**/*.txt", read_lists),
     "folders' JSON": Kind(make_lists, "**/*.json", read_lists),
     "checkpoint": Kind(make_checkpoint, "a.pth", read_checkpoint),
     "checkpoint, upstream's": Kind(make_upstreams_checkpoint, "a.pth", read_checkpoint),
     "summary, records": Kind(make_run_folder, "run/*.json*", read_run),
-    "image": Kind(make_image, "a.jpg", lambda folder: digest(read_image(folder / "a.jpg"))),
+    "image": Kind(lambda folder: write_images(folder, one_divider("a", 40)), IMAGE, read_camera),
 }
 
 

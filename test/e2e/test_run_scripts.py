@@ -21,8 +21,9 @@ from subprocess import Popen
 import numpy as np
 import pytest
 import torch
-from support.fake_data import make_data
+from support.commands import wait_for
 from support.fake_run import EVALUATION, make_run
+from support.made_data import make_data
 from support.script_copy import (
     FULL,
     PERFORMANCE,
@@ -34,8 +35,6 @@ from support.script_copy import (
     losses,
     processes,
     rank_in,
-    wait_for,
-    wait_until_gone,
 )
 
 from pivotnet.checkpoint import list_checkpoints, read_checkpoint
@@ -82,7 +81,7 @@ def test_a_killed_rank_fails_the_script_and_a_resumed_run_equals_a_whole_one(che
     assert summary["data_wait_share"] == pytest.approx(sum(waits) / sum(seconds))
 
     process = checkout.start(PERFORMANCE, "--data-root", data, "--output", parts, *SHORT)
-    wait_for(lambda: len(losses(parts)) >= 4, process)
+    wait_for(lambda: len(losses(parts)) >= 4, lambda: process.poll() is None)
     os.kill(rank_in(parts, 1), signal.SIGKILL)
     killed = time.monotonic()
     out, err = process.communicate(timeout=60)
@@ -100,17 +99,17 @@ def test_a_killed_rank_fails_the_script_and_a_resumed_run_equals_a_whole_one(che
 def test_a_killed_script_takes_its_ranks_along(checkout, data, tmp_path):
     output = tmp_path / "out"
     process = checkout.start(PERFORMANCE, "--data-root", data, "--steps", 500, "--output", output)
-    wait_for(lambda: losses(output), process)
+    wait_for(lambda: losses(output), lambda: process.poll() is None)
     assert len(processes("cmdline", str(output))) >= 4
     process.kill()
-    wait_until_gone("cmdline", str(output))
+    wait_for(lambda: not processes("cmdline", str(output)))
     process.communicate(timeout=60)
     assert list((output / "checkpoints").iterdir()), "its ranks saved before they left"
 
 
 def test_interrupted_and_resumed_with_its_own_options(checkout, data):
     process = checkout.start(FULL, "--data-root", data, "--epochs", 6, "--", "--save-every", 5)
-    wait_for(lambda: checkout.outputs() and len(losses(checkout.outputs()[0])) >= 2, process)
+    wait_for(lambda: checkout.outputs() and len(losses(checkout.outputs()[0])) >= 2, lambda: process.poll() is None)
     out, err = interrupt(process)
     (output,) = checkout.outputs()
     assert process.returncode == 130 and TITLE not in out and "stopped by SIG" in out
@@ -247,7 +246,7 @@ def test_a_failure_is_reported_with_what_was_written(patched):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_ends_even_what_does_not_listen(patched, number, status):
     process = patched.start(PERFORMANCE, FAKE_MODE="hang", PIVOTNET_GRACE="2" if number == signal.SIGINT else "600")
-    wait_for(Path(patched.environment["FAKE_CALL"] + ".hangs").exists, process)
+    wait_for(Path(patched.environment["FAKE_CALL"] + ".hangs").exists, lambda: process.poll() is None)
     mark = f"FAKE_CALL={patched.environment['FAKE_CALL']} "
     assert len(processes("environ", mark)) >= 3
     asked = time.monotonic()
@@ -362,7 +361,7 @@ def test_kills_at_random_moments(checkout, data, tmp_path):
             hit = kill(*case, process, f"{MARK}={mark}", parts, rng)
             _, err = process.communicate(timeout=60)
             assert not hit or case != ("step", "worker") or not process.returncode or "worker was killed" in err
-            wait_until_gone("environ", f"{MARK}={mark}")
+            wait_for(lambda mark=mark: not processes("environ", f"{MARK}={mark}"))
             killed += hit
             if hit:
                 saved = len(list_checkpoints(parts / "checkpoints"))

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from rich.console import Console
-from support.divider_data import one_divider, write_dividers, write_images, write_results
 from support.fake_run import make_run
+from support.made_data import one_divider, write_dividers, write_images, write_results
 from support.recorded import unpack
 from torch.utils._pytree import tree_flatten
 

@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pivotnet import cli
 
@@ -27,3 +29,11 @@ def fails(capsys, *words: object, run: Callable[[list[str]], int] = cli.main) ->
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and said.endswith("\n"), said
     return said.strip()
+
+
+def wait_for(condition: Callable[[], Any], runs: Callable[[], Any] = lambda: True, timeout: float = 180) -> None:
+    """Return when ``condition`` holds; fail if a process no longer ``runs`` before, or it takes too long."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert runs() and time.monotonic() < end, "it has ended, or took too long"
+        time.sleep(0.01)

@@ -5,8 +5,6 @@ import os
 import shutil
 import signal
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
@@ -75,14 +73,6 @@ def processes(file: str, content: str) -> set[int]:
     return found - {os.getpid()}
 
 
-def wait_until_gone(file: str, content: str, timeout: float = 60) -> None:
-    """Return when there are no such ``processes``; fail if they last."""
-    end = time.monotonic() + timeout
-    while left := processes(file, content):
-        assert time.monotonic() < end, left
-        time.sleep(0.1)
-
-
 def rank_in(output: Path, rank: int) -> int:
     """Process number of a rank of the training that writes into ``output``."""
     return min(processes("environ", f" RANK={rank} ") & processes("cmdline", str(output)))
@@ -91,15 +81,6 @@ def rank_in(output: Path, rank: int) -> int:
 def final_state(output: Path) -> dict[str, Any]:
     """The newest checkpoint of a run."""
     return read_checkpoint(list_checkpoints(output / "checkpoints")[-1])
-
-
-def wait_for(condition: Callable[[], Any], process: Popen[str], timeout: float = 180) -> None:
-    """Return when ``condition`` holds; fail if the process ends before or it takes too long."""
-    end = time.monotonic() + timeout
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.05)
 
 
 def interrupt(process: Popen[str], number: int = signal.SIGINT) -> tuple[str, str]:

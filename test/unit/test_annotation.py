@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 
 import numpy as np
@@ -22,8 +21,8 @@ import pytest
 import shapely
 from numpy.lib import format as npy
 from shapely.geometry import LineString
-from support.commands import ENVIRONMENT, fails
-from support.divider_data import one_divider
+from support.commands import ENVIRONMENT, fails, wait_for
+from support.made_data import one_divider
 from support.recorded import unpack_hard_samples
 from visvalingamwyatt import Simplifier
 
@@ -535,10 +534,7 @@ def test_an_interrupt_leaves_whole_files(root, workers, number):
     command = [sys.executable, "-m", "pivotnet", "annotate", "-d", str(root), "--workers", workers]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     running = subprocess.Popen(command, start_new_session=True, env=ENVIRONMENT, **pipes)
-    deadline = time.monotonic() + 60
-    while len(list(folder_of(root).glob("*.npz"))) < 10:
-        assert running.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: len(list(folder_of(root).glob("*.npz"))) >= 10, lambda: running.poll() is None)
     (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
     _, said = running.communicate(timeout=60)
     assert (running.returncode, said.strip()) == (130, "interrupted")

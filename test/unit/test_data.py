@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.fake_data import make_data, token
+from support.made_data import make_data, token
 from support.random_targets import CONFIG as SMALL_MASKS
 from support.random_targets import sample
 from torch.utils.data import BatchSampler

@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from support.commands import wait_for
 from support.ranks import NORM_CASES, RANKS, batch_norm, exchange, norm_data, norm_share, observe_norm, run_ranks
 from torch import nn
 
@@ -48,10 +49,7 @@ def test_ranks_exchange_until_one_is_lost_which_is_one_line(tmp_path, start):
 
 def test_sigterm_ends_a_rank_that_waits_for_ever(tmp_path, start, capfd):
     first, _ = start("stuck")
-    end = time.monotonic() + 90
-    while not (tmp_path / "ready").exists():
-        assert first.is_alive() and time.monotonic() < end
-        time.sleep(0.1)
+    wait_for((tmp_path / "ready").exists, first.is_alive)
     first.terminate()
     asked = time.monotonic()
     first.join(60)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 from support.commands import ENVIRONMENT, fails
-from support.divider_data import FORWARD, INTRINSIC, PLACE, one_divider, write_dividers, write_images, write_results
+from support.made_data import FORWARD, INTRINSIC, PLACE, one_divider, write_dividers, write_images, write_results
 
 from pivotnet.annotation.format import FOLDER, Line
 from pivotnet.cli import main

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from support.divider_data import write_dividers
+from support.made_data import write_dividers
 from torch import nn
 
 from pivotnet.annotation.npz import is_whole

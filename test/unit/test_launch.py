@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -231,14 +230,3 @@ def test_help_and_check_need_no_package(tmp_path):
     for words in (["--help"], ["run", "performance", "--help"], ["run", "performance", "--check"]):
         done = subprocess.run([sys.executable, "-m", "pivotnet", *words], env=environment, capture_output=True)
         assert done.returncode == 0, done
-
-
-def test_a_folder_holds_one_run(place):
-    chosen = choices.Choices("full", preset="smoke", cards=2)
-    output = training_run.make_output(chosen)
-    assert output.parent == place / "output" and output.name.startswith("full_smoke_2p_2")
-    chosen.save()
-    assert json.loads((output / choices.SAVED).read_text()) == {"preset": "smoke", "cards": "2", "extra": []}
-    with pytest.raises(PivotNetError, match="holds a run already: choose another --output, or --resume"):
-        training_run.make_output(choices.Choices("full", output=output))
-    training_run.make_output(choices.Choices("full", output=output, resume=True))

@@ -7,14 +7,13 @@ import os
 import shutil
 import signal
 import threading
-import time
 from pathlib import Path
 from typing import Callable
 
 import pytest
 import torch
-from support.commands import fails
-from support.fake_data import make_data
+from support.commands import fails, wait_for
+from support.made_data import make_data
 
 from pivotnet import cli, config
 from pivotnet.annotation.format import FOLDER, load_annotation, pad_pivots, save_annotation
@@ -140,8 +139,7 @@ def test_sigterm_saves_and_leaves(train, tmp_path):
     records = tmp_path / "steps.rank0.jsonl"
 
     def ask():
-        while not records.exists() or len(list(read_records(records))) < 2:
-            time.sleep(0.05)
+        wait_for(lambda: records.exists() and len(list(read_records(records))) >= 2)
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)

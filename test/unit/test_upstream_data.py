@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from support import upstream_configs as configs
-from support.divider_data import one_divider, write_dividers, write_results
-from support.fake_data import make_data, token
+from support.made_data import make_data, one_divider, token, write_dividers, write_results
 from torch import nn
 from torch.utils.data import DataLoader
 

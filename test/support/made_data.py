@@ -1,15 +1,18 @@
-"""Annotated samples with one divider each, for tests of what comes after the network."""
+"""Made annotated samples: of one divider each, or of blurred noise images and random lines."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from pivotnet.annotation.folder import split_path
 from pivotnet.annotation.format import FOLDER, Annotation, Line, save_annotation
-from pivotnet.config import CAMERAS, MapConfig
+from pivotnet.audit.sample import random_lines
+from pivotnet.config import CAMERA_IMAGE_SIZE, CAMERAS, MapConfig
 from pivotnet.evaluation.inference import draw_line, draw_mask
 from pivotnet.evaluation.results import MapInstances, result_path, save_result
 
@@ -42,6 +45,13 @@ def one_divider(token: str, column: int) -> Annotation:
     )
 
 
+def write_split(root: Path, split: str, tokens: Iterable[str]) -> None:
+    """The list of a split's samples."""
+    path = split_path(root, split)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{token}\n" for token in tokens))
+
+
 def write_images(root: Path, annotation: Annotation, grey: int = 90) -> None:
     """Six grey images."""
     for path in annotation.image_paths:
@@ -51,12 +61,11 @@ def write_images(root: Path, annotation: Annotation, grey: int = 90) -> None:
 
 def write_dividers(root: Path, columns: Mapping[str, int]) -> None:
     """Samples {token: column}, all of them in the val split; the images have the column's number as their grey."""
-    (root / FOLDER / "splits").mkdir(parents=True)
+    write_split(root, "val", columns)
     for token, column in columns.items():
         annotation = one_divider(token, column)
         save_annotation(root / FOLDER / f"{token}.npz", annotation)
         write_images(root, annotation, column)
-    (root / FOLDER / "splits" / "val.txt").write_text("".join(f"{token}\n" for token in columns))
 
 
 def write_results(folder: Path, columns: Mapping[str, int | None]) -> None:
@@ -66,3 +75,26 @@ def write_results(folder: Path, columns: Mapping[str, int | None]) -> None:
         lines = [] if column is None else [np.array([[0, column], [360, column]], np.float32)]
         instances = MapInstances(lines, np.full(len(lines), 0.9, np.float32), np.zeros(len(lines), np.int64))
         save_result(result_path(folder, token), draw_mask(instances, MapConfig()), instances)
+
+
+def token(index: int) -> str:
+    """Token of the sample with this number."""
+    return f"{index:032x}"
+
+
+def make_data(root: Path, samples: int = 4, seed: int = 0) -> Path:
+    """Write ``samples`` annotated samples, all of them in both splits; returns ``root``."""
+    rng = np.random.default_rng(seed)
+    for split in ("train", "val"):
+        write_split(root, split, map(token, range(samples)))
+    for index in range(samples):
+        annotation = one_divider(str(index), 0)
+        for path in annotation.image_paths:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            noise = rng.integers(0, 256, (30, 50, 3), np.uint8)
+            cv2.imwrite(str(root / path), cv2.resize(noise, CAMERA_IMAGE_SIZE[::-1]))
+        mask, points, lengths = random_lines(MapConfig(), rng, tuple(rng.integers(1, 4, 3)))
+        lines = {"instance_mask": mask, "instance_mask8": mask, "pivot_points": points, "pivot_lengths": lengths}
+        annotation = dataclasses.replace(annotation, semantic_mask=(mask > 0).astype(np.uint8), ego_vectors=[], **lines)
+        save_annotation(root / FOLDER / f"{token(index)}.npz", annotation)
+    return root

@@ -105,11 +105,9 @@ def _clip_again(lines: Sequence[Line], config: MapConfig) -> list[Line]:
 def rasterize(lines: Sequence[Line], config: MapConfig) -> tuple[np.ndarray, list[Line]]:
     """Draw lines of the ego frame (metres, x forward, y left) into masks uint8 [2, C, rows, columns] of instance ids,
     drawn thin (evaluation) and thick (training), rows from the front to the back of the map, columns from left to
-    right; returns the drawn lines too ((column, row), pixels not rounded).
-
-    Instance k of the sample (from 1, over all classes) has id 2k-1 in the thin and 2k in the thick mask; ids above 255
-    become 255, as upstream's do, so that the lines from the 128th on merge.
-    """
+    right; returns the drawn lines too ((column, row), pixels not rounded). Instance k of the sample (from 1, over all
+    classes) has id 2k-1 in the thin and 2k in the thick mask; ids above 255 become 255, as upstream's do, so that the
+    lines from the 128th on merge."""
     pieces = _clip_again(lines, config)
     rows, columns = config.map_size
     scale = np.array([rows / config.ego_size[0], columns / config.ego_size[1]])
@@ -133,13 +131,11 @@ def orient(points: np.ndarray) -> np.ndarray:
 
 
 def simplify(points: np.ndarray, threshold: float) -> list[int]:
-    """Indices of the points [n, 2] that Visvalingam and Whyatt's simplification keeps, n >= 1.
-
-    The point that makes the smallest triangle with its neighbours is removed as long as that is smaller than
-    ``threshold``; areas of its neighbours are computed again, but count as no smaller than its own. On ties the first
-    goes, but a neighbour whose area did not grow goes before all others, the left one first: the order of the package
-    visvalingamwyatt, which upstream uses. Lines have a few dozen points; arrays would cost more than lists.
-    """
+    """Indices of the points [n, 2] that Visvalingam and Whyatt's simplification keeps, n >= 1. The point that makes the
+    smallest triangle with its neighbours is removed as long as that is smaller than ``threshold``; areas of its
+    neighbours are computed again, but count as no smaller than its own. On ties the first goes, but a neighbour whose
+    area did not grow goes before all others, the left one first: the order of the package visvalingamwyatt, which
+    upstream uses. Lines have a few dozen points; arrays would cost more than lists."""
     x, y = points.T.tolist()
 
     def area(a: int, b: int, c: int) -> float:
@@ -197,11 +193,9 @@ def _fit(points: np.ndarray, start: int, ends: np.ndarray, degree: int) -> tuple
 
 
 def _chamfer(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Mean of both directed chamfer distances of point sets [n, m, 2], distances up to _MARGIN being 0: float32 [n].
-
-    In float32 and through |a|^2 + |b|^2 - 2ab, as torch.cdist computes it for that many points: its error near 0 is of
-    the margin's order, so another formula would cut some lines elsewhere.
-    """
+    """Mean of both directed chamfer distances of point sets [n, m, 2], distances up to _MARGIN being 0: float32 [n]. In
+    float32 and through |a|^2 + |b|^2 - 2ab, as torch.cdist computes it for that many points: its error near 0 is of the
+    margin's order, so another formula would cut some lines elsewhere."""
     a, b = first.astype(np.float32), second.astype(np.float32)
     square_a, square_b = ((side * side).sum(-1, keepdims=True) for side in (a, b))
     left = np.concatenate([-2 * a, square_a, np.ones_like(square_a)], axis=-1)  # [n, m, 4]

@@ -49,11 +49,9 @@ def mask_losses(logits: Tensor, targets: Tensor) -> Tensor:
 @torch.no_grad()
 def all_mask_losses(masks: Tensor, targets: Tensor, num_queries: tuple[int, ...]) -> Tensor:
     """``mask_losses`` of every query with every instance of its class, float32 [D, B, Q, G], of masks float32 [D, B, Q,
-    h, w] and targets float32 [B, C, G, H, W] 0/1.
-
-    No query x instance copy of a mask is made: with logits x, probabilities p and a target t of 0 and 1, the mean cross
-    entropy is mean(softplus(x)) - x.t / pixels, and the overlap of the dice loss is p.t. Upsampling is linear, so x.t
-    is taken on the grid."""
+    h, w] and targets float32 [B, C, G, H, W] 0/1. No query x instance copy of a mask is made: with logits x,
+    probabilities p and a target t of 0 and 1, the mean cross entropy is mean(softplus(x)) - x.t / pixels, and the
+    overlap of the dice loss is p.t. Upsampling is linear, so x.t is taken on the grid."""
     grid, size = masks.shape[-2:], targets.shape[-2:]
     targets_on_grid = on_grid(targets.flatten(0, 2), grid).view(*targets.shape[:3], -1)  # [B, C, G, hw]
     order, back = _class_by_class(len(masks), num_queries, masks.device)

@@ -139,11 +139,9 @@ def average_precision(found: np.ndarray, rank: np.ndarray, scores: np.ndarray, n
 
 
 def sample_ap(result_mask: np.ndarray, scores: np.ndarray, true_mask: np.ndarray, resolution: float) -> np.ndarray:
-    """AP of one sample, float32 [C, 4]; NaN in the rows of classes without any line.
-
-    ``result_mask`` and ``true_mask`` [C, rows, columns] hold the ids of lines, 0 is background; predicted id k has the
-    confidence ``scores[k - 1]``; ``resolution`` is in metres a pixel.
-    """
+    """AP of one sample, float32 [C, 4]; NaN in the rows of classes without any line. ``result_mask`` and ``true_mask``
+    [C, rows, columns] hold the ids of lines, 0 is background; predicted id k has the confidence ``scores[k - 1]``;
+    ``resolution`` is in metres a pixel."""
     predicted, true = pixel_sets(result_mask, resolution), pixel_sets(true_mask, resolution)
     num_predicted, num_true = (np.bincount(sets.labels, minlength=len(true_mask)) for sets in (predicted, true))  # [C]
     first = np.cumsum(num_predicted) - num_predicted

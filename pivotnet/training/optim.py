@@ -71,11 +71,9 @@ class MultiStepSchedule:
 
 class FlatAdamW(torch.optim.AdamW):
     """torch.optim.AdamW, with its options, over the parameters of each group laid side by side, which become views of
-    one vector. They are float32, on their device; rank 0's become everybody's.
-
-    Autograd may put a gradient anywhere, without a launch; ``step`` joins them and averages them over ``ranks``, unless
-    something else has done so. A parameter that never gets a gradient stays as it is. State dicts are those of AdamW
-    over the parameters."""
+    one vector. They are float32, on their device; rank 0's become everybody's. Autograd may put a gradient anywhere,
+    without a launch; ``step`` joins them and averages them over ``ranks``, unless something else has done so. A
+    parameter that never gets a gradient stays as it is. State dicts are those of AdamW over the parameters."""
 
     def __init__(self, groups: list[dict[str, Any]], ranks: Ranks, **options: Any) -> None:
         self.members: list[list[Tensor]] = [list(group["params"]) for group in groups]  # of each group

@@ -72,11 +72,9 @@ def load_images(batch: Item, model: nn.Module) -> Tensor:
 
 
 def load_targets(targets: Item, processor: Any) -> list[dict[str, list[Tensor]]]:
-    """Collated targets of BeMapNet -> what its criterion reads of each sample, on the device of ``processor``.
-
-    They are made on the host, because an Atlas A2 has ``unique`` on its AI CPU alone. Where a mask does not show every
-    line of its class, the lines are drawn anew, and their curves are left in pixels, as upstream leaves them.
-    """
+    """Collated targets of BeMapNet -> what its criterion reads of each sample, on the device of ``processor``. They are
+    made on the host, because an Atlas A2 has ``unique`` on its AI CPU alone. Where a mask does not show every line of
+    its class, the lines are drawn anew, and their curves are left in pixels, as upstream leaves them."""
     samples = []
     for masks, points, labels in zip(targets["masks"], targets["points"], targets["labels"]):
         classes = []

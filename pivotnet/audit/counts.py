@@ -6,15 +6,8 @@ from typing import Any
 
 # The parts of a training step, in their order.
 PHASES = (
-    "input",
-    "backbone forward",
-    "BEV forward",
-    "line decoder forward",
-    "point head forward",
-    "criterion",
-    "backward",
-    "optimiser",
-    "loss report",
+    *("input", "backbone forward", "BEV forward", "line decoder forward", "point head forward"),
+    *("criterion", "backward", "optimiser", "loss report"),
 )
 
 

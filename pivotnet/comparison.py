@@ -13,8 +13,8 @@ from rich.table import Table
 
 from pivotnet.errors import PivotNetError
 from pivotnet.files import atomic_write
-from pivotnet.training.records import counted_times, read_records
-from pivotnet.training.summary import GIB, SUMMARY, read_summary, step_statistics
+from pivotnet.training.records import GIB, counted_times, read_records
+from pivotnet.training.summary import SUMMARY, read_summary, step_statistics
 
 NOTHING = "-"
 PANELS_A_ROW = 3

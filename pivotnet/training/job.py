@@ -24,8 +24,7 @@ from pivotnet.files import lock_output, make_folder, write_json
 from pivotnet.schema import check, fields
 from pivotnet.structures import Batch
 from pivotnet.training.loop import Run, Trainer
-from pivotnet.training.monitor import Monitor
-from pivotnet.training.records import StepRecords
+from pivotnet.training.records import Monitor, StepRecords
 from pivotnet.training.shutdown import Shutdown
 from pivotnet.training.summary import is_finished, summarise, write_summary
 

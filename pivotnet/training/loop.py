@@ -28,9 +28,8 @@ from pivotnet.model.ops.sync_batch_norm import convert_sync_batch_norm
 from pivotnet.model.pivotnet import PivotNet
 from pivotnet.structures import Batch, Predictions
 from pivotnet.training.execution import MixedPrecision, graphed_network
-from pivotnet.training.monitor import Monitor
 from pivotnet.training.optim import MultiStepSchedule, build_optimizer, learning_rates
-from pivotnet.training.records import StepRecords, check_loss
+from pivotnet.training.records import Monitor, StepRecords, check_loss
 from pivotnet.training.shutdown import Shutdown
 
 AMP = {"none": None, "bf16": torch.bfloat16}

@@ -19,7 +19,7 @@ from pivotnet.distributed import Ranks, gather_objects
 from pivotnet.errors import PivotNetError
 from pivotnet.files import read_json, write_json
 from pivotnet.schema import fields, flag, mapping, nullable, number, printable
-from pivotnet.training.records import StepRecords, counted_times, read_records, records_path
+from pivotnet.training.records import GIB, StepRecords, counted_times, read_records, records_path
 
 SUMMARY = "summary.json"
 _COUNT = number(0, whole=True)
@@ -41,7 +41,6 @@ _SUMMARY = fields(
 )
 TITLE = "------------------ Final result ------------------"
 KINDS = {"performance": "performance", "full": "acc"}  # run script -> ending of its case name
-GIB = 1 << 30
 
 
 def step_statistics(counted: list[tuple[float, float]], warmup: int | None = None) -> dict[str, Any]:

@@ -30,8 +30,7 @@ from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike, make_folder
 from pivotnet.limits import whole_number
 from pivotnet.structures import Targets
-from pivotnet.training.monitor import Monitor
-from pivotnet.training.records import StepRecords, check_loss
+from pivotnet.training.records import Monitor, StepRecords, check_loss
 from pivotnet.training.summary import SUMMARY, TITLE, final_lines, read_summary, summarise, write_summary
 
 FLAG, STEPS, OUTPUT = "PIVOTNET_PERFORMANCE_FLAG", "PIVOTNET_PERFORMANCE_STEPS", "PIVOTNET_OUTPUT"

@@ -16,10 +16,8 @@ from support.fake_run import EVALUATION, make_run
 
 from pivotnet import cli, comparison
 from pivotnet.comparison import read_run, run_column
-from pivotnet.training import monitor as monitors
 from pivotnet.training import records as recording
-from pivotnet.training.monitor import Monitor
-from pivotnet.training.records import StepRecords, counted_times, read_records, records_path, warmup_steps
+from pivotnet.training.records import Monitor, StepRecords, counted_times, read_records, records_path, warmup_steps
 from pivotnet.training.summary import TITLE, earlier_seconds, final_lines
 
 
@@ -113,7 +111,7 @@ def test_curves_of_a_resumed_run_have_no_old_points_and_other_ranks_none(tmp_pat
 
 def test_a_terminal_gets_one_live_line(tmp_path, monkeypatch):
     screen = Console(file=io.StringIO(), force_terminal=True, width=80)
-    monkeypatch.setattr(monitors, "Console", lambda **options: screen)
+    monkeypatch.setattr(recording, "Console", lambda **options: screen)
     show(tmp_path, range(5))
     shown = screen.file.getvalue()
     assert "5/5" in shown and "wait 20%  3.00 GiB" in shown  # all of it in 80 columns

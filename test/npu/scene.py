@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from support.small_network import network
+from support.small import network
 from torch import Tensor
 
 from pivotnet.audit.sample import random_batch

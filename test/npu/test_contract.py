@@ -10,7 +10,7 @@ import pytest
 import torch
 from cannsim.counters import contract, faults
 from scene import NPU, batch, losses, trainer
-from support.small_network import small
+from support.small import small
 from torch import Tensor
 
 from pivotnet import device as devices

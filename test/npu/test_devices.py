@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 from scene import CPU, NPU, assert_near, batch, losses, trainer
-from support.random_targets import FIELDS
-from support.small_network import network, small
+from support.small import FIELDS, network, small
 from torch import Tensor
 
 from pivotnet import checkpoint as checkpoints

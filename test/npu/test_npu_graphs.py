@@ -8,7 +8,7 @@ import pytest
 import torch
 from cannsim.counters import Counters
 from scene import NPU, batch, losses, trainer
-from support.small_network import small
+from support.small import small
 
 STEPS = 2
 

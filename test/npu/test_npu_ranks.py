@@ -12,7 +12,7 @@ import torch
 from cannsim.counters import faults
 from scene import assert_near, batch
 from support.commands import ROOT
-from support.small_network import network, small
+from support.small import network, small
 
 from pivotnet import device as devices
 from pivotnet.criterion.criterion import Criterion

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from scene import batch
-from support.random_targets import target_part
-from support.small_network import network, small
+from support.small import network, small, target_part
 
 from pivotnet import device as devices
 from pivotnet.distributed import process_group, ranks_from_environment

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from support.random_targets import CONFIG, FIELDS, gradients, prediction_part, predictions, target_part, targets
+from support.small import CONFIG, FIELDS, gradients, prediction_part, predictions, target_part, targets
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pivotnet.audit.operators import launches

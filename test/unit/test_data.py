@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 from support.made_data import make_data, token
-from support.random_targets import CONFIG as SMALL_MASKS
-from support.random_targets import sample
+from support.small import CONFIG as SMALL_MASKS
+from support.small import sample
 from torch.utils.data import BatchSampler
 
 from pivotnet.annotation.folder import read_split, sample_path, split_path

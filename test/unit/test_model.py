@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.random_targets import FIELDS
-from support.small_network import network as build
-from support.small_network import small
+from support.small import FIELDS, small
+from support.small import network as build
 
 from pivotnet.audit.sample import random_batch
 from pivotnet.config import BACKBONES, RELEASE, preset

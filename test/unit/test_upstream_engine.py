@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -135,18 +136,24 @@ class Trainer:
         return loss
 
 
+def loaded(path: Path, **options: bool) -> Trainer:
+    """Another trainer, after loading a checkpoint."""
+    other = Trainer()
+    callbacks.CheckPointLoader(path, **options).load_checkpoint(other)
+    return other
+
+
 def test_checkpoints_round_trip(tmp_path):
-    trainer, other = Trainer(), Trainer()
+    trainer = Trainer()
     trainer.train()
-    saver = callbacks.CheckPointSaver(tmp_path / "dump_model", num_keep_latest=1)
+    saver = callbacks.CheckPointSaver(tmp_path, num_keep_latest=1)
     for epoch in (0, 2):
         saver.after_epoch(trainer, epoch)
-    (path,) = (tmp_path / "dump_model").iterdir()
+    (path,) = tmp_path.iterdir()
     assert path.name == "checkpoint_epoch_2.pth"
     state = torch.load(path, weights_only=True)
     assert (state["epoch"], state["global_step"], state["callback"]) == (2, 30, {})
-    other.epoch = other.global_step = 0
-    callbacks.CheckPointLoader(path).load_checkpoint(other)
+    other = loaded(path)
     assert (other.epoch, other.global_step) == (3, 30)
     torch.testing.assert_close(other.model.state_dict(), trainer.model.state_dict())
     for made in (trainer, other):
@@ -156,14 +163,14 @@ def test_checkpoints_round_trip(tmp_path):
 
 
 def test_a_checkpoint_of_upstream_loads(tmp_path):
-    trainer, other = Trainer(), Trainer()
+    trainer = Trainer()
     plain = torch.optim.AdamW([{"params": list(trainer.model.parameters()), "wd": 1e-4}, {"params": [], "wd": 1e-4}])
     trainer.model(torch.randn(2, 3, 4, 4)).sum().backward()
     plain.step()
     weights = {f"module.{name}": tensor for name, tensor in trainer.model.state_dict().items()}
     content = {"epoch": 0, "it": 7, "global_step": 7, "model_state": weights, "optimizer_state": plain.state_dict()}
     torch.save({**content, "callback": {}}, tmp_path / "up.pth")
-    callbacks.CheckPointLoader(tmp_path / "up.pth").load_checkpoint(other)
+    other = loaded(tmp_path / "up.pth")
     assert other.global_step == 7
     moments = (each.state_dict()["state"][0]["exp_avg"] for each in (other.optimizer, plain))
     torch.testing.assert_close(*moments)
@@ -173,10 +180,9 @@ def test_a_checkpoint_of_another_network_is_refused_unless_only_weights_are_want
     weights = {"0.weight": Trainer().model.state_dict()["0.weight"] + 1}
     torch.save({"model_state": weights}, tmp_path / "x.pth")
     with pytest.raises(PivotNetError, match=r"has 1 of the network's 7 tensors, not 0.bias"):
-        callbacks.CheckPointLoader(tmp_path / "x.pth").load_checkpoint(Trainer())
-    trainer = Trainer()
-    callbacks.CheckPointLoader(tmp_path / "x.pth", weight_only=True).load_checkpoint(trainer)
-    torch.testing.assert_close(trainer.model.state_dict()["0.weight"], weights["0.weight"])
+        loaded(tmp_path / "x.pth")
+    other = loaded(tmp_path / "x.pth", weight_only=True)
+    torch.testing.assert_close(other.model.state_dict()["0.weight"], weights["0.weight"])
     assert "warning: checkpoint" in capsys.readouterr().err
 
 

@@ -1,14 +1,17 @@
-"""Random predictions and drawn targets (``random_batch`` of pivotnet.audit makes whole batches of the same lines)."""
+"""Small networks, random predictions and drawn targets (``random_batch`` of pivotnet.audit makes whole batches)."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
+from recordings.rule import fill
 from torch import Tensor
 
 from pivotnet.audit.sample import random_lines
 from pivotnet.config import Config, CriterionConfig, preset
 from pivotnet.data.targets import build_targets
+from pivotnet.model.pivotnet import PivotNet
 from pivotnet.structures import Predictions, Targets
 
 # upstream's classes with 3 line decoders, 2 BEV decoders and masks of 100 x 50
@@ -66,3 +69,19 @@ def target_part(batch: Targets, samples: slice) -> Targets:
 def gradients(predicted: Predictions) -> dict[str, Tensor]:
     """The gradients of all predictions by field."""
     return {name: getattr(predicted, name).grad for name in FIELDS}
+
+
+def small(name: str, **changes: Any) -> Config:
+    """A preset on small images and a coarse grid, and without randomness: no dropout, no drop path."""
+    config = preset(name)
+    own = {"image_size": (64, 96), "bev_size": (16, 8), "mask_stride": 4}
+    own |= {"dropout": 0.0, "drop_path": 0.0, "drop_connect": 0.0, **changes}
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **own))
+
+
+def network(config: Config) -> PivotNet:
+    """The network with every weight set by its name: no layer keeps initial values with which errors go unnoticed."""
+    torch.manual_seed(0)
+    built = PivotNet(config.model, config.map)
+    fill(built.state_dict())
+    return built

@@ -1,7 +1,5 @@
-"""Check pivotnet.patch: how much it quotes, its header, its imports, and that git applies and reverts it.
-
-Without upstream the patch is applied to a stand-in that is rebuilt from its hunks. With a checkout at the pinned commit
-it is applied to a copy of that too, the way users are told to.
+"""Check pivotnet.patch: how much it quotes, its header, its imports, that git can read it, and, with a checkout of the
+pinned commit, that git applies it to a clone of that, the way users are told to, and reverts it.
 """
 
 from __future__ import annotations
@@ -24,16 +22,7 @@ QUOTED_LIMIT = 200  # context and removed lines: what the patch repeats of upstr
 PACKAGE = "pivotnet.upstream"
 
 
-@dataclass
-class Hunk:
-    """Lines as (sign, content with its ending)."""
-
-    start: int  # first line in the old file, from 1
-    lines: list[tuple[str, bytes]]
-
-    def of(self, *signs: str) -> list[bytes]:
-        """Removed ("-"), added ("+") and context (" ") lines, in order."""
-        return [content for sign, content in self.lines if sign in signs]
+Hunk = list[tuple[str, bytes]]  # lines as (sign, content with its ending): "-" removed, "+" added, " " context
 
 
 @dataclass
@@ -44,14 +33,16 @@ class Patch:
     heads: dict[str, list[str]]
     files: dict[str, list[Hunk]]
 
-    def count(self, *signs: str) -> int:
-        """Number of such lines in all hunks."""
-        return sum(len(hunk.of(*signs)) for hunks in self.files.values() for hunk in hunks)
-
     def counts(self) -> dict[str, int]:
         """What the README tells of the patch."""
-        hunks = sum(map(len, self.files.values()))
-        return {"files": len(self.files), "hunks": hunks, "added": self.count("+"), "quoted": self.count(" ", "-")}
+        hunks = [hunk for file in self.files.values() for hunk in file]
+        added, quoted = (sum(len(lines_of(hunk, signs)) for hunk in hunks) for signs in ("+", " -"))
+        return {"files": len(self.files), "hunks": len(hunks), "added": added, "quoted": quoted}
+
+
+def lines_of(hunk: Hunk, signs: str) -> list[bytes]:
+    """Lines with one of the signs, in order."""
+    return [content for sign, content in hunk if sign in signs]
 
 
 def parse(data: bytes) -> Patch:
@@ -65,69 +56,66 @@ def parse(data: bytes) -> Patch:
         raise PivotNetError("there is no 'diff --git' line")
     patch = Patch(header.decode(), {}, {})
     for text in files:
-        head, *hunks = re.split(rb"^@@ -(\d+)[^\n]*\n", text, flags=re.MULTILINE)
+        head, *hunks = re.split(rb"^@@ .*\n", text, flags=re.MULTILINE)
         first, *rest = head.decode(errors="replace").splitlines()
         path = first.split(" b/", 1)[1]
         patch.heads[path] = rest
-        patch.files[path] = [Hunk(int(start), _signed(body)) for start, body in zip(hunks[::2], hunks[1::2])]
+        # a line that begins with a backslash says that the one above has no ending
+        rows = [re.findall(rb"^([-+ ])(.*\n)(\\.*\n)?", hunk, flags=re.MULTILINE) for hunk in hunks]
+        patch.files[path] = [[(sign.decode(), line[:-1] if cut else line) for sign, line, cut in row] for row in rows]
     return patch
 
 
-def _signed(body: bytes) -> list[tuple[str, bytes]]:
-    lines: list[tuple[str, bytes]] = []
-    for row in body.splitlines(keepends=True):
-        if row.startswith(b"\\ No newline") and lines:
-            lines[-1] = (lines[-1][0], lines[-1][1].rstrip(b"\n"))
-        else:
-            lines.append((row[:1].decode(errors="replace"), row[1:]))
-    return lines
-
-
-def check(path: Path, upstream: Path | None = None, commit: str | None = None) -> list[str]:
+def check(path: Path, upstream: Path | None = None, commit: str = "") -> list[str]:
     """All faults of a patch.
 
     Args:
         path: the patch.
-        upstream: a checkout, which is copied and not touched; skipped if None.
+        upstream: a checkout, which is cloned and not touched; skipped if None.
         commit: the pinned one, which the checkout must be at.
 
     Raises:
-        PivotNetError: a package that the check itself needs is missing, or git fails.
+        PivotNetError: a package that the check itself needs is missing.
     """
     try:
         patch = parse(path.read_bytes())
     except PivotNetError as error:
         return [str(error)]
     faults = [*_faults_of_form(patch), *_faults_of_header(patch), *_faults_of_imports(patch)]
-    faults += faults_of_git(path, _stand_in(patch))
-    if upstream is not None:
-        found = commit_of(upstream)
-        if found != commit:
-            return [*faults, f"{upstream} is at commit {found or 'none'}, not at the pinned {commit}"]
-        blobs = {name: _git(upstream, "show", f"{found}:{name}") for name in patch.files}
-        faults += [f"upstream has no file {name}" for name, blob in blobs.items() if blob.returncode]
-        tree = {name: blob.stdout for name, blob in blobs.items() if blob.returncode == 0}
-        faults += [f"on upstream: {fault}" for fault in faults_of_git(path, tree)]
+    file = str(path.resolve())
+    # reads the hunks, and finds white space at the end of lines
+    faults += _faults_of_git(path.parent, ("apply", "--numstat", "--whitespace=warn", file))
+    if upstream is not None and (found := commit_of(upstream)) != commit:
+        faults.append(f"{upstream} is at commit {found or 'none'}, not at the pinned {commit}")
+    elif upstream is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            steps = (
+                ("clone", "--quiet", "--shared", "--no-checkout", str(upstream.resolve()), "."),
+                ("config", "core.autocrlf", "false"),
+                ("checkout", "--quiet", commit, "--", *patch.files),
+                ("apply", "--check", file),
+                ("apply", "--reject", "--whitespace=fix", file),  # as users do
+                ("apply", "--reverse", "--whitespace=nowarn", file),
+                ("diff", "--exit-code", "--name-only"),
+            )
+            faults += [f"on upstream: {fault}" for fault in _faults_of_git(Path(folder), *steps)]
     return faults
 
 
 def _faults_of_form(patch: Patch) -> Iterator[str]:
-    """Files that are not edited only, how much is quoted, line endings; git finds white space at the end of lines."""
+    """Files that are not edited only, how much is quoted, line endings."""
     for path, head in patch.heads.items():
         odd = [line for line in head if not line.startswith(("index ", "--- a/", "+++ b/"))]
         yield from (f"{path}: this line is not expected in a thin patch: {line}" for line in odd)
-    quoted = patch.count(" ", "-")
+    quoted = patch.counts()["quoted"]
     if quoted > QUOTED_LIMIT:
         yield f"the patch quotes {quoted} lines of upstream, more than {QUOTED_LIMIT}"
     for path, hunks in patch.files.items():
-        for hunk in hunks:
-            old, new = ({_ending(line) for line in hunk.of(*signs)} - {b""} for signs in (" -", "+"))
+        for number, hunk in enumerate(hunks, 1):
+            endings = ({line[len(line.rstrip(b"\r\n")) :] for line in lines_of(hunk, signs)} for signs in (" -", "+"))
+            old, new = (found - {b""} for found in endings)
             if old and not new <= old:
-                yield f"{path}:{hunk.start}: added lines do not end as the file's lines do"
-
-
-def _ending(line: bytes) -> bytes:
-    return line[len(line.rstrip(b"\r\n")) :]
+                yield f"{path}, hunk {number}: added lines do not end as the file's lines do"
 
 
 def _faults_of_header(patch: Patch) -> Iterator[str]:
@@ -153,7 +141,7 @@ def _faults_of_imports(patch: Patch) -> Iterator[str]:
     """Every name that the patch takes from the package exists, and takes the arguments that added lines give it."""
     for path, hunks in patch.files.items():
         names: dict[str, Any] = {}
-        for line in (line.decode().strip() for hunk in hunks for line in hunk.of("+")):
+        for line in (line.decode().strip() for hunk in hunks for line in lines_of(hunk, "+")):
             for module in re.findall(r"-m (pivotnet[\w.]*)", line):
                 if _module(module) is None:
                     yield f"{path}: there is no module {module}"
@@ -191,40 +179,15 @@ def _module(name: str) -> Any:
         ) from error
 
 
-def _stand_in(patch: Patch) -> dict[str, bytes]:
-    """Files that hold the old sides of the hunks at their places, and numbered lines between them."""
-    tree = {}
-    for path, hunks in patch.files.items():
-        rows: list[bytes] = []
-        for hunk in hunks:
-            old = hunk.of(" ", "-")
-            ending = next(filter(None, map(_ending, old)), b"\n")
-            rows += [b"# line %d" % number + ending for number in range(len(rows) + 1, hunk.start)]
-            rows += old
-        tree[path] = b"".join(rows)
-    return tree
-
-
-def faults_of_git(patch_path: Path, tree: dict[str, bytes]) -> list[str]:
-    """Apply to a repository of these files as users do, then revert."""
-    patch = str(patch_path.resolve())
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for path, content in tree.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(content)
-        for words in (("init", "--quiet"), ("config", "core.autocrlf", "false"), ("add", "-A")):
-            done = _git(folder, *words)
-            if done.returncode:
-                raise PivotNetError(f"git {words[0]} failed: {done.stderr.decode().strip()}")
-        for words in (("apply", "--check", patch), ("apply", "--reject", "--whitespace=fix", patch)):
-            done = _git(folder, *words)
-            usual = r"(Checking patch|Applied patch .* cleanly)"
-            said = [line for line in done.stderr.decode().splitlines() if not re.match(usual, line)]
-            if done.returncode or said:
-                return [f"git {' '.join(words[:-1])} says: {(said or [f'exit status {done.returncode}'])[0]}"]
-        _git(folder, "apply", "-R", "--whitespace=nowarn", patch)
-        return ["git apply -R leaves a trace"] if _git(folder, "diff", "--quiet").returncode else []
+def _faults_of_git(folder: Path, *steps: tuple[str, ...]) -> list[str]:
+    """What git says of the first of these commands that fails or complains."""
+    for words in steps:
+        done = _git(folder, *words)
+        usual = r"(Checking patch|Applied patch .* cleanly)"
+        said = [line for line in done.stderr.decode().splitlines() if not re.match(usual, line)]
+        if done.returncode or said:
+            return [f"git {words[0]} {words[1]} says: {(said or [f'exit status {done.returncode}'])[0]}"]
+    return []
 
 
 def _git(folder: Path, *words: str) -> subprocess.CompletedProcess[bytes]:

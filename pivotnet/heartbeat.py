@@ -16,7 +16,6 @@ FOLDER = "PIVOTNET_HEARTBEATS"  # environment variable: where the files are; wit
 SILENCE = "PIVOTNET_SILENCE"  # environment variable: seconds without progress after which a rank is reported (600)
 INTERVAL = 1.0  # seconds between renewals of a file
 
-
 _count = 0
 _since = 0.0  # when the process last did something, seconds since the epoch
 

@@ -41,7 +41,6 @@ _REACH = {"ego_vectors": 100, "map_vectors": 10_000, "ctr_points": 100_000, "piv
 _PATHS = fields({"image_paths": items(camera_file, len(CAMERAS), len(CAMERAS))})
 PLAIN_KEYS, LINE_KEYS = tuple(_PLAIN), tuple(_REACH)
 
-
 _LINES: dict[str, Array] = {}
 for _key, _reach in _REACH.items():
     _LINES |= {

@@ -8,7 +8,6 @@ import re
 TORCH = (2, 1), (2, 13)
 PYTHON = (3, 9), (3, 11)
 
-
 # Versions to install together: torch, torch_npu, mx_driving, CANN; None where a part is not needed.
 PROFILES: dict[str, tuple[str, str | None, str | None, str | None]] = {
     # requirements*.txt; CANN: README in the wheel of torch_npu 2.8.0.post2; untested on hardware

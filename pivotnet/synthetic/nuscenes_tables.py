@@ -21,7 +21,6 @@ TABLES = (
     *("attribute", "category", "instance", "sample_annotation", "visibility"),
 )
 
-
 LAYERS = (
     *("polygon", "line", "node", "drivable_area", "road_segment", "road_block", "lane", "ped_crossing", "walkway"),
     *("stop_line", "carpark_area", "lane_connector", "road_divider", "lane_divider", "traffic_light"),

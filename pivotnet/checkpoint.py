@@ -4,8 +4,7 @@ A file is a dict with upstream's keys, so that upstream's loader takes it: ``epo
 ``it`` and ``global_step`` (steps done), ``model_state`` (no ``module.`` prefix), ``optimizer_state``, ``callback``.
 What upstream does not store lies under ``pivotnet``: config, step, world_size, batch_size, seed, elapsed
 seconds and the random state of every rank. ``checksum`` is that of everything else; older files and upstream's have
-none.
-"""
+none."""
 
 from __future__ import annotations
 

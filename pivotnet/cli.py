@@ -1,8 +1,7 @@
 """The command ``pivotnet``: one subcommand for each stage of the data.
 
 A subcommand is the module of its name in pivotnet/commands, with ``configure(parser)`` and ``run(args) -> int``. It is
-imported only when asked for, so that ``pivotnet --help`` and the stages that need no torch start at once.
-"""
+imported only when asked for, so that ``pivotnet --help`` and the stages that need no torch start at once."""
 
 from __future__ import annotations
 

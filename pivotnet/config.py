@@ -1,8 +1,6 @@
-"""Every number of the model and its training, as dataclasses, and the presets swint, res50, effb0 and smoke.
-
-The first three have upstream's numbers (configs/pivotnet_nuscenes_*.py at the pinned commit). ``smoke`` is the same
-network made small enough to learn on two CPU cores.
-"""
+"""Every number of the model and its training, as dataclasses, and the presets swint, res50, effb0 and smoke. The first
+three have upstream's numbers (configs/pivotnet_nuscenes_*.py at the pinned commit). ``smoke`` is the same network made
+small enough to learn on two CPU cores."""
 
 import dataclasses
 import itertools

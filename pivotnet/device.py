@@ -2,8 +2,7 @@
 
 Everything else asks here: which device, which collective backend, which optimiser kernel, how to wait, how to measure.
 The NPU is looked for before CUDA, because torch_npu's transfer_to_npu (which mx_driving imports) makes
-``torch.cuda.is_available()`` true on an NPU. torch_npu is optional; it is imported late, and only when it is needed.
-"""
+``torch.cuda.is_available()`` true on an NPU. torch_npu is optional; it is imported late, and only when it is needed."""
 
 from __future__ import annotations
 

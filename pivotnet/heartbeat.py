@@ -1,8 +1,6 @@
-"""Which rank of a run is silent: each keeps a file of its progress, which the process that started the ranks reads.
-
-A rank counts where it arrives at what all ranks do in the same order. Those with the least count are the ones for which
-the others wait. A rank whose file is not renewed has stopped as a whole.
-"""
+"""Which rank of a run is silent: each keeps a file of its progress, which the process that started the ranks reads. A
+rank counts where it arrives at what all ranks do in the same order. Those with the least count are the ones for which
+the others wait. A rank whose file is not renewed has stopped as a whole."""
 
 import contextlib
 import os

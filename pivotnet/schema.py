@@ -1,8 +1,6 @@
-"""What files must hold: rules for values and arrays, which each reader declares, and the check of what it has read.
-
-A rule is a function that raises ``Misfit`` for a value that it does not allow. The rules here are made of limits and of
-other rules. Limits are generous: they keep out what is damaged, not what is unusual.
-"""
+"""What files must hold: rules for values and arrays, which each reader declares, and the check of what it has read. A
+rule is a function that raises ``Misfit`` for a value that it does not allow. The rules here are made of limits and of
+other rules. Limits are generous: they keep out what is damaged, not what is unusual."""
 
 from __future__ import annotations
 

@@ -5,8 +5,7 @@ semantic_mask, instance_mask and instance_mask8 are stored as upstream stores th
 pickles lists of dicts (ego_vectors, map_vectors, ctr_points, pivot_pts) are stored without pickle, each as three
 arrays: ``KEY.points`` float64 [sum of n, 2] (all lines one after the other), ``KEY.offsets`` int64 [lines + 1] (line i
 is points[offsets[i]:offsets[i + 1]]) and ``KEY.types`` int64 [lines] (class index). Lengths follow from the offsets,
-so there is no pivot_length; padding is added by the reader.
-"""
+so there is no pivot_length; padding is added by the reader."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

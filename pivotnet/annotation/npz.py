@@ -1,9 +1,6 @@
 """Reads and writes .npz files without pickle; reads upstream's old ones, which hold pickled objects, without trusting
-them.
-
-A pickle is a program that may call anything. Here its opcodes are read one by one, what it names and calls becomes an
-inert record, and arrays are made of their bytes once their type has been checked.
-"""
+them. A pickle is a program that may call anything. Here its opcodes are read one by one, what it names and calls
+becomes an inert record, and arrays are made of their bytes once their type has been checked."""
 
 import io
 import math
@@ -186,8 +183,7 @@ def read_npz(path: PathLike, *forms: Mapping[str, Array]) -> dict[str, Any]:
 
     The first of ``forms`` (rules of arrays by name) is taken whose arrays are all there; others are not decompressed.
     Object arrays (upstream's converter pickles dicts and lists) come back as object arrays of plain containers, numbers
-    and numeric arrays: use ``.item()`` where upstream does. A pickle that names anything else is refused.
-    """
+    and numeric arrays: use ``.item()`` where upstream does. A pickle that names anything else is refused."""
     try:
         with open_file(path) as stream, zipfile.ZipFile(stream) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}

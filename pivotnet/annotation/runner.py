@@ -79,8 +79,7 @@ def annotate(
 
     ``root`` holds the tables in ``version``/ (v1.0-trainval, v1.0-mini or v1.0-test) and the maps in maps/expansion/;
     ``bezier`` fits curves too (BeMapNet's targets); ``workers`` are processes, one a core by default; ``progress`` is
-    called with (samples done, samples to do) after every few samples.
-    """
+    called with (samples done, samples to do) after every few samples."""
     config = MapConfig()
     samples = read_samples(root, version)
     locations = sorted({sample.location for sample in samples})

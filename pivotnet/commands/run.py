@@ -1,7 +1,5 @@
 """``pivotnet run performance|full``: a training run on all cards of this machine, up to its Final result.
-
-test/train_8p_performance.sh and test/train_full_8p.sh set the environment up and call it.
-"""
+test/train_8p_performance.sh and test/train_full_8p.sh set the environment up and call it."""
 
 import argparse
 import shlex

@@ -6,8 +6,7 @@
 
 OUTPUT receives checkpoints/step_*.pth, train.log, tensorboard/, steps.rank*.jsonl (see training/records.py) and
 summary.json (see training/summary.py).
-Exit status: 0 done, 2 an error that its message explains, 143 stopped by SIGTERM after saving (go on with --resume).
-"""
+Exit status: 0 done, 2 an error that its message explains, 143 stopped by SIGTERM after saving (go on with --resume)."""
 
 import argparse
 import dataclasses

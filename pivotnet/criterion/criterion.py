@@ -1,8 +1,6 @@
-"""The training loss: matching and all loss terms, with one round trip between device and host.
-
-Equal to upstream's SetCriterion for one sample. For B samples every reduction is made per sample and averaged over
-them, with the normaliser of a class taken over the samples of all ranks: R ranks of B samples equal one rank of R x B.
-"""
+"""The training loss: matching and all loss terms, with one round trip between device and host. Equal to upstream's
+SetCriterion for one sample. For B samples every reduction is made per sample and averaged over them, with the
+normaliser of a class taken over the samples of all ranks: R ranks of B samples equal one rank of R x B."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 Masks are predicted on the BEV grid (h x w) and compared at the size of the targets (H x W), 40 times as many values.
 
-Letters in shapes: see pivotnet.structures; Qc queries of one class.
-"""
+Letters in shapes: see pivotnet.structures; Qc queries of one class."""
 
 from functools import lru_cache
 

@@ -3,8 +3,7 @@
 Upstream's HungarianMatcher for all decoders, samples and classes at once.
 
 Letters in shapes: see pivotnet.structures; of one class, Qc queries of P points, N target instances of all samples of
-at most n points, K matched pairs.
-"""
+at most n points, K matched pairs."""
 
 from dataclasses import dataclass
 

@@ -6,8 +6,7 @@ last, so that the summed distance is smallest. The dynamic programme runs over t
 is one array expression over all predicted points and all pairs. The pairs are the last axis, so that every expression
 runs over contiguous memory.
 
-Letters in shapes: n target points (of the longest target), P predicted points, K pairs.
-"""
+Letters in shapes: n target points (of the longest target), P predicted points, K pairs."""
 
 from collections.abc import Iterator
 

@@ -3,8 +3,7 @@
 Every predicted point of a matched query has a target: its pivot, or, between two pivots, the point that divides the
 target's segment as evenly as the predicted points between them do. So no loss has to gather points: it is a weighted
 sum over all predictions, and everything that upstream divides by is part of the weights, except for the number of
-instances, which only the device knows (it is reduced over the ranks).
-"""
+instances, which only the device knows (it is reduced over the ranks)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
-"""The criterion's only traffic between device and host.
-
-``to_host`` is where the host waits for the device. Nothing else in the criterion reads a device tensor's value.
-"""
+"""The criterion's only traffic between device and host. ``to_host`` is where the host waits for the device. Nothing
+else in the criterion reads a device tensor's value."""
 
 from collections.abc import Sequence
 

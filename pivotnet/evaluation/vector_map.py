@@ -10,8 +10,7 @@ sample::
      "instances": [
        {"class": "divider" | "ped_crossing" | "boundary",
         "score": 0.93,                                       probability; null in ground truth
-        "points": [[x, y], ...]}]}                           metres, at least two, in order along the line
-"""
+        "points": [[x, y], ...]}]}                           metres, at least two, in order along the line"""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """``python -m pivotnet.launch.torchrun OPTIONS``: torchrun, which says in a few lines which ranks failed and why.
-
 Built-in training, and upstream's through pivotnet.upstream.launch, start their ranks with it. A rank whose
-sys.excepthook is ``hand_over`` gives its exception to this process, which prints it once, however many ranks met it.
-"""
+sys.excepthook is ``hand_over`` gives its exception to this process, which prints it once, however many ranks met it."""
 
 from __future__ import annotations
 

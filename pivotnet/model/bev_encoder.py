@@ -1,8 +1,7 @@
 """Camera features -> BEV features, by deformable attention (upstream: bev_decoder.bev_encoder).
 
 Letters in shapes: B samples, V cameras, S cells of both feature levels with the cameras side by side, N BEV cells,
-C channels, E decoder layers.
-"""
+C channels, E decoder layers."""
 
 import copy
 import math

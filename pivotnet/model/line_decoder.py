@@ -3,8 +3,7 @@
 The queries are the points of all instances. An instance's points, joined, predict its class and its mask; the mask
 says where all its points may look in the next layer.
 
-Letters in shapes: B samples, D layers, Q instances, T points, P points of an instance, N BEV cells, C channels.
-"""
+Letters in shapes: B samples, D layers, Q instances, T points, P points of an instance, N BEV cells, C channels."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""The complete network: six camera images -> Predictions.
-
-Modules are named as in upstream's checkpoints, whose state_dict loads here and the other way round.
-"""
+"""The complete network: six camera images -> Predictions. Modules are named as in upstream's checkpoints, whose
+state_dict loads here and the other way round."""
 
 from __future__ import annotations
 
@@ -62,8 +60,7 @@ class PivotNet(nn.Module):
             images: uint8 [B, 6, H, W, 3] BGR, or float [B, 6, 3, H, W] already normalised.
             reference_points: float32 [B, N, 2] (x, y) of each BEV cell in the side-by-side image.
             reference_valid: bool [B, N] whether a camera sees the cell.
-            final_only: only what post-processing needs: the last decoder's objects and points (D = 1), no masks.
-        """
+            final_only: only what post-processing needs: the last decoder's objects and points (D = 1), no masks."""
         if images.dtype == torch.uint8:
             images = self.normalise(images)
         # First, so that its part of the backward pass comes last, when no other activations are left.

@@ -1,8 +1,6 @@
-"""What a data set will hold, decided before anything is written: towns, scenes, poses and sensors.
-
-Ego frame: x forward, y left, z up, origin on the ground below the rear axle. Camera frame: x right, y down, z ahead.
-The car has six cameras placed as on nuScenes' cars, with their usual calibration, rounded, and one lidar.
-"""
+"""What a data set will hold, decided before anything is written: towns, scenes, poses and sensors. Ego frame: x
+forward, y left, z up, origin on the ground below the rear axle. Camera frame: x right, y down, z ahead. The car has six
+cameras placed as on nuScenes' cars, with their usual calibration, rounded, and one lidar."""
 
 from dataclasses import dataclass
 

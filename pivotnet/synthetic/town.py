@@ -1,8 +1,6 @@
-"""A town: roads and junctions of one location, as polylines [n, 2] in the map's frame (metres).
-
-Junctions stand on a shaken grid; some inner roads are left out, so that junctions have two, three or four arms.
-Everything of a road is cut at the same cross sections, so that neighbours share their vertices exactly.
-"""
+"""A town: roads and junctions of one location, as polylines [n, 2] in the map's frame (metres). Junctions stand on a
+shaken grid; some inner roads are left out, so that junctions have two, three or four arms. Everything of a road is cut
+at the same cross sections, so that neighbours share their vertices exactly."""
 
 from __future__ import annotations
 

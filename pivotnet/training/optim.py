@@ -1,7 +1,5 @@
-"""AdamW over vectors that hold many parameters each; parameter groups, rates and their schedule, as upstream's.
-
-Joined parameters need a few launches a step, and one exchange between ranks a vector.
-"""
+"""AdamW over vectors that hold many parameters each; parameter groups, rates and their schedule, as upstream's. Joined
+parameters need a few launches a step, and one exchange between ranks a vector."""
 
 from __future__ import annotations
 

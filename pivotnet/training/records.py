@@ -2,8 +2,7 @@
 
 Every rank appends one JSON object a step to OUTPUT/steps.rank<R>.jsonl. A step ends when its optimiser update has been
 handed to the device. As every step waits for the device once, in the middle, times between ends are times of whole
-steps, and the measurement itself adds no wait.
-"""
+steps, and the measurement itself adds no wait."""
 
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """What a run was: OUTPUT/summary.json, which rank 0 writes when the run ends, and the "Final result" made from it.
-
-Training here and in the patched tree of upstream writes the same summary; ``summarise`` says what is in it.
-"""
+Training here and in the patched tree of upstream writes the same summary; ``summarise`` says what is in it."""
 
 from __future__ import annotations
 

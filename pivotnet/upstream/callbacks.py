@@ -4,8 +4,7 @@ Checkpoints appear whole or not at all, are read without unpickling objects, and
 torch.optim.AdamW's form whichever kernel ran. Progress and step times are shown and written as ``pivotnet train`` does:
 every run leaves train.log, tensorboard/, steps.rank<R>.jsonl (see training/records.py) and summary.json (see
 training/summary.py) in PIVOTNET_OUTPUT, or in the run's own output folder. PIVOTNET_PERFORMANCE_FLAG=1 stops
-after PIVOTNET_PERFORMANCE_STEPS steps (1500) and prints the Final result.
-"""
+after PIVOTNET_PERFORMANCE_STEPS steps (1500) and prints the Final result."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """Upstream's execution environment by name: devices, process group, synchronised batch norm, DDP; and what its
-experiments configure for CUDA, fitted to the device that their model is on.
-
-Processes are started by torchrun; a config that is started without it starts it (see launch.py).
-"""
+experiments configure for CUDA, fitted to the device that their model is on. Processes are started by torchrun; a config
+that is started without it starts it (see launch.py)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""``python3 -m pivotnet.upstream.launch configs/X.py OPTIONS``: one process a card.
-
-Cards: CARDS, else those of ``-d 0-3``, else all; one process without an accelerator. Several machines: NNODES,
-NODE_RANK, MASTER_ADDR and MASTER_PORT. OPTIONS go to the config's command line.
-"""
+"""``python3 -m pivotnet.upstream.launch configs/X.py OPTIONS``: one process a card. Cards: CARDS, else those of ``-d
+0-3``, else all; one process without an accelerator. Several machines: NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT.
+OPTIONS go to the config's command line."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""The parts of upstream's network by name. Parameters have upstream's names and order.
-
-Each part takes the dict that upstream hands from part to part and returns what it adds to it. The options are those of
-upstream's configs; ``settings`` refuses what the port does not support.
-"""
+"""The parts of upstream's network by name. Parameters have upstream's names and order. Each part takes the dict that
+upstream hands from part to part and returns what it adds to it. The options are those of upstream's configs;
+``settings`` refuses what the port does not support."""
 
 from __future__ import annotations
 

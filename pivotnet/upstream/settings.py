@@ -1,7 +1,5 @@
-"""The keyword arguments of upstream's configs -> this package's configuration.
-
-Each function raises PivotNetError for an option that the port does not support.
-"""
+"""The keyword arguments of upstream's configs -> this package's configuration. Each function raises PivotNetError for
+an option that the port does not support."""
 
 import dataclasses
 from collections.abc import Mapping

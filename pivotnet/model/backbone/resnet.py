@@ -1,7 +1,5 @@
-"""ResNet-50 (He et al., 2016, https://arxiv.org/abs/1512.03385), with the stride in the 3 x 3 convolutions.
-
-Its batch norms stay in evaluation mode: their statistics are fixed, only their weights and biases are trained.
-"""
+"""ResNet-50 (He et al., 2016, https://arxiv.org/abs/1512.03385), with the stride in the 3 x 3 convolutions. Its batch
+norms stay in evaluation mode: their statistics are fixed, only their weights and biases are trained."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 Every query samples each level of a feature map bilinearly at a few points and adds the samples up with its own
 weights. On an NPU mx_driving's kernel does it, on a CPU deformable_attention_cpu.py, on a GPU
-deformable_attention_triton.py, or grid_sample where Triton does not work.
-"""
+deformable_attention_triton.py, or grid_sample where Triton does not work."""
 
 import warnings
 from functools import cache, lru_cache
@@ -29,8 +28,7 @@ def multi_scale_deformable_attention(
         spatial_shapes: (h, w) of each level.
         sampling_locations: [B, L, heads, levels, points, 2] as (x, y); (0, 0) is the upper left corner of the first
             cell, (1, 1) the lower right corner of the last. Outside the map features are zero.
-        attention_weights: [B, L, heads, levels, points].
-    """
+        attention_weights: [B, L, heads, levels, points]."""
     with torch.autocast(device_type=value.device.type, enabled=False):
         sampling_locations, attention_weights = sampling_locations.float(), attention_weights.float()
         if value.device.type == "cuda" and _triton_works():  # its kernels read bfloat16, too

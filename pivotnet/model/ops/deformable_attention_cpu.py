@@ -5,8 +5,7 @@ Its output is a weighted sum of rows of that map, four for each sample: an embed
 a sample's channels as one row instead of one by one, and keeps nothing of the size queries x samples x channels.
 
 Letters in shapes: B samples, S cells of all levels, L queries, K = levels * points samples of a query, c channels of a
-head.
-"""
+head."""
 
 from functools import lru_cache
 

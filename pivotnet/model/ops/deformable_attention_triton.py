@@ -5,8 +5,7 @@ the inputs is kept. A cell gets its gradient from many programs by atomic additi
 it the last bits, differ from run to run, as with grid_sample.
 
 Letters in shapes: B samples, S cells of all levels, L queries, c channels of a head; of a program Q queries and C
-channels, which is c rounded up to a power of two.
-"""
+channels, which is c rounded up to a power of two."""
 
 from __future__ import annotations
 

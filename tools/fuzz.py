@@ -45,8 +45,6 @@ LONGEST_LINE = 1000  # characters
 
 
 class Case(NamedTuple):
-    """A case and what came of it."""
-
     index: int
     kind: str
     how: str

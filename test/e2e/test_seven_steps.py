@@ -131,7 +131,6 @@ def _train_and_evaluate(user: User, folder: Path, options: tuple[object, ...], c
 
 
 def _resume(user: User, output: Path, saved: Path) -> None:
-    """For a second epoch."""
     status, out, err = user.scripts.run(FULL, "--resume", output, "--epochs", 2)
     assert status == 0 and f"going on from {saved}" in out, out + err
     assert [step for step, *_ in losses(output)] == list(range(4)) and "mAP_hard" in final_result(out)

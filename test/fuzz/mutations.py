@@ -42,7 +42,6 @@ def scalar(rng: random.Random) -> Any:
 
 
 def flip(content: bytearray, rng: random.Random) -> bytearray:
-    """Change some bits."""
     for _ in range(rng.choice((1, 1, 1, 2, 8, 64))):
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     return content
@@ -69,7 +68,6 @@ def change_bytes(path: Path, rng: random.Random) -> str:
 
 
 def change_file(path: Path, rng: random.Random) -> str:
-    """Something else in the file's place."""
     what = rng.choice(("empty", "folder", "fifo", "zero device", "loop", "dangling", "huge", "text", "missing"))
     size = path.stat().st_size
     path.unlink()

@@ -237,6 +237,5 @@ KINDS = {
 
 
 def choose(rng: random.Random, folder: Path, kind: Kind) -> Path:
-    """The file that a case changes."""
     found = sorted(folder.glob(kind.changed))
     return found[rng.randrange(len(found))]

@@ -41,7 +41,6 @@ TCMALLOC = "/usr/lib/aarch64-linux-gnu/libtcmalloc.so.4"
 
 
 def link_command(number: int) -> tuple[str, ...]:
-    """What asks for the state of a card's link."""
     return "hccn_tool", "-i", str(number), "-link", "-g"
 
 
@@ -84,7 +83,6 @@ class FakeMachine(Machine):
         }
 
     def write(self, name: str, text: str) -> None:
-        """Put a file into this machine."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

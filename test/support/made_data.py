@@ -78,7 +78,6 @@ def write_results(folder: Path, columns: Mapping[str, int | None]) -> None:
 
 
 def token(index: int) -> str:
-    """Token of the sample with this number."""
     return f"{index:032x}"
 
 

@@ -50,7 +50,6 @@ def batch_norm() -> nn.Module:
 
 
 def norm_data(offset: float) -> tuple[Tensor, Tensor]:
-    """Images and the gradient of the output."""
     generator = torch.Generator().manual_seed(1)
     shape = (sum(SAMPLES), 5, 6, 7)
     return torch.randn(shape, generator=generator) + offset, torch.randn(shape, generator=generator)
@@ -71,7 +70,6 @@ def observe_norm(layers: nn.Module, images: Tensor, weights: Tensor, recompute: 
 
 
 def norm_share(rank: int) -> list[dict[str, Tensor]]:
-    """``observe_norm`` with this rank's samples, of each case."""
     return [
         observe_norm(
             convert_sync_batch_norm(batch_norm()),

@@ -9,7 +9,6 @@ RECORDINGS = Path(os.environ.get("PIVOTNET_GOLDEN", COMMITTED))
 
 
 def unpack(folder: Path, *names: str) -> None:
-    """Put what recordings hold into ``folder``."""
     for name in names:
         with tarfile.open(COMMITTED / f"{name}.tar.gz") as archive:
             archive.extractall(folder)

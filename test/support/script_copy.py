@@ -48,7 +48,6 @@ class ScriptCopy:
         return process.returncode, out, err
 
     def outputs(self) -> list[Path]:
-        """Folders of runs under test/output."""
         return sorted(path for path in (self.root / "test" / "output").glob("*") if path.is_dir())
 
 
@@ -79,7 +78,6 @@ def rank_in(output: Path, rank: int) -> int:
 
 
 def final_state(output: Path) -> dict[str, Any]:
-    """The newest checkpoint of a run."""
     return read_checkpoint(list_checkpoints(output / "checkpoints")[-1])
 
 

@@ -61,13 +61,11 @@ def prediction_part(predicted: Predictions, samples: slice) -> Predictions:
 
 
 def target_part(batch: Targets, samples: slice) -> Targets:
-    """Some samples of a batch of targets."""
     names = ("points", "lengths", "counts", "masks", "semantic")
     return Targets(**{name: getattr(batch, name)[samples] for name in names})
 
 
 def gradients(predicted: Predictions) -> dict[str, Tensor]:
-    """The gradients of all predictions by field."""
     return {name: getattr(predicted, name).grad for name in FIELDS}
 
 

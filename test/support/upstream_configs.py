@@ -8,7 +8,6 @@ PIVOT = {"max_pieces": (10, 2, 30)}
 
 
 def bev(**changes: Any) -> dict[str, Any]:
-    """bev_decoder's net_kwargs."""
     sizes = {"in_channels": [384, 768], "src_shape": [(32, 336), (16, 168)], "tgt_shape": (64, 32), "d_model": 256}
     layers = {"num_encoder_layers": 4, "num_decoder_layers": 4, "n_heads": 8, "dim_feedforward": 1024, "dropout": 0.1}
     points = {"dec_n_points": 8, "enc_n_points": 8, "use_checkpoint": False, "use_projection": True}
@@ -26,7 +25,6 @@ def line(**changes: Any) -> dict[str, Any]:
 
 
 def post_processor(**changes: Any) -> dict[str, Any]:
-    """post_processor's net_kwargs."""
     masks = {"ce_weight": 1, "dice_weight": 1}
     weights = {"sem_msk_loss": 3, "ins_obj_loss": 2, "ins_msk_loss": 5, "pts_loss": 30, "collinear_pts_loss": 10}
     return {

@@ -31,7 +31,6 @@ def command(words: list[object], cwd: Path, **variables: object) -> subprocess.C
 
 
 def git(folder: Path, *words: str) -> str:
-    """What a git command prints that is run in ``folder``."""
     identity = ("-c", "user.name=t", "-c", "user.email=t@localhost")
     command = ["git", "-C", str(folder), *identity, *words]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -405,7 +405,6 @@ def annotate(root, *options):
 
 
 def refuses(capsys, root, *options):
-    """The one line that a refused run prints."""
     return fails(capsys, "annotate", "-d", root, "--workers", "1", *options)
 
 

@@ -47,7 +47,6 @@ def test_imports_point_one_way(path):
 
 
 def importers(package: str) -> set[str]:
-    """Parts that import a package."""
     return {part_of(name_of(path)) for path in MODULES for name in imports(path) if name.split(".")[0] == package}
 
 

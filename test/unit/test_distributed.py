@@ -78,7 +78,6 @@ def test_a_group_that_cannot_form_is_one_line(monkeypatch):
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """What each rank saw in each case."""
     return run_ranks(norm_share, tmp_path_factory.mktemp("ranks"))
 
 

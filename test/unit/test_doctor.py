@@ -1,6 +1,5 @@
 """The doctor on good and broken machines, data sets, weight files and checkouts of upstream, and its readers of what
-vendors' tools print (numbers changed).
-"""
+vendors' tools print (numbers changed)."""
 
 from __future__ import annotations
 

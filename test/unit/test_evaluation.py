@@ -349,7 +349,6 @@ def arguments(root):
 
 @pytest.fixture
 def results(tmp_path):
-    """Result files of all samples, without any line."""
     write_results(tmp_path / "results", dict.fromkeys(TOKENS))
     return tmp_path / "results"
 
@@ -463,7 +462,6 @@ def test_the_parts_of_a_line_ahead_of_the_camera_are_projected():
 
 
 def pixels_of(picture, label):
-    """Pixels (BGR) that have the colour of a class."""
     colour = np.array(to_rgb(COLOURS[label]))[::-1] * 255
     return int((np.abs(picture - colour).max(-1) < 30).sum())
 

@@ -1,6 +1,5 @@
 """Files appear whole or not at all, with the usual rights and nothing left beside them; what they hold keeps to rules;
-errors are one line.
-"""
+errors are one line."""
 
 import multiprocessing
 import os

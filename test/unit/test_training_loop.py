@@ -51,7 +51,6 @@ def whole(train, tmp_path_factory) -> Path:
 
 
 def losses(output: Path) -> list[tuple]:
-    """Loss and terms of each step in a run's records."""
     records = list(read_records(output / "steps.rank0.jsonl"))
     assert [record["step"] for record in records] == list(range(len(records)))
     return [(record["loss"], record["terms"]) for record in records]

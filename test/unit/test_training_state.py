@@ -1,6 +1,5 @@
 """Parameter groups, learning rates and their schedule, against torch's own scheduler and upstream's table; checkpoints:
-what is saved comes back, upstream's layout is kept, and bad files give one line.
-"""
+what is saved comes back, upstream's layout is kept, and bad files give one line."""
 
 import copy
 import dataclasses

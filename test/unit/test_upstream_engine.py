@@ -128,7 +128,6 @@ class Trainer:
         )
 
     def train(self) -> torch.Tensor:
-        """One step."""
         loss = self.model(torch.randn(2, 3, 4, 4)).square().mean()
         self.optimizer.zero_grad()
         loss.backward()
@@ -137,7 +136,6 @@ class Trainer:
 
 
 def loaded(path: Path, **options: bool) -> Trainer:
-    """Another trainer, after loading a checkpoint."""
     other = Trainer()
     callbacks.CheckPointLoader(path, **options).load_checkpoint(other)
     return other

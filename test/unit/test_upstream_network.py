@@ -1,6 +1,5 @@
 """Upstream's keyword arguments become the presets; the adapters, put together as upstream does it, are our network, the
-post-processor is our criterion; data set, transforms, loaders, converter and evaluator of the patched tree are ours.
-"""
+post-processor is our criterion; data set, transforms, loaders, converter and evaluator of the patched tree are ours."""
 
 import dataclasses
 import sys
@@ -112,8 +111,6 @@ LINE = {"in_channels": 32, "hidden_dim": 32, "mask_dim": 32, "dim_feedforward": 
 
 
 class Network(nn.Module):
-    """As upstream's MapMaster is put together."""
-
     def __init__(self) -> None:
         super().__init__()
         self.im_backbone = EfficientNetBackbone(EFFB0, None, None, 2)

@@ -1,6 +1,5 @@
 """The patch of this repository passes its checker, patches that break a rule do not; tools/upstream.sh, on a made-up
-upstream of one file.
-"""
+upstream of one file."""
 
 import os
 import shutil
@@ -34,7 +33,6 @@ def with_added(line: str) -> bytes:
 
 
 def faults_of(tmp_path: Path, data: bytes) -> list[str]:
-    """What the checker says of a patch with these bytes."""
     path = tmp_path / "x.patch"
     path.write_bytes(data)
     return patch_check.check(path)

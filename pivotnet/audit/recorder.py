@@ -22,8 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pivotnet import device as devices
-from pivotnet.audit.counts import Audit, Counts
-from pivotnet.audit.operators import KNOWN_FALLBACKS, launches, operator_name, tensors_in, waits
+from pivotnet.audit.counts import KNOWN_FALLBACKS, Audit, Counts, launches, operator_name, tensors_in, waits
 
 PACKAGE = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from support.small import CONFIG, FIELDS, gradients, prediction_part, predictions, target_part, targets
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pivotnet.audit.operators import launches
+from pivotnet.audit.counts import launches
 from pivotnet.criterion import criterion as criterion_module
 from pivotnet.criterion.criterion import TERMS, Criterion, class_normaliser
 from pivotnet.criterion.masks import all_mask_losses, upsample

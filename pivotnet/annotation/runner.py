@@ -73,12 +73,8 @@ def annotate(
     progress: Callable[[int, int], None] | None = None,
 ) -> str:
     """Annotate the samples of a nuScenes version under ROOT/customer/pivot-bezier and write its split lists; returns
-    what was done, in a few lines. Raises PivotNetError: anything that the user can repair.
-
-    Samples that an earlier run has finished are kept, unless ``overwrite``. Whenever it stops, every file is whole.
-
-    ``root`` holds the tables in ``version``/ (v1.0-trainval, v1.0-mini or v1.0-test) and the maps in maps/expansion/;
-    ``bezier`` fits curves too (BeMapNet's targets); ``workers`` are processes, one a core by default; ``progress`` is
+    what was done, in a few lines. Raises PivotNetError: anything that the user can repair. Whenever it stops, every
+    file is whole; the next run keeps those, unless ``overwrite``. Options: see ``pivotnet annotate``; ``progress`` is
     called with (samples done, samples to do) after every few samples."""
     config = MapConfig()
     samples = read_samples(root, version)

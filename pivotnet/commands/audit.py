@@ -1,9 +1,5 @@
-"""``pivotnet audit``: what one training step asks of the device, by phase.
-
-Counts operators launched on the device, host waits (with the line of this package that causes each), operators that
-fall back to the CPU, float64 on the device, copies and collectives. On the CPU it follows which tensors would live on
-a device. Simulated NPUs also count the calls to CANN that operators become, and the strided operands that these copy.
-"""
+"""``pivotnet audit``: what one training step asks of the device, by phase. On the CPU it follows which tensors would live
+on a device. Simulated NPUs also count the calls to CANN that operators become, and strided operands that these copy."""
 
 import argparse
 import dataclasses

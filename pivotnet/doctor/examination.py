@@ -33,9 +33,8 @@ def machine_checks(machine: Machine) -> dict[str, Callable[[Machine], Iterator[F
 def examine(
     machine: Machine, data_root: Path | None = None, weights: Path | None = None, output: Path | None = None
 ) -> list[Finding]:
-    """All findings about a machine; a check that fails becomes a finding itself. ``data_root`` is a nuScenes tree
-    (DATA_ROOT, else data/nuscenes), ``weights`` the folder of backbone files (assets/weights, of the checkout of
-    upstream too), ``output`` where training outputs would go (test/output)."""
+    """All findings, also about the folders that the options of ``pivotnet doctor`` name; a check that fails becomes a
+    finding itself."""
     named = machine.environ.get("PIVOTNET_DIR")
     checkout = Path(named or ROOT / "PivotNet")
     if data_root is None and machine.environ.get("DATA_ROOT"):

@@ -8,7 +8,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 NO_MEMORY = ("out of memory", "allocate memory", "failed to map segment", "can't start new thread")
 KILLED_WORKER = re.compile(r"DataLoader worker \(pid")  # torch's message; an error inside a worker has another
@@ -51,6 +51,16 @@ def describe(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return f"cannot use {error.filename}: {error.strerror}; correct the path or its permissions"
     return None
+
+
+@contextlib.contextmanager
+def exit_on_error() -> Iterator[None]:
+    """End the process with status 2 and one line at an error that the user can repair."""
+    try:
+        yield
+    except PivotNetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _interrupted(error: BaseException | None) -> bool:

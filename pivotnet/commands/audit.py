@@ -1,5 +1,5 @@
-"""``pivotnet audit``: what one training step asks of the device, by phase. On the CPU it follows which tensors would live
-on a device. Simulated NPUs also count the calls to CANN that operators become, and strided operands that these copy."""
+"""``pivotnet audit``: what one training step asks of the device, by phase. On the CPU it follows which tensors would
+live on a device. Simulated NPUs also count the calls to CANN that operators become, and strided operands of these."""
 
 import argparse
 import dataclasses

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from pivotnet.annotation.runner import annotate_on_terminal
-from pivotnet.errors import PivotNetError
+from pivotnet.errors import exit_on_error
 from pivotnet.upstream.settings import require
 
 FIXED = {"num_degrees": [2, 1, 3], "thickness": [1, 8], "xbound": [-30.0, 30.0, 0.15], "ybound": [-15.0, 15.0, 0.15]}
 
 
+@exit_on_error()
 def convert_annotations(arguments: Sequence[str] | None = None) -> None:
     """Annotate every version; exits with status 2 and one line if it cannot."""
     parser = argparse.ArgumentParser(
@@ -28,10 +28,6 @@ def convert_annotations(arguments: Sequence[str] | None = None) -> None:
     add("--bezier", action="store_true", help="fit bezier curves too (BeMapNet's targets)")
     add("--overwrite", action="store_true", help="annotate everything again, keep nothing")
     args = parser.parse_args(arguments)
-    try:
-        require("the converter", vars(args), FIXED)
-        for version in args.version:
-            annotate_on_terminal(args.data_root, version, args.bezier, overwrite=args.overwrite)
-    except PivotNetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    require("the converter", vars(args), FIXED)
+    for version in args.version:
+        annotate_on_terminal(args.data_root, version, args.bezier, overwrite=args.overwrite)

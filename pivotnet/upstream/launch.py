@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from pivotnet import device as devices
-from pivotnet.errors import PivotNetError
+from pivotnet.errors import PivotNetError, exit_on_error
 from pivotnet.launch import torchrun
 from pivotnet.limits import WORKERS, whole_number
 
@@ -43,20 +43,17 @@ def count_cards(listed: list[int]) -> int:
     return count
 
 
+@exit_on_error()
 def start(words: list[str]) -> None:
     """Replace this process by torchrun, which starts a config with its options: ``words``. torchrun holds no device,
     which this process may by now."""
-    try:
-        listed = re.search(r"(?:^|\0)(?:-d|--devices)[=\0]?([^\0]*)", "\0".join(words))
-        if not Path(words[0]).is_file():
-            known = ", ".join(sorted(path.stem for path in Path(words[0]).parent.glob("*.py")))
-            raise PivotNetError(f"there is no configuration {words[0]}: choose one of {known}")
-        cards = count_cards(parse_cards(listed and listed[1]))
-        logs = os.environ.get(LOGS)
-        command = torchrun.command(cards, torchrun.Nodes.from_environment(), words, Path(logs) if logs else None)
-    except PivotNetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    listed = re.search(r"(?:^|\0)(?:-d|--devices)[=\0]?([^\0]*)", "\0".join(words))
+    if not Path(words[0]).is_file():
+        known = ", ".join(sorted(path.stem for path in Path(words[0]).parent.glob("*.py")))
+        raise PivotNetError(f"there is no configuration {words[0]}: choose one of {known}")
+    cards = count_cards(parse_cards(listed and listed[1]))
+    logs = os.environ.get(LOGS)
+    command = torchrun.command(cards, torchrun.Nodes.from_environment(), words, Path(logs) if logs else None)
     environment = torchrun.environment(cards)
     if any(re.match("--ckpt(=|$)", word) for word in words):
         environment.setdefault(WITHOUT_WEIGHTS, "none")  # the checkpoint has the backbone

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 # The parts of a training step, in their order.
 PHASES = (
@@ -113,4 +113,4 @@ def waits(operator: Any, arguments: Sequence[Any]) -> bool:
 
 
 def tensors_in(values: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_flatten(values)[0] if isinstance(leaf, Tensor)]

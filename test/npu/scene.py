@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from support.small import network
 from torch import Tensor
@@ -19,6 +20,10 @@ from pivotnet.training.loop import Run, Trainer
 CPU = torch.device("cpu")
 # The ordinary test process, where torch has no NPU, reads these files too, to know their tests.
 NPU = torch.device("npu" if hasattr(torch, "npu") else "cpu")
+needs_graphs = pytest.mark.skipif(
+    NPU.type == "npu" and not hasattr(getattr(torch.npu, "NPUGraph", None), "register_generator_state"),
+    reason="this torch_npu has no graphs that draw random numbers (that of torch 2.8 has)",
+)
 
 
 def batch(config: Config, seed: int = 0, samples: int = 1) -> Batch:

@@ -7,15 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from cannsim.counters import Counters
-from scene import NPU, batch, losses, trainer
+from scene import NPU, batch, losses, needs_graphs, trainer
 from support.small import small
 
 STEPS = 2
 
-pytestmark = pytest.mark.skipif(
-    NPU.type == "npu" and not hasattr(getattr(torch.npu, "NPUGraph", None), "register_generator_state"),
-    reason="this torch_npu has no graphs that draw random numbers (that of torch 2.8 has)",
-)
+pytestmark = needs_graphs
 
 
 @pytest.mark.parametrize("name, drop", [("smoke", 0.0), ("smoke", 0.2), ("swint", 0.0)])

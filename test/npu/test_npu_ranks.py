@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from cannsim.counters import faults
-from scene import assert_near, batch
+from scene import assert_near, batch, needs_graphs
 from support.commands import ROOT
 from support.small import network, small
 
@@ -73,6 +73,7 @@ def test_two_ranks_over_hccl_equal_one_process_with_both_samples(preset: str, am
         assert float((joined - mine).norm() / mine.norm()) < 1e-3
 
 
+@needs_graphs
 @pytest.mark.parametrize("preset", ["smoke", *(pytest.param(name, marks=full) for name in ("swint", "effb0"))])
 def test_graphs_of_two_ranks_equal_ordinary_steps(preset: str, tmp_path: Path):
     """The exchanges of synchronised batch norms are captured as well."""

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import upstream_configs as configs
 from support.made_data import make_data, one_divider, token, write_dividers, write_results
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -44,6 +43,40 @@ from pivotnet.upstream.samples import NuScenesMapDataset, load_sample, split_tok
 from pivotnet.upstream.substitutes import get_uncertain_point_coords_with_randomness, point_sample
 from pivotnet.upstream.transform import Compose, Normalize, Resize, ToTensor_Pivot, load_images
 
+# keyword arguments as upstream's configs give them, at full size
+UPSTREAM_MAP = {"ego_size": (60, 30), "map_resolution": 0.15, "map_size": (400, 200)}
+UPSTREAM_MAP |= {"mask_key": "instance_mask8", "line_width": 8, "save_thickness": 1}
+PIVOT = {"max_pieces": (10, 2, 30)}
+
+
+def bev_kwargs(**changes: Any) -> dict[str, Any]:
+    sizes = {"in_channels": [384, 768], "src_shape": [(32, 336), (16, 168)], "tgt_shape": (64, 32), "d_model": 256}
+    layers = {"num_encoder_layers": 4, "num_decoder_layers": 4, "n_heads": 8, "dim_feedforward": 1024, "dropout": 0.1}
+    points = {"dec_n_points": 8, "enc_n_points": 8, "use_checkpoint": False, "use_projection": True}
+    encoding = {"src_pos_encode": "learned", "tgt_pos_encode": "learned", "activation": "relu"}
+    grid = {"map_size": (400, 200), "map_resolution": 0.15, "image_shape": (900, 1600), "return_intermediate_dec": True}
+    return {**sizes, **layers, **points, **encoding, **grid, **changes}
+
+
+def line_kwargs(**changes: Any) -> dict[str, Any]:
+    """ins_decoder's net_kwargs without decoder_ids."""
+    sizes = {"in_channels": 256, "hidden_dim": 256, "mask_dim": 256, "nheads": 8, "dim_feedforward": 2048}
+    layers = {"dec_layers": 6, "pre_norm": False, "num_feature_levels": 1, "enforce_input_project": False}
+    lines = {"mask_classification": True, "num_classes": 1, "query_split": (20, 25, 15), **PIVOT}
+    return {**sizes, **layers, **lines, **changes}
+
+
+def post_processor_kwargs(**changes: Any) -> dict[str, Any]:
+    masks = {"ce_weight": 1, "dice_weight": 1}
+    weights = {"sem_msk_loss": 3, "ins_obj_loss": 2, "ins_msk_loss": 5, "pts_loss": 30, "collinear_pts_loss": 10}
+    terms = {"weight_dict": {**weights, "pt_logits_loss": 2}, "decoder_weights": [0.4, 0.4, 0.4, 0.8, 1.2, 1.6]}
+    costs = {"cost_obj": 2, "cost_mask": 5, "coe_endpts": 5, "cost_pts": 30, "mask_loss_conf": masks}
+    parts = {"criterion_conf": terms, "matcher_conf": costs, "pivot_conf": PIVOT, "map_conf": UPSTREAM_MAP}
+    semantic = {"decoder_weights": [0.4, 0.8, 1.6, 2.4], "mask_loss_conf": masks}
+    coefficients = {"no_object_coe": 0.5, "collinear_pts_coe": 0.2, "coe_endpts": 5}
+    return {**parts, "sem_loss_conf": semantic, **coefficients, **changes}
+
+
 MODEL = dataclasses.replace(
     preset("smoke").model, image_size=(64, 96), hidden=32, heads=8, bev_size=(16, 8), bev_encoder_layers=1,
     bev_decoder_layers=2, bev_feedforward=32, deformable_points=2, line_decoder_layers=2, line_feedforward=32,
@@ -55,22 +88,22 @@ EFFB0 = {"model_name": "efficientnet-b0", "in_channels": 3, "out_stride": 32, "w
 
 
 def bev(**changes):
-    return settings.bev_config(configs.bev(**changes))
+    return settings.bev_config(bev_kwargs(**changes))
 
 
 def line(**changes):
-    return settings.line_config(configs.line(**changes))
+    return settings.line_config(line_kwargs(**changes))
 
 
 def criterion(**changes):
-    given = configs.post_processor(**changes)
+    given = post_processor_kwargs(**changes)
     return settings.criterion_config(**{name: given[name] for name in given if name not in ("map_conf", "pivot_conf")})
 
 
 def test_upstreams_numbers_are_the_presets():
     assert bev() == ModelConfig()
     assert line() == (ModelConfig(), MapConfig())
-    assert settings.map_config(configs.MAP, (10, 2, 30)) == MapConfig()
+    assert settings.map_config(UPSTREAM_MAP, (10, 2, 30)) == MapConfig()
     assert criterion() == CriterionConfig()
 
 
@@ -115,10 +148,10 @@ class Network(nn.Module):
         super().__init__()
         self.im_backbone = EfficientNetBackbone(EFFB0, None, None, 2)
         self.im_backbone.bkb.stochastic_depth = PivotNet(MODEL, MAP).im_backbone.bkb.stochastic_depth
-        self.bev_decoder = DeformTransformerBEVEncoder(**configs.bev(**BEV))
-        self.ins_decoder = PointMask2formerINSDecoder([0, 1], None, **configs.line(**LINE, query_split=(3, 2, 2)))
+        self.bev_decoder = DeformTransformerBEVEncoder(**bev_kwargs(**BEV))
+        self.ins_decoder = PointMask2formerINSDecoder([0, 1], None, **line_kwargs(**LINE, query_split=(3, 2, 2)))
         self.output_head = PivotMapOutputHead(32, [3, 2, 2], (400, 200), (10, 2, 30), 32, 8)
-        given = configs.post_processor()
+        given = post_processor_kwargs()
         for conf in ("criterion_conf", "sem_loss_conf"):
             given[conf] = {**given[conf], "decoder_weights": [0.5, 1.0]}
         self.post_processor = PivotMapPostProcessor(**given)
@@ -185,7 +218,7 @@ def test_samples_of_another_data_set_and_decoders_that_are_left_out_are_refused(
     with pytest.raises(PivotNetError, match="no reference_points: use the data set"):
         networks[0]({**inputs, "extra_infos": {}})
     with pytest.raises(PivotNetError, match="decoder_ids"):
-        PointMask2formerINSDecoder([5], None, **configs.line())
+        PointMask2formerINSDecoder([5], None, **line_kwargs())
 
 
 BACKBONES = {
@@ -256,7 +289,7 @@ def test_a_batch_is_that_of_our_own_data_set(root):
     where = {"nusc_root": str(root), "anno_root": str(root / FOLDER), "split_dir": str(root / "lists")}
     normalize = Normalize(IMAGE_MEAN, IMAGE_STD, to_rgb=True)
     transforms = Compose([Resize(img_scale=(896, 512)), normalize, ToTensor_Pivot()])
-    dataset = NuScenesMapDataset(list(CAMERAS), {**configs.MAP, **where}, transforms, "training")
+    dataset = NuScenesMapDataset(list(CAMERAS), {**UPSTREAM_MAP, **where}, transforms, "training")
     model = nn.Linear(1, 1)
     loader = adapt_loader(DataLoader(dataset, batch_size=2, pin_memory=True), model)
     assert len(dataset) == 3 and loader.pin_memory is False
@@ -273,7 +306,7 @@ def test_a_batch_is_that_of_our_own_data_set(root):
     network = PivotNet(ModelConfig(backbone="effb0", backbone_channels=(112, 320)), MapConfig())
     torch.testing.assert_close(load_images(batch, model), network.normalise(batch["images"].flip(-1)))
     with pytest.raises(PivotNetError, match="img_key_list"):
-        NuScenesMapDataset(list(CAMERAS)[::-1], configs.MAP, None)
+        NuScenesMapDataset(list(CAMERAS)[::-1], UPSTREAM_MAP, None)
 
 
 def test_images_that_are_normalised_already_or_not_rgb_are_taken_as_they_are():

@@ -16,7 +16,7 @@ from recordings.comparison import Comparison
 from recordings.golden_data import compare_annotations, compare_curves
 from recordings.shim import NEEDED
 from support.commands import ROOT
-from support.recorded import unpack_hard_samples
+from support.samples import unpack_hard_samples
 from support.upstream_tree import SCRIPT, UPSTREAM, command, needs_checkout
 
 from pivotnet.annotation.format import FOLDER

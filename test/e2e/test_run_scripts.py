@@ -23,7 +23,7 @@ import pytest
 import torch
 from support.commands import wait_for
 from support.fake_run import EVALUATION, make_run
-from support.made_data import make_data
+from support.samples import make_data
 from support.script_copy import (
     FULL,
     PERFORMANCE,

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from support.fake_run import make_run
-from support.made_data import one_divider, write_dividers, write_images, write_results
-from support.recorded import unpack
+from support.samples import one_divider, unpack, write_dividers, write_images, write_results
 from torch.utils._pytree import tree_flatten
 
 from pivotnet import checkpoint as checkpoints

@@ -9,7 +9,7 @@ import golden
 import numpy as np
 import pytest
 import torch
-from support.recorded import COMMITTED, RECORDINGS
+from support.samples import COMMITTED, RECORDINGS
 
 from pivotnet.config import preset
 from pivotnet.model.pivotnet import PivotNet

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.commands import ROOT
-from support.made_data import make_data, token
+from support.samples import make_data, token
 
 from pivotnet.cli import main
 

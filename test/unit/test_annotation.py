@@ -22,8 +22,7 @@ import shapely
 from numpy.lib import format as npy
 from shapely.geometry import LineString
 from support.commands import ENVIRONMENT, fails, wait_for
-from support.made_data import one_divider
-from support.recorded import unpack_hard_samples
+from support.samples import one_divider, unpack_hard_samples
 from visvalingamwyatt import Simplifier
 
 from pivotnet.annotation.format import Line, load_annotation, pad_pivots, save_annotation, to_arrays, to_upstream

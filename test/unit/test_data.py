@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.made_data import make_data, token
+from support.samples import make_data, token
 from support.small import CONFIG as SMALL_MASKS
 from support.small import sample
 from torch.utils.data import BatchSampler

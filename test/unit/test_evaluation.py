@@ -15,7 +15,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 from support.commands import ENVIRONMENT, fails
-from support.made_data import FORWARD, INTRINSIC, PLACE, one_divider, write_dividers, write_images, write_results
+from support.samples import FORWARD, INTRINSIC, PLACE, one_divider, write_dividers, write_images, write_results
 from torch import nn
 
 from pivotnet.annotation.format import FOLDER, Line

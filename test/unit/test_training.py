@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.commands import fails, wait_for
-from support.made_data import make_data
+from support.samples import make_data
 from torch import nn
 
 from pivotnet import cli, config

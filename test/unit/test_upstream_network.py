@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.made_data import make_data, one_divider, token, write_dividers, write_results
+from support.samples import make_data, one_divider, token, write_dividers, write_results
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 

@@ -1,8 +1,10 @@
-"""Made annotated samples: of one divider each, or of blurred noise images and random lines."""
+"""Annotated samples: recorded of upstream, of one divider each, or of blurred noise images and random lines."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -16,10 +18,29 @@ from pivotnet.config import CAMERA_IMAGE_SIZE, CAMERAS, MapConfig
 from pivotnet.evaluation.inference import draw_line, draw_mask
 from pivotnet.evaluation.results import MapInstances, result_path, save_result
 
+COMMITTED = Path(__file__).parents[1] / "golden" / "recordings"
+RECORDINGS = Path(os.environ.get("PIVOTNET_GOLDEN", COMMITTED))
 # A camera that looks forward from 1.5 m above the ground: its x is the car's right, its y is down, its z is forward.
 FORWARD = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
 PLACE = np.array([1.0, 0, 1.5])
 INTRINSIC = np.array([[1000.0, 0, 800], [0, 1000, 450], [0, 0, 1]])
+
+
+def unpack(folder: Path, *names: str) -> None:
+    for name in names:
+        with tarfile.open(COMMITTED / f"{name}.tar.gz") as archive:
+            archive.extractall(folder)
+
+
+def unpack_hard_samples(folder: Path) -> Path:
+    """Eight samples without images in folder/nuscenes; what upstream's converter wrote for them in folder/npz, and with
+    --bezier in folder/bezier.npz. Returns folder/nuscenes.
+
+    The map is cut to 34 m around them. One sample has 177 lines, one none; there are roundabouts, islands, lines that
+    the window splits, crossings cut by its edge, and lines that shrink to a point.
+    """
+    unpack(folder, "small_nuscenes", "small_npz")
+    return folder / "nuscenes"
 
 
 def one_divider(token: str, column: int) -> Annotation:

@@ -1,7 +1,7 @@
 """Operators that upstream's tree may call and this package's step does not, on a simulated NPU, forward and backward,
 against the same on the CPU: that torch_npu's kernels and the simulator's reference bodies understand each other.
 
-Those of the step are compared within the network (test_npu_network.py, test_npu_training.py)."""
+Those of the step are compared within the network."""
 
 from __future__ import annotations
 

@@ -118,3 +118,13 @@ def make_data(root: Path, samples: int = 4, seed: int = 0) -> Path:
         annotation = dataclasses.replace(annotation, semantic_mask=(mask > 0).astype(np.uint8), ego_vectors=[], **lines)
         save_annotation(root / FOLDER / f"{token(index)}.npz", annotation)
     return root
+
+
+class Reduced:
+    """Is pickled as a call, and a state that is set on what it returns."""
+
+    def __init__(self, *reduced):
+        self.reduced = reduced
+
+    def __reduce__(self):
+        return self.reduced

@@ -22,7 +22,7 @@ import shapely
 from numpy.lib import format as npy
 from shapely.geometry import LineString
 from support.commands import ENVIRONMENT, fails, wait_for
-from support.samples import one_divider, unpack_hard_samples
+from support.samples import Reduced, one_divider, unpack_hard_samples
 from visvalingamwyatt import Simplifier
 
 from pivotnet.annotation.format import Line, load_annotation, pad_pivots, save_annotation, to_arrays, to_upstream
@@ -249,16 +249,6 @@ def test_pickled_containers(tmp_path, protocol, home):
         data = data.replace(b"numpy._core", b"numpy.core").replace(b"numpy.core", home)
     save_member(tmp_path / "old.npz", data, shape=(3,))
     np.testing.assert_equal(read_npz(tmp_path / "old.npz", {"x": Array("O", (3,))})["x"].tolist(), vectors)
-
-
-class Reduced:
-    """Is pickled as a call, and a state that is set on what it returns."""
-
-    def __init__(self, *reduced):
-        self.reduced = reduced
-
-    def __reduce__(self):
-        return self.reduced
 
 
 def array_of(dtype, data, shape=(1,)):

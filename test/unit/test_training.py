@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.commands import fails, wait_for
-from support.samples import make_data
+from support.samples import Reduced, make_data
 from torch import nn
 
 from pivotnet import cli, config
@@ -229,11 +229,6 @@ def test_weights_that_do_not_fit_are_one_line(trained, changes, backbone, messag
         load_weights(trained.model, state, "some.pth", config)
 
 
-class _Evil:
-    def __reduce__(self):
-        return os.system, ("touch evil",)
-
-
 def test_bad_files_are_one_line(saved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bad = tmp_path / "bad.pth"
@@ -243,7 +238,7 @@ def test_bad_files_are_one_line(saved, tmp_path, monkeypatch):
         b"no checkpoint",
         pickle.dumps({"model_state": {}}),
         [1],
-        _Evil(),
+        Reduced(os.system, ("touch evil",)),
     ):
         if isinstance(content, bytes):
             bad.write_bytes(content)

@@ -8,6 +8,7 @@ python tools/golden.py record --upstream CHECKOUT --out DIR      run the pinned 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tarfile
@@ -40,7 +41,7 @@ class Part:
     """Recordings that are compared and made together."""
 
     files: tuple[str, ...]
-    check: Callable[..., list[Comparison]]  # of the files' paths
+    check: Callable[..., list[Comparison]]  # of what the files hold
     record: Callable[[int], Any] | None = None  # seed -> content of the file, or of each of the files
     optional: bool = False  # older folders do not have it: that is said and is no miss
 
@@ -100,7 +101,7 @@ def check(folder: Path, names: Iterable[str] = ()) -> list[Comparison]:
             continue
         with console.status(f"comparing {name}"):
             try:
-                found += part.check(*(folder / file for file in part.files))
+                found += part.check(*(_read(folder / file) for file in part.files))
             except (PivotNetError, OSError, KeyError, ValueError, zipfile.BadZipFile, tarfile.TarError) as error:
                 # a recording that cannot be read is a miss, not the end of the comparison
                 unread.require(f"cannot be read: {error}", False)
@@ -120,7 +121,7 @@ def record(args: argparse.Namespace) -> None:
         with console.status(f"recording {name} (seed {args.seed})"):
             made = part.record(args.seed)
             for file, content in zip(part.files, made if len(part.files) > 1 else [made]):
-                _write(args.out / file, content)
+                _write(args.out / file, content, args.seed)
         console.print(f"recorded {name}")
     if args.converter_python:
         with console.status("running upstream's annotation converter"):
@@ -134,12 +135,19 @@ def record(args: argparse.Namespace) -> None:
         )
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
+def _read(path: Path) -> Any:
+    """JSON or arrays; of an archive the path."""
+    if path.suffix == ".npz":
+        return np.load(path, allow_pickle=False)
+    return json.loads(path.read_text()) if path.suffix == ".json" else path
+
+
+def _write(path: Path, content: dict[str, Any], seed: int) -> None:
     if path.suffix == ".json":
         write_json(path, content)
     else:
         with atomic_write(path) as stream:
-            np.savez_compressed(stream, **content)
+            np.savez_compressed(stream, seed=np.int64(seed), **content)
 
 
 def main() -> int:

@@ -9,6 +9,8 @@ import golden
 import numpy as np
 import pytest
 import torch
+from recordings import inputs
+from recordings.golden_criterion import nested
 from support.samples import COMMITTED, RECORDINGS
 
 from pivotnet.config import preset
@@ -81,6 +83,13 @@ def test_other_parameters_miss(tmp_path, change):
         recorded[key] = dict(items)
     path.write_text(json.dumps(recorded))
     assert misses(tmp_path, f"{part}/effb0")
+
+
+def test_outputs_go_to_upstream_by_decoder_and_class():
+    outputs = inputs.outputs(0, "empty_class")
+    found = nested(outputs)
+    assert [len(rows) for rows in found.values()] == [6, 6, 6, 6, 4]
+    assert all(found[name][int(i)][int(c)] is outputs[key] for key in outputs for name, i, c in [key.split("/")])
 
 
 def test_missing_and_truncated_files_miss(tmp_path):

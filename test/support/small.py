@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from recordings.rule import fill
+from recordings.inputs import fill
 from torch import Tensor
 
 from pivotnet.audit.sample import random_lines

@@ -7,7 +7,6 @@ import importlib
 import itertools
 from collections import ChainMap
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,13 +63,11 @@ def flat(outputs: dict[str, list[list[Tensor]]]) -> dict[str, Tensor]:
 
 def nested(outputs: Mapping[str, Tensor]) -> dict[str, list[list[Tensor]]]:
     """The inverse of ``flat``."""
-    found: dict[str, list[list[Tensor]]] = {}
+    found: dict[str, dict[str, list[Tensor]]] = {}
     for key, tensor in outputs.items():
-        name, _, label = key.split("/")
-        rows = found.setdefault(name, [])
-        rows += [[]] if label == "0" else []
-        rows[-1].append(tensor)
-    return found
+        name, decoder, _ = key.split("/")
+        found.setdefault(name, {}).setdefault(decoder, []).append(tensor)
+    return {name: list(rows.values()) for name, rows in found.items()}
 
 
 def as_predictions(outputs: Mapping[str, Any], prefix: str = "") -> Predictions:
@@ -93,9 +90,9 @@ def rows_of(predictions: Predictions, prefix: str = "") -> dict[str, Tensor]:
     return {f"{prefix}{name}/{i}": row for name, rows in fields.items() for i, row in enumerate(rows)}
 
 
-def subsampled(key: str, tensor: Tensor, step: int = MASK_STEP) -> np.ndarray:
-    """What is recorded of an output: every ``step``-th row and column, if it has pixels."""
-    return (tensor[..., ::step, ::step] if key.startswith(OF_PIXELS) else tensor).detach().numpy()
+def subsampled(key: str, tensor: Tensor) -> np.ndarray:
+    """What is recorded of an output."""
+    return (tensor[..., ::MASK_STEP, ::MASK_STEP] if key.startswith(OF_PIXELS) else tensor).detach().numpy()
 
 
 def as_sample(target: Mapping[str, np.ndarray], prefix: str = "") -> Any:
@@ -119,7 +116,7 @@ def post_processor() -> nn.Module:
 
 def record_loss(seed: int) -> dict[str, np.ndarray]:
     """golden_loss.npz: totals, terms, matchings and gradients of all cases."""
-    record: dict[str, np.ndarray] = {"seed": np.int64(seed)}
+    record: dict[str, np.ndarray] = {}
     processor = post_processor().train()
     for case in inputs.CASES:
         target = inputs.target(seed, case)
@@ -146,9 +143,7 @@ def record_loss(seed: int) -> dict[str, np.ndarray]:
     return record
 
 
-def check_loss(path: Path) -> list[Comparison]:
-    """The same of ours."""
-    recorded = np.load(path, allow_pickle=False)
+def check_loss(recorded: Mapping[str, np.ndarray]) -> list[Comparison]:
     config = preset("swint")
     groups = {
         "total": Comparison("loss: total", relative=TOTAL_RELATIVE),
@@ -158,7 +153,7 @@ def check_loss(path: Path) -> list[Comparison]:
     }
     for name in FIELDS:
         groups[f"grad/{name}/*"] = Comparison(f"loss: gradient of {name}", 0, GRADIENT_LARGEST, GRADIENT_EACH)
-    for case in sorted({key.split("/")[0] for key in recorded.files if "/" in key}):
+    for case in sorted({key.split("/")[0] for key in recorded if "/" in key}):
         targets = build_targets([as_sample(recorded, f"{case}/")], config)
         predictions = as_predictions(inputs.outputs(int(recorded["seed"]), case))
         for field in FIELDS.values():
@@ -194,7 +189,7 @@ def _pairs(result: CriterionResult, decoder: int, label: int) -> tuple[np.ndarra
 def record_matching(seed: int) -> dict[str, np.ndarray]:
     """golden_matching.npz: pivot dynamic matching and sequence matching, ties included."""
     matching = importlib.import_module("mapmaster.models.output_head.line_matching")
-    record: dict[str, np.ndarray] = {"seed": np.int64(seed)}
+    record: dict[str, np.ndarray] = {}
     for index, shape in enumerate(PATH_SHAPES):
         cost = inputs.generator(seed, "pdm", index).random(shape).astype(np.float32)
         if index % 3 == 2:
@@ -212,13 +207,12 @@ def record_matching(seed: int) -> dict[str, np.ndarray]:
     return record
 
 
-def check_matching(path: Path) -> list[Comparison]:
-    """The same of ours; pivot dynamic matching of each pair alone and of many at once."""
-    recorded = np.load(path, allow_pickle=False)
+def check_matching(recorded: Mapping[str, np.ndarray]) -> list[Comparison]:
+    """Pivot dynamic matching of each pair alone and of many at once."""
     sums = Comparison("matching: pivot dynamic matching, cost", each=MATCHING_EACH)
     paths = Comparison("matching: pivot dynamic matching, path")
     sequences = Comparison("matching: sequence cost", each=MATCHING_EACH)
-    names = sorted({key.rpartition("/")[0] for key in recorded.files if "/" in key})
+    names = sorted({key.rpartition("/")[0] for key in recorded if "/" in key})
     costs = {name: recorded[f"{name}/cost"] for name in names if name.startswith("pdm/")}
     widest = max(cost.shape[1] for cost in costs.values())
     together = [name for name, cost in costs.items() if cost.shape[1] == widest]
@@ -250,7 +244,7 @@ def _outputs_to_process(seed: int, index: int) -> dict[str, np.ndarray]:
 
 def record_postprocess(seed: int) -> dict[str, np.ndarray]:
     """golden_postprocess.npz: instances and masks of three random outputs."""
-    record: dict[str, np.ndarray] = {"seed": np.int64(seed)}
+    record: dict[str, np.ndarray] = {}
     processor = post_processor().eval()
     for index in range(3):
         outputs = {key: torch.from_numpy(array) for key, array in _outputs_to_process(seed, index).items()}
@@ -264,9 +258,7 @@ def record_postprocess(seed: int) -> dict[str, np.ndarray]:
     return record
 
 
-def check_postprocess(path: Path) -> list[Comparison]:
-    """The same of ours."""
-    recorded = np.load(path, allow_pickle=False)
+def check_postprocess(recorded: Mapping[str, np.ndarray]) -> list[Comparison]:
     map_config = preset("swint").map
     groups = {
         "*/points": Comparison("post-processing: points"),

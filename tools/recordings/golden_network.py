@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
+import functools
 import math
 import re
 from collections import ChainMap
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from unittest import mock
 
@@ -21,7 +19,7 @@ from pivotnet.config import Config, MapConfig, preset
 from pivotnet.data.projection import project_bev_grid
 from pivotnet.model.pivotnet import PivotNet
 from pivotnet.structures import Predictions
-from recordings import inputs, rule, shim
+from recordings import inputs, shim
 from recordings.comparison import Comparison, compare
 from recordings.golden_criterion import as_predictions, flat, rows_of, subsampled
 
@@ -45,6 +43,7 @@ INITIALISATION_DEVIATIONS = 6.0
 DIRECTIONS, DIRECTION_EACH, DIRECTION_ABSOLUTE = "sampling_offsets.bias", 1e-4, 1e-7
 RECORDED_DRAWS, OUR_DRAWS = 8, 4
 MOST_CELLS = 8  # that may be decided anew in one forward pass
+CLOSEST = OUTPUT_ABSOLUTE["ins_masks"]  # the largest mask logit that counts as rounding
 # steps along channels, rows and columns of the backbone's two feature maps
 FEATURE_STEPS = {"swint": ((8, 4, 4), (16, 2, 2)), "res50": ((16, 4, 4), (32, 2, 2)), "effb0": ((4, 4, 4), (8, 2, 2))}
 
@@ -59,14 +58,22 @@ def quiet(name: str) -> Config:
 def build(config: Config) -> PivotNet:
     """The network with the weights of the rule."""
     network = PivotNet(config.model, config.map)
-    rule.fill(network.state_dict())
+    inputs.fill(network.state_dict())
     return network
+
+
+def modes(module: nn.Module, prefix: str = "") -> Iterator[str]:
+    """Evaluation and training mode in turn, each with the weights of the rule."""
+    for mode in ("eval", "train"):
+        inputs.fill(module.state_dict(), prefix)
+        module.train(mode == "train")
+        yield mode
 
 
 def network_inputs(seed: int, extrinsic: np.ndarray, intrinsic: np.ndarray) -> dict[str, Any]:
     """What upstream's network takes, full size, batch 1."""
     return {
-        "images": rule.images(seed),
+        "images": inputs.images(seed),
         "extra_infos": {"token": ["recording"]},
         "extrinsic": torch.from_numpy(extrinsic),
         "intrinsic": torch.from_numpy(intrinsic),
@@ -83,15 +90,14 @@ def _describe(network: nn.Module) -> dict[str, Any]:
 
 
 def record_state_dict(seed: int, name: str) -> dict[str, Any]:
-    """state_dict_<preset>.json"""
     return {"config": name, "state_dict": _describe(shim.build(name))}
 
 
-def check_state_dict(path: Path, name: str) -> list[Comparison]:
+def check_state_dict(recorded: Mapping[str, Any], name: str) -> list[Comparison]:
     """state_dict_<preset>.json: names, order, shapes, types."""
     config = preset(name)
     comparison = Comparison(f"{name}: names and shapes")
-    ours, theirs = _describe(PivotNet(config.model, config.map)), json.loads(path.read_text())["state_dict"]
+    ours, theirs = _describe(PivotNet(config.model, config.map)), recorded["state_dict"]
     for key in sorted(ours.keys() | theirs.keys()):
         comparison.require(f"{key}: {ours.get(key)}, recorded {theirs.get(key)}", ours.get(key) == theirs.get(key))
     # an optimiser's state knows parameters by their numbers
@@ -107,9 +113,8 @@ def record_initialisation(seed: int, name: str) -> dict[str, Any]:
     return {"config": name, "draws": RECORDED_DRAWS, "parameters": statistics}
 
 
-def check_initialisation(path: Path, name: str) -> list[Comparison]:
+def check_initialisation(recorded: Mapping[str, Any], name: str) -> list[Comparison]:
     """initialisation_<preset>.json: mean, deviation and range of every parameter; constants exactly."""
-    recorded = json.loads(path.read_text())
     config = preset(name)
     torch.manual_seed(0)
     ours = _initial_statistics(lambda: PivotNet(config.model, config.map), OUR_DRAWS)
@@ -138,18 +143,14 @@ def _initial_statistics(build: Callable[[], nn.Module], draws: int) -> dict[str,
             values = parameter.detach().double()
             found = values.mean(), values.var(unbiased=False), values.min(), values.max()
             each.setdefault(key, []).append([value.item() for value in found])
-    return {key: _joined(np.array(parts)) for key, parts in each.items()}
-
-
-def _joined(draws: np.ndarray) -> dict[str, float]:
-    """Statistics of draws of the same size [n, 4], joined."""
-    means, variances, lows, highs = draws.T
-    low, high, mean = lows.min(), highs.max(), means.mean()
-    if low == high:
-        mean, deviation = low, 0.0
-    else:
+    joined = {}
+    for key, parts in each.items():
+        means, variances, lows, highs = np.array(parts).T
+        low, high, mean = lows.min(), highs.max(), means.mean()
         deviation = math.sqrt((variances + (means - mean) ** 2).mean())
-    return {"mean": float(mean), "std": float(deviation), "min": float(low), "max": float(high)}
+        mean, deviation = (low, 0.0) if low == high else (mean, deviation)
+        joined[key] = {"mean": float(mean), "std": float(deviation), "min": float(low), "max": float(high)}
+    return joined
 
 
 def _deviations(ours: dict[str, float], theirs: dict[str, float], n_ours: int, n_theirs: int) -> list[float]:
@@ -172,17 +173,15 @@ def _deviations(ours: dict[str, float], theirs: dict[str, float], n_ours: int, n
 def record_forward(seed: int, name: str) -> dict[str, np.ndarray]:
     """golden_forward_<preset>.npz: every output in evaluation and training mode, under no_grad."""
     extrinsic, intrinsic = inputs.cameras(seed)
-    record: dict[str, np.ndarray] = {"seed": np.int64(seed), "extrinsic": extrinsic, "intrinsic": intrinsic}
-    record["image_first8"] = rule.images(seed).flatten()[:8].numpy()
+    record: dict[str, np.ndarray] = {"extrinsic": extrinsic, "intrinsic": intrinsic}
+    record["image_first8"] = inputs.images(seed).flatten()[:8].numpy()
     network = shim.build(name)
     features: list[Tensor] = []
     network.im_backbone.register_forward_hook(
         # a copy: the BEV decoder overwrites the list in place
         lambda module, arguments, output: features.extend(t.clone().flatten(0, -4) for t in output["im_bkb_features"])
     )
-    for mode in ("eval", "train"):
-        rule.fill(network.state_dict())
-        network.train(mode == "train")
+    for mode in modes(network):
         features.clear()
         with torch.no_grad():
             result = network(network_inputs(seed, extrinsic, intrinsic))
@@ -196,10 +195,9 @@ def record_forward(seed: int, name: str) -> dict[str, np.ndarray]:
     return record | {f"train/after/{key}": state[key].numpy() for key in filter(wanted.fullmatch, state)}
 
 
-def check_forward(path: Path, name: str) -> list[Comparison]:
+def check_forward(recorded: Mapping[str, np.ndarray], name: str) -> list[Comparison]:
     """golden_forward_<preset>.npz: every output, both modes, and running statistics after the training pass."""
-    recorded = np.load(path, allow_pickle=False)
-    images = rule.images(int(recorded["seed"]))
+    images = inputs.images(int(recorded["seed"]))
     if not np.array_equal(images.flatten()[:8].numpy(), recorded["image_first8"]):
         raise ValueError("this numpy draws other random numbers than the recording's; nothing can be compared")
     config = quiet(name)
@@ -207,82 +205,70 @@ def check_forward(path: Path, name: str) -> list[Comparison]:
     network = build(config)
     features = _keep_features(network, config.model.bev_size)
     comparisons = []
-    for mode in ("eval", "train"):
-        calls = CloseCalls(config.map)
+    for mode in modes(network):
         theirs = as_predictions(recorded, f"{mode}/")
-        network.train(mode == "train")
-        while True:
-            rule.fill(network.state_dict())
-            with calls.decide(network), torch.no_grad():
-                predictions = network(images, *(tensor[None] for tensor in reference))
-            if not calls.reconsider((predictions.points - theirs.points).numpy(), OUTPUT_ABSOLUTE["ctr_im"]):
-                break
+        run = functools.partial(network, images, *(tensor[None] for tensor in reference))
+        predictions, flipped = decided_as_recorded(network, run, theirs.points, config.map)
         limits = OUTPUT_ABSOLUTE.items()
         groups = {f"{key}/*": Comparison(f"{name}: {mode} {key}", absolute=limit) for key, limit in limits}
         found = rows_of(at_size(predictions, config.mask_size)) | features
         compare(groups, found, ChainMap(rows_of(theirs, f"{mode}/"), recorded), f"{mode}/")
         comparisons += groups.values()
-        if calls.flipped:
-            decided = Comparison(f"{name}: {mode} attention cells decided as recorded", absolute=calls.closest)
-            for (layer, instance, cell), logit in calls.flipped.items():
+        if flipped:
+            decided = Comparison(f"{name}: {mode} attention cells decided as recorded", absolute=CLOSEST)
+            for (layer, instance, cell), logit in flipped.items():
                 decided.add(f"layer {layer}, instance {instance}, cell {cell}", logit, 0.0)
             comparisons.append(decided)
     statistics = Comparison(f"{name}: running statistics", relative=STATISTICS_RELATIVE)
     state = network.state_dict()
-    for key in (key for key in recorded.files if key.startswith("train/after/")):
+    for key in (key for key in recorded if key.startswith("train/after/")):
         statistics.add(key, state[key[len("train/after/") :]], recorded[key])
     return [*comparisons, statistics]
 
 
-class CloseCalls:
-    """Attention cells that rounding decides, to be decided the other way, found one by one.
+def decided_as_recorded(
+    network: PivotNet, forward: Callable[[], Predictions], points: Tensor, map_config: MapConfig
+) -> tuple[Predictions, dict[tuple[int, int, int], float]]:
+    """What ``forward`` predicts, with attention cells that rounding decides decided as in the recording.
 
     The decoder lets a point query see a BEV cell when its instance's mask logit is not negative there. Of the millions
     of logits of a forward pass a few lie within rounding of zero, and two right programmes may decide them differently;
-    the instance's points then move by more than rounding. The comparison looks for the first layer and the instance
-    that differ, and takes the logit nearest to zero there.
+    the instance's points then move by more than rounding. The first layer and the instance whose ``points`` [D, B, T,
+    2] differ from the recorded ones are looked for, and the logit nearest to zero there is taken, one after the other.
+
+    Returns:
+        predictions, and {(layer, instance, cell): logit} of the cells that were decided otherwise.
     """
+    decoder: Any = network.line_decoder
+    usual = decoder.masked
+    sizes = zip(map_config.num_queries, map_config.max_points)
+    first_points = np.cumsum([0] + [points for queries, points in sizes for _ in range(queries)])[:-1]  # [Q]
+    flipped: dict[tuple[int, int, int], float] = {}
+    layers: list[Tensor] = []  # logits of each layer, [B, Q, N]
 
-    closest = OUTPUT_ABSOLUTE["ins_masks"]  # the largest logit that counts as rounding
+    def masked(logits: Tensor) -> Tensor:
+        hidden = usual(logits)
+        for layer, instance, cell in flipped:
+            if layer == len(layers):
+                hidden[:, instance, cell] = ~hidden[:, instance, cell]
+        layers.append(logits)
+        return hidden
 
-    def __init__(self, map_config: MapConfig) -> None:
-        self.flipped: dict[tuple[int, int, int], float] = {}  # (layer, instance, cell): logit
-        self.logits: list[torch.Tensor] = []  # of each layer, [B, Q, N]
-        sizes = zip(map_config.num_queries, map_config.max_points)
-        self.first_points = np.cumsum([0] + [points for queries, points in sizes for _ in range(queries)])[:-1]  # [Q]
-
-    @contextlib.contextmanager
-    def decide(self, network: PivotNet) -> Iterator[None]:
-        """Run the network's decoder with the decisions found so far."""
-        decoder: Any = network.line_decoder
-        usual = decoder.masked
-        self.logits = []
-
-        def masked(logits: torch.Tensor) -> torch.Tensor:
-            hidden = usual(logits)
-            for layer, instance, cell in self.flipped:
-                if layer == len(self.logits):
-                    hidden[:, instance, cell] = ~hidden[:, instance, cell]
-            self.logits.append(logits)
-            return hidden
-
-        with mock.patch.object(decoder, "masked", masked):
-            yield
-
-    def reconsider(self, difference: np.ndarray, tolerance: float) -> bool:
-        """Whether one more cell is to be decided otherwise, given the difference of all layers' points [D, B, T, 2]."""
-        worst = np.abs(difference).max(axis=(1, 3))  # [D, T]
-        layers = np.flatnonzero(worst.max(axis=1) > tolerance)
-        if not len(layers) or len(self.flipped) >= MOST_CELLS:
-            return False
-        layer = int(layers[0])
-        instance = int(np.maximum.reduceat(worst[layer], self.first_points).argmax())
-        size = self.logits[layer][0, instance].abs()
-        cell = int(size.argmin())
-        if float(size[cell]) > self.closest or (layer, instance) in {key[:2] for key in self.flipped}:
-            return False  # no close call, or deciding it otherwise has not helped
-        self.flipped[layer, instance, cell] = float(size[cell])
-        return True
+    with mock.patch.object(decoder, "masked", masked), torch.no_grad():
+        while True:
+            layers.clear()
+            inputs.fill(network.state_dict())
+            predictions = forward()
+            worst = (predictions.points - points).abs().amax((1, 3)).numpy()  # [D, T]
+            differing = np.flatnonzero(worst.max(axis=1) > OUTPUT_ABSOLUTE["ctr_im"])
+            if not len(differing) or len(flipped) >= MOST_CELLS:
+                return predictions, flipped
+            layer = int(differing[0])
+            instance = int(np.maximum.reduceat(worst[layer], first_points).argmax())
+            logit, cell = (value.item() for value in layers[layer][0, instance].abs().min(0))
+            if logit > CLOSEST or (layer, instance) in {key[:2] for key in flipped}:
+                return predictions, flipped  # no close call, or deciding it otherwise has not helped
+            flipped[layer, instance, cell] = logit
 
 
 def at_size(predictions: Predictions, size: tuple[int, int]) -> Predictions:
@@ -301,14 +287,13 @@ def _keep_features(network: PivotNet, bev_size: tuple[int, int]) -> dict[str, Te
     """What the backbone and the BEV encoder return in the last forward pass, under the recordings' keys."""
     found: dict[str, Tensor] = {}
 
-    def keep_backbone(module: nn.Module, arguments: Any, outputs: Any) -> None:
-        found.update({f"bkb_features/{i}": output for i, output in enumerate(outputs)})
+    def keep(name: str, outputs: list[Tensor]) -> None:
+        found.update({f"{name}/{i}": output for i, output in enumerate(outputs)})
 
     def keep_encoder(module: nn.Module, arguments: Any, outputs: Any) -> None:
         # E times [B, N, hidden] -> [B, hidden, rows, columns]
-        maps = [output.transpose(1, 2).unflatten(2, bev_size) for output in outputs]
-        found.update({f"bev_enc_features/{i}": output for i, output in enumerate(maps)})
+        keep("bev_enc_features", [output.transpose(1, 2).unflatten(2, bev_size) for output in outputs])
 
-    network.im_backbone.register_forward_hook(keep_backbone)
+    network.im_backbone.register_forward_hook(lambda module, arguments, outputs: keep("bkb_features", outputs))
     network.bev_encoder.register_forward_hook(keep_encoder)
     return found

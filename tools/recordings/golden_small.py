@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 import itertools
 import math
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 from unittest import mock
 
@@ -22,10 +22,10 @@ from pivotnet.data.projection import project_bev_grid
 from pivotnet.model import pivotnet as network_module
 from pivotnet.model.backbone import build_backbone
 from pivotnet.model.pivotnet import PivotNet
-from recordings import inputs, rule, shim
+from recordings import inputs, shim
 from recordings.comparison import Comparison, compare
 from recordings.golden_criterion import FIELDS, as_predictions, flat, rows_of, subsampled
-from recordings.golden_network import at_size
+from recordings.golden_network import at_size, modes
 
 # Neither side is a multiple of 32 (upstream's padding then depends on the backbone); in Swin's last stage a side is
 # shorter than the shift of the windows, in the one before it a map is exactly one window wide.
@@ -65,13 +65,11 @@ POINT_ABSOLUTE = 1e-6
 def record_backbone(seed: int, name: str) -> dict[str, np.ndarray]:
     """golden_backbone_<preset>.npz: features, fingerprints of gradients and running statistics of a training step."""
     backbone = shim.build(name, deterministic=False).im_backbone
-    found = _observe(backbone, lambda x: backbone({"images": x})["im_bkb_features"], name, seed)
-    return {"seed": np.int64(seed), **found}
+    return _observe(backbone, lambda x: backbone({"images": x})["im_bkb_features"], name, seed)
 
 
-def check_backbone(path: Path, name: str) -> list[Comparison]:
+def check_backbone(recorded: Mapping[str, np.ndarray], name: str) -> list[Comparison]:
     """golden_backbone_<preset>.npz, with and without checkpointing: the seed leaves out the same branches."""
-    recorded = np.load(path, allow_pickle=False)
     own, largest = FINGERPRINT_OWN[name], FINGERPRINT_LARGEST[name]
     comparisons = []
     for checkpointing in (True, False):
@@ -81,7 +79,7 @@ def check_backbone(path: Path, name: str) -> list[Comparison]:
         others = Comparison(f"{label}: gradients, statistics", tolerance=limits)
         backbone = build_backbone(dataclasses.replace(preset(name).model, checkpointing=checkpointing))
         found = _observe(backbone, backbone, name, int(recorded["seed"]))
-        others.require("other keys are recorded", {"seed", *found} == set(recorded.files))
+        others.require("other keys are recorded", {"seed", *found} == set(recorded))
         for key, value in found.items():
             if key.endswith("keys"):
                 others.require(f"{key} differ", value.tolist() == recorded[key].tolist())
@@ -96,18 +94,16 @@ def check_backbone(path: Path, name: str) -> list[Comparison]:
 
 def _observe(backbone: nn.Module, forward: Any, name: str, seed: int) -> dict[str, np.ndarray]:
     """Everything that is recorded of a backbone whose keys begin with ``bkb.``; ``forward``: images -> two features."""
-    images = rule.images(seed, IMAGES_SHAPE)
+    images = inputs.images(seed, IMAGES_SHAPE)
     found = {}
-    for mode in ("eval", "train"):
-        rule.fill(backbone.state_dict(), "im_backbone.")
-        backbone.train(mode == "train")
+    for mode in modes(backbone, "im_backbone."):
         torch.manual_seed(seed)  # of stochastic depth
         with torch.set_grad_enabled(mode == "train"):
             features = forward(images)
         for level, (feature, step) in enumerate(zip(features, CHANNEL_STEPS[name])):
             found[f"{mode}/features/{level}"] = feature.detach()[:, ::step].numpy()
     backbone.zero_grad()
-    weights = [rule.images(level, tuple(feature.shape)) for level, feature in enumerate(features)]
+    weights = [inputs.images(level, tuple(feature.shape)) for level, feature in enumerate(features)]
     sum((feature * weight).sum() for feature, weight in zip(features, weights)).backward()
     gradients = {key: parameter.grad for key, parameter in backbone.named_parameters()}
     running = {key: value for key, value in backbone.state_dict().items() if "running" in key or "tracked" in key}
@@ -152,11 +148,9 @@ def _record_small(seed: int) -> dict[str, np.ndarray] | None:
     """None if a mask logit is too near to the threshold."""
     rigs = [inputs.cameras(seed + i) for i in range(BATCH)]
     extrinsic, intrinsic = (np.concatenate(part) for part in zip(*rigs))
-    record: dict[str, np.ndarray] = {"seed": np.int64(seed), "extrinsic": extrinsic, "intrinsic": intrinsic}
+    record: dict[str, np.ndarray] = {"extrinsic": extrinsic, "intrinsic": intrinsic}
     network = shim.build("effb0", bev_decoder=BEV, ins_decoder=LINES, output_head=HEAD)
-    for mode in ("eval", "train"):
-        rule.fill(network.state_dict())
-        network.train(mode == "train")
+    for mode in modes(network):
         leaves = backbone_features(seed)
         state: dict[str, Any] = {
             "images": torch.empty(BATCH, CAMERAS, 0),
@@ -201,9 +195,8 @@ def _upstream_projection(extrinsic: np.ndarray, intrinsic: np.ndarray) -> dict[s
     return record
 
 
-def check_small(path: Path) -> list[Comparison]:
+def check_small(recorded: Mapping[str, np.ndarray]) -> list[Comparison]:
     """golden_small.npz: outputs and gradients for two samples, and the projection of the BEV grid."""
-    recorded = np.load(path, allow_pickle=False)
     seed = int(recorded["seed"])
     cameras = list(zip(recorded["extrinsic"], recorded["intrinsic"]))
     reference = [torch.stack(part) for part in zip(*(project_bev_grid(*rig, MODEL.bev_size, MAP) for rig in cameras))]
@@ -212,10 +205,9 @@ def check_small(path: Path) -> list[Comparison]:
     with mock.patch.object(network_module, "build_backbone", lambda model: backbone):
         network = PivotNet(MODEL, MAP)
     comparisons = []
-    for mode in ("eval", "train"):
-        rule.fill(network.state_dict())
+    for mode in modes(network):
         backbone.leaves = backbone_features(seed)
-        predictions = network.train(mode == "train")(images, *reference)
+        predictions = network(images, *reference)
         rows = rows_of(at_size(predictions, MASK_SIZE))
         comparison = Comparison(f"small network: {mode}", absolute=2e-5, each=1e-5)
         theirs = rows_of(as_predictions(recorded, f"{mode}/"), f"{mode}/")
@@ -230,7 +222,7 @@ def check_small(path: Path) -> list[Comparison]:
         "feature_gradient/*": Comparison("small network: gradients of features", relative=1e-5, each=1e-4),
         "after/*": Comparison("small network: running statistics", absolute=1e-6, each=1e-5),
     }
-    recorded_gradients = {key for key in recorded.files if "gradient/" in key}
+    recorded_gradients = {key for key in recorded if "gradient/" in key}
     groups["gradient/*"].require("other gradients are recorded", found.keys() == recorded_gradients)
     compare(groups, {**found, **{f"after/{key}": buffer for key, buffer in _statistics(network)}}, recorded)
     seen = Comparison("projection: cells that a camera sees")

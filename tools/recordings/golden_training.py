@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from pivotnet.data.targets import build_targets
 from pivotnet.distributed import Ranks
 from pivotnet.model.pivotnet import PivotNet
 from pivotnet.training.optim import build_optimizer
-from recordings import inputs, rule, shim
+from recordings import inputs, shim
 from recordings.comparison import Comparison
 from recordings.golden_criterion import as_sample, as_targets
 from recordings.golden_network import build, network_inputs, quiet
@@ -43,7 +42,7 @@ def record_trajectory(seed: int) -> tuple[dict[str, Any], dict[str, float], dict
     extrinsic, intrinsic = inputs.cameras(seed)
     target = inputs.target(seed, CASE)
     network = shim.build("effb0").train()
-    rule.fill(network.state_dict())
+    inputs.fill(network.state_dict())
     optimiser, setup = shim.optimizer(network)
     steps: list[dict[str, Any]] = []
     norms: dict[str, float] = {}
@@ -55,7 +54,7 @@ def record_trajectory(seed: int) -> tuple[dict[str, Any], dict[str, float], dict
         norms = norms or gradient_norms(network)
         steps.append({"step": step, "total": total.item()})
         optimiser.step()
-    sample = {"seed": np.int64(seed), **target, "extrinsic": extrinsic, "intrinsic": intrinsic}
+    sample = {**target, "extrinsic": extrinsic, "intrinsic": intrinsic}
     trajectory = {
         "meta": {"config": "effb0", "seed": seed, "optimizer_setup": setup},
         "steps": steps,
@@ -75,10 +74,10 @@ def batches_counted(network: nn.Module) -> list[int]:
     return sorted({int(count) for key, count in state.items() if key.endswith("num_batches_tracked")})
 
 
-def check_trajectory(trajectory: Path, first_norms: Path, sample_path: Path) -> list[Comparison]:
+def check_trajectory(
+    recorded: Mapping[str, Any], norms: dict[str, float], sample: Mapping[str, np.ndarray]
+) -> list[Comparison]:
     """Losses, gradient norms and batch counts of AdamW steps on one sample, with checkpointing as upstream has it."""
-    recorded, norms = (json.loads(path.read_text()) for path in (trajectory, first_norms))
-    sample = np.load(sample_path, allow_pickle=False)
     config = quiet(recorded["meta"]["config"])
     network = build(config).train()
     _run_as_recorded(network)
@@ -86,7 +85,7 @@ def check_trajectory(trajectory: Path, first_norms: Path, sample_path: Path) -> 
     targets = build_targets([as_sample(sample)], config)
     cameras = sample["extrinsic"][0], sample["intrinsic"][0]
     reference = [t[None] for t in project_bev_grid(*cameras, config.model.bev_size, config.map)]
-    images = rule.images(int(sample["seed"]))
+    images = inputs.images(int(sample["seed"]))
     rates = (config.optim.lr, config.optim.backbone_lr)
     optimizer = build_optimizer(network, config.optim, rates, Ranks())
     losses = {step: Comparison(f"training: step {step}", relative=limit) for step, limit in STEP_RELATIVE.items()}

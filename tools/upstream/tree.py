@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, default_collate
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from benchmarks.train_tasks import UPSTREAM_PHASES, drawn_batch, move_inputs  # noqa: E402
-from recordings import inputs, rule, shim  # noqa: E402
+from recordings import inputs, shim  # noqa: E402
 from recordings.golden_criterion import as_targets  # noqa: E402
 from recordings.golden_network import network_inputs  # noqa: E402
 
@@ -137,7 +137,7 @@ def losses(tree: Tree, family: str, preset: str, root: str, token: str) -> dict[
             if isinstance(module, StochasticDepth):
                 module.rates = (0.0,) * len(module.rates)
                 module.keep = module.keep[:0]
-        rule.fill(model.state_dict())
+        inputs.fill(model.state_dict())
         experiment.data_loader_workers = 0
         # one process: nothing but DDP's attribute is needed of it
         model.module = types.SimpleNamespace(post_processor=model.post_processor)
@@ -150,7 +150,7 @@ def losses(tree: Tree, family: str, preset: str, root: str, token: str) -> dict[
             read = importlib.import_module("pivotnet.upstream.transform").load_images(batch, model)
         # Noise instead of the picture: batch norm divides by the deviation of a channel, which flat colours make tiny,
         # so that rounding would grow to percents.
-        batch["images"] = rule.images(SEED, tuple(read.shape))
+        batch["images"] = inputs.images(SEED, tuple(read.shape))
         torch.manual_seed(SEED)
         total, terms = experiment.training_step(batch)
         total.backward()
@@ -180,7 +180,7 @@ def _step(made: Any, number: int) -> None:
 def write(tree: Tree, family: str, preset: str, checkpoint: str) -> None:
     """Save after ``STEPS`` steps, through upstream's own callback."""
     made, callbacks = _trainer(tree, family, preset)
-    rule.fill(made.model.state_dict())
+    inputs.fill(made.model.state_dict())
     for number in range(STEPS):
         _step(made, number)
     made.epoch, made.global_step = EPOCH, STEPS

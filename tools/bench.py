@@ -151,10 +151,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Parse the command line and run a benchmark; returns the exit status."""
-    return run_command(_run)
-
-
-def _run() -> int:
     args = build_parser().parse_args()
     load_before = os.getloadavg()[0]
     measure(args)
@@ -166,4 +162,4 @@ def _run() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

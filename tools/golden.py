@@ -152,10 +152,6 @@ def _write(path: Path, content: dict[str, Any], seed: int) -> None:
 
 def main() -> int:
     """Parse the command line and run one of the two commands; returns the exit status."""
-    return run_command(_run)
-
-
-def _run() -> int:
     parser = OptionParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     recorder = commands.add_parser("record", help="record upstream")
@@ -178,4 +174,4 @@ def _run() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -14,6 +14,7 @@ from recordings.golden_criterion import nested
 from support.samples import COMMITTED, RECORDINGS
 
 from pivotnet.config import preset
+from pivotnet.errors import run_command
 from pivotnet.model.pivotnet import PivotNet
 
 # Full size, where other parts prove the same: "small" and "backbone" every layer, with gradients and in both modes,
@@ -106,7 +107,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
 
     def check(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["golden.py", "check", *arguments])
-        return golden.main()
+        return run_command(golden.main)
 
     assert check(str(tmp_path), "--parts", "matching") == 0
     assert "3 of 3 comparisons within tolerance" in capsys.readouterr().out

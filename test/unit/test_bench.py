@@ -8,11 +8,11 @@ import bench
 import numpy as np
 import pytest
 from benchmarks.turns import TOTAL, WAITS, Clock, Task, group_of, take_turns
-from recordings.upstream_operator import compile_operator
+from recordings.shim import compile_operator
 from support.diary_task import diary
 from torch.utils import cpp_extension
 
-from pivotnet.errors import PivotNetError
+from pivotnet.errors import PivotNetError, run_command
 
 
 def test_sides_take_turns_and_are_measured(tmp_path):
@@ -80,7 +80,7 @@ def test_upstreams_operator_needs_a_compiler(monkeypatch, tmp_path):
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["bench.py", *arguments])
-    return bench.main()
+    return run_command(bench.main)
 
 
 @pytest.mark.parametrize(

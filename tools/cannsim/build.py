@@ -14,6 +14,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"  # torch without torch_npu
+import torch  # noqa: E402
+
 HERE = Path(__file__).resolve().parent
 SITE = HERE / "site"
 BUILD = HERE / "build"
@@ -28,29 +31,21 @@ OPERATOR = re.compile(rb"aclnn[A-Z]\w{2,}")
 
 
 def run(command: list[str]) -> str:
-    environment = dict(os.environ, TORCH_DEVICE_BACKEND_AUTOLOAD="0")  # torch without torch_npu
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise OSError(f"{shlex.join(command)}\n{result.stderr[-4000:]}")
     return result.stdout
 
 
-def torch_folder_and_abi() -> tuple[Path, str]:
-    """Where torch is, and which std::string it was built with (before 2.7 on x86_64: the old one)."""
-    question = "import torch; print(torch.__path__[0], int(torch._C._GLIBCXX_USE_CXX11_ABI), sep='\\n')"
-    folder, abi = run([sys.executable, "-c", question]).splitlines()
-    return Path(folder), f"-D_GLIBCXX_USE_CXX11_ABI={abi}"
-
-
 def wheel_libraries() -> list[Path]:
     """The shared libraries whose needs are stubbed."""
-    patterns = ("torch_npu/lib/libtorch_npu.so", "torch_npu/lib/libtensorpipe.so", "torch_npu/lib/libnpu_profiler.so")
-    patterns += ("torch_npu/_C*.so", "mx_driving/_C*.so")
-    found = {pattern: sorted(SITE.glob(pattern)) for pattern in patterns}
-    missing = [str(SITE / pattern) for pattern, files in found.items() if not files]
-    if missing:
-        raise FileNotFoundError(f"{missing[0]} is missing: run tools/cannsim/setup.sh")
-    return [path for files in found.values() for path in files]
+    found = []
+    for name in ("lib/libtorch_npu.so", "lib/libtensorpipe.so", "lib/libnpu_profiler.so", "_C*.so"):
+        found += sorted(SITE.glob(f"torch_npu/{name}"))
+    found += sorted(SITE.glob("mx_driving/_C*.so"))
+    if len(found) < 5:
+        raise FileNotFoundError(f"wheels are missing in {SITE}: run tools/cannsim/setup.sh")
+    return found
 
 
 def stubs_in_c(defined: set[str], wheels: list[Path]) -> str:
@@ -94,12 +89,14 @@ def write(path: Path, text: str) -> Path:
 def build() -> None:
     OBJECTS.mkdir(parents=True, exist_ok=True)
     LIBRARIES.mkdir(parents=True, exist_ok=True)
-    torch, abi = torch_folder_and_abi()
+    include, libraries = Path(torch.__path__[0], "include"), Path(torch.__path__[0], "lib")
+    # which std::string torch was built with (before 2.7 on x86_64: the old one)
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
     wheels = wheel_libraries()
     third_party = SITE / "torch_npu/include/third_party"
     base = ["-std=c++17", "-fPIC", "-w", abi]
     cann = [*base, "-O2", f"-I{third_party.parent}", f"-I{third_party / 'acl/inc'}", f"-I{third_party / 'hccl/inc'}"]
-    aten = [*base, "-O0", f"-I{torch / 'include'}"]  # the work is done inside ATen
+    aten = [*base, "-O0", f"-I{include}"]  # the work is done inside ATen
     headers = sorted((HERE / "src").rglob("*.h"))
 
     # ATen's declarations are most of the work: they are parsed once.
@@ -138,7 +135,7 @@ def build() -> None:
     arguments = ["-std=c++17", "-O1", "-fPIC", "-shared", str(preload), "-ldl"]
     make(LIBRARIES / "libcannsim_preload.so", [preload], arguments)
     arguments = ["-shared", "-Wl,-soname,libopapi.so", *map(str, operator_objects), *to_runtime]
-    make(LIBRARIES / "libopapi.so", operator_objects, [*arguments, f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"])
+    make(LIBRARIES / "libopapi.so", operator_objects, [*arguments, f"-L{libraries}", "-ltorch_cpu", "-lc10"])
 
 
 if __name__ == "__main__":

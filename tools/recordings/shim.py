@@ -38,11 +38,19 @@ from torch import nn
 from pivotnet.errors import PivotNetError
 from pivotnet.upstream import substitutes
 from pivotnet.upstream.transform import Compose
-from recordings import upstream_operator
 
 COMMIT_FILES = ("mapmaster/models/network.py", "configs/pivotnet_nuscenes_swint.py", "tools/evaluation/eval.py")
 NEEDED = ("mmcv", "addict", "yapf", "tabulate", "loguru", "tensorboardX")
 PRESETS = ("swint", "res50", "effb0")
+OPERATOR = "MultiScaleDeformableAttention"
+OPERATOR_SOURCES = Path("mapmaster/models/bev_decoder/deform_transformer/ops/src")
+# what torch has renamed since
+RENAMED_IN_TORCH = {
+    "THC/THCAtomics.cuh": "ATen/cuda/Atomic.cuh",
+    ".type().is_cuda()": ".is_cuda()",
+    "value.type()": "value.scalar_type()",
+    ".data<": ".data_ptr<",
+}
 
 
 def import_upstream(checkout: Path, gpu: bool = False) -> Path:
@@ -69,7 +77,7 @@ def import_upstream(checkout: Path, gpu: bool = False) -> Path:
     warnings.filterwarnings("ignore", category=UserWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
     if gpu:
-        upstream_operator.compile_operator(checkout)
+        compile_operator(checkout)
     elif not _on_npu():
         for kind in (torch.Tensor, nn.Module):
             kind.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign,assignment]
@@ -86,6 +94,41 @@ def import_upstream(checkout: Path, gpu: bool = False) -> Path:
     efficientnet = importlib.import_module("mapmaster.models.backbone.efficientnet.model")
     efficientnet.load_pretrained_weights = lambda *args, **kwargs: None
     return checkout
+
+
+def compile_operator(checkout: Path) -> None:
+    """Compile upstream's operator for GPUs outside its checkout, and make it importable; nothing stays on the disk.
+
+    Raises:
+        PivotNetError: nvcc or ninja is missing, or the compiler fails.
+    """
+    from torch.utils import cpp_extension  # here: it warns where there is no GPU
+
+    if cpp_extension.CUDA_HOME is None:
+        raise PivotNetError(
+            "upstream's operator cannot be compiled: there is no nvcc; install the toolkit of CUDA "
+            f"{torch.version.cuda}, set CUDA_HOME, or leave --against out"
+        )
+    if not cpp_extension.is_ninja_available():
+        raise PivotNetError("upstream's operator cannot be compiled: there is no ninja; pip install ninja")
+    with tempfile.TemporaryDirectory(prefix="pivotnet-operator-") as folder:
+        for path in (checkout / OPERATOR_SOURCES).rglob("*.*"):
+            text = path.read_text()
+            for old, new in RENAMED_IN_TORCH.items():
+                text = text.replace(old, new)
+            copied = Path(folder, path.relative_to(checkout / OPERATOR_SOURCES))
+            copied.parent.mkdir(exist_ok=True)
+            copied.write_text(text)
+        sources = [str(path) for path in Path(folder).rglob("*.c*") if path.suffix in (".cpp", ".cu")]
+        flags = ["-DWITH_CUDA"]
+        try:
+            sys.modules[OPERATOR] = cpp_extension.load(
+                OPERATOR, sources, flags, flags, build_directory=folder, extra_include_paths=[folder], with_cuda=True
+            )
+        except (RuntimeError, ImportError, OSError) as error:
+            lines = [line.strip() for line in str(error).splitlines()]
+            reason = next((line for line in lines if "error:" in line), lines[0])
+            raise PivotNetError(f"upstream's operator does not compile ({reason}): leave --against out") from error
 
 
 def _on_npu() -> bool:
@@ -110,7 +153,7 @@ _STAND_INS: dict[str, dict[str, Any]] = {
     },
     "skimage": {},
     "skimage.io": {"imread": lambda path: np.asarray(Image.open(path))},
-    "MultiScaleDeformableAttention": {},
+    OPERATOR: {},
 }
 
 

@@ -158,7 +158,6 @@ _STAND_INS: dict[str, dict[str, Any]] = {
 
 
 def _add_stand_ins() -> None:
-    """Register modules under those names unless the real packages are installed."""
     installed = {name for name in _STAND_INS if "." not in name and importlib.util.find_spec(name) is not None}
     for name, members in _STAND_INS.items():
         if name.partition(".")[0] not in installed:
@@ -225,12 +224,8 @@ def optimizer(network: nn.Module) -> tuple[torch.optim.Optimizer, dict[str, Any]
 def switch_randomness_off(network: nn.Module) -> None:
     """Dropout, attention dropout, drop path and drop connect at rate 0."""
     for module in network.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if isinstance(module, nn.MultiheadAttention):
-            module.dropout = 0.0
-        if hasattr(module, "drop_prob"):
-            module.drop_prob = 0.0
-        parameters = getattr(module, "_global_params", None)
-        if parameters is not None and hasattr(parameters, "_replace"):
-            module._global_params = parameters._replace(drop_connect_rate=0.0)
+        for kind, rate in ((nn.Dropout, "p"), (nn.MultiheadAttention, "dropout"), (nn.Module, "drop_prob")):
+            if isinstance(module, kind) and hasattr(module, rate):
+                setattr(module, rate, 0.0)
+        if hasattr(module, "_global_params"):
+            module._global_params = module._global_params._replace(drop_connect_rate=0.0)

@@ -95,10 +95,8 @@ def names(tree: Tree) -> dict[str, np.ndarray]:
             network = tree.network(family, preset)
             trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
             state = [f"{name} {tuple(tensor.shape)}" for name, tensor in network.state_dict().items()]
-            found |= {
-                f"{family}_{preset}/trained": np.array(trained),
-                f"{family}_{preset}/state": np.array(sorted(state)),
-            }
+            found[f"{family}_{preset}/trained"] = np.array(trained)
+            found[f"{family}_{preset}/state"] = np.array(sorted(state))
     return found
 
 

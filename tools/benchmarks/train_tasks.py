@@ -51,11 +51,7 @@ def drawn_batch(config: Config, case: str, batch_size: int) -> Batch:
 def our_step(
     preset_name: str, case: str, batch_size: int, checkpointing: bool, device: str, amp: torch.dtype | None, graph: bool
 ) -> Task:
-    """Trainer.train_step on a drawn batch.
-
-    Args:
-        graph: replay the network as captured graphs, whose parts cannot be timed.
-    """
+    """Trainer.train_step on a drawn batch; with ``graph``, parts of the network cannot be timed."""
     clock = Clock(devices.select_device(device))
     config = preset(preset_name)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, checkpointing=checkpointing))

@@ -160,11 +160,8 @@ def take_turns(
     turn_seconds: float = 1.0,
     profile: bool = False,
 ) -> list[Measurement]:
-    """Measure the sides: ``rounds`` turns of each, after ``warmup`` turns, of ``turn_seconds`` at least.
-
-    Args:
-        sides: how to make the task of each, by name; picklable.
-        threads: torch's threads in each process.
+    """Measure the sides (how to make the task of each, by name; picklable) with so many threads of torch: ``rounds``
+    turns of each, after ``warmup`` turns, of ``turn_seconds`` at least.
 
     Raises:
         PivotNetError: a side fails, with its message or traceback.

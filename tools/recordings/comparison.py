@@ -19,20 +19,13 @@ class Comparison:
 
     A recorded number may differ by the sum of three parts; if all are 0, it must be equal. A comparison of nothing is a
     miss.
-
-    Args:
-        what: name in the table.
-        absolute: allowed of every number.
-        relative: allowed as a part of the largest recorded magnitude of the same array.
-        each: allowed as a part of the number's own recorded magnitude.
-        tolerance: what the table shows; made from the parts by default.
     """
 
-    what: str
-    absolute: float = 0.0
-    relative: float = 0.0
-    each: float = 0.0
-    tolerance: str = ""
+    what: str  # name in the table
+    absolute: float = 0.0  # allowed of every number
+    relative: float = 0.0  # allowed as a part of the largest recorded magnitude of the same array
+    each: float = 0.0  # allowed as a part of the number's own recorded magnitude
+    tolerance: str = ""  # what the table shows; made from the parts by default
     note: str = ""  # shown if all is well; by default the name of the worst difference
     worst: float = field(default=0.0, init=False)
     worst_relative: float = field(default=0.0, init=False)
@@ -44,13 +37,8 @@ class Comparison:
         self.tolerance = self.tolerance or " + ".join(f"{part:.2g}{of}" for part, of in parts if part) or "equal"
 
     def add(self, name: str, ours: Any, recorded: Any, noise: float | np.ndarray = 0.0) -> None:
-        """Compare two arrays; the worst one's name goes into the note.
-
-        Of large arrays every so many-th element of an axis is recorded; ours may be whole.
-
-        Args:
-            noise: allowed besides, of the whole array or of each number.
-        """
+        """Compare two arrays; the worst one's name goes into the note. ``noise`` is allowed besides, of the whole array
+        or of each number. Of large arrays every so many-th element of an axis is recorded; ours may be whole."""
         ours, recorded = (np.asarray(a.detach() if isinstance(a, torch.Tensor) else a) for a in (ours, recorded))
         if ours.ndim == recorded.ndim:
             steps = [max(1, -(-have // max(kept, 1))) for have, kept in zip(ours.shape, recorded.shape)]

@@ -66,11 +66,7 @@ def value(key: str, shape: tuple[int, ...]) -> np.ndarray:
 @torch.no_grad()
 def fill(module_state: Mapping[str, Tensor], prefix: str = "") -> None:
     """Overwrite the tensors of a ``state_dict()`` in place; integer buffers and constants stay as constructed.
-
-    Args:
-        module_state: what ``module.state_dict()`` returns.
-        prefix: what goes before a key to give its full name in the network, with the dot (``"im_backbone."``).
-    """
+    ``prefix`` and a key give the full name in the network (``"im_backbone."``)."""
     for name, tensor in module_state.items():
         if torch.is_floating_point(tensor) and not name.endswith(LEFT_ALONE):
             tensor.copy_(torch.from_numpy(value(prefix + name, tuple(tensor.shape))))

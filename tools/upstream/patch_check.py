@@ -67,12 +67,7 @@ def parse(data: bytes) -> Patch:
 
 
 def check(path: Path, upstream: Path | None = None, commit: str = "") -> list[str]:
-    """All faults of a patch.
-
-    Args:
-        path: the patch.
-        upstream: a checkout, which is cloned and not touched; skipped if None.
-        commit: the pinned one, which the checkout must be at.
+    """All faults of a patch; on ``upstream``, a checkout which is cloned and not touched, too, if it is at ``commit``.
 
     Raises:
         PivotNetError: a package that the check itself needs is missing.

@@ -50,12 +50,7 @@ EPOCH, STEPS = 3, 2  # of a written checkpoint
 
 
 class Tree:
-    """A tree of upstream, ready to be imported from.
-
-    Args:
-        folder: the checkout.
-        unpatched: whether it needs stand-ins for CUDA and for packages.
-    """
+    """A checkout of upstream, ready to be imported from; ``unpatched``, with stand-ins for CUDA and for packages."""
 
     def __init__(self, folder: Path, unpatched: bool) -> None:
         self.folder = folder = folder.resolve()

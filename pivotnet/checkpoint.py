@@ -1,10 +1,8 @@
-"""Checkpoints: upstream's file layout, whole or not at all, the newest N kept.
-
-A file is a dict with upstream's keys, so that upstream's loader takes it: ``epoch`` (index of the last whole epoch),
-``it`` and ``global_step`` (steps done), ``model_state`` (no ``module.`` prefix), ``optimizer_state``, ``callback``.
-What upstream does not store lies under ``pivotnet``: config, step, world_size, batch_size, seed, elapsed
-seconds and the random state of every rank. ``checksum`` is that of everything else; older files and upstream's have
-none."""
+"""Checkpoints: upstream's file layout, whole or not at all, the newest N kept. A file is a dict with upstream's keys,
+so that upstream's loader takes it: ``epoch`` (index of the last whole epoch), ``it`` and ``global_step`` (steps done),
+``model_state`` (no ``module.`` prefix), ``optimizer_state``, ``callback``. What upstream does not store lies under
+``pivotnet``: config, step, world_size, batch_size, seed, elapsed seconds and the random state of every rank.
+``checksum`` is that of everything else; older files and upstream's have none."""
 
 from __future__ import annotations
 

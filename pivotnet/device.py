@@ -1,8 +1,7 @@
-"""The only file that distinguishes NPU, GPU and CPU.
-
-Everything else asks here: which device, which collective backend, which optimiser kernel, how to wait, how to measure.
-The NPU is looked for before CUDA, because torch_npu's transfer_to_npu (which mx_driving imports) makes
-``torch.cuda.is_available()`` true on an NPU. torch_npu is optional; it is imported late, and only when it is needed."""
+"""The only file that distinguishes NPU, GPU and CPU. Everything else asks here: which device, which collective backend,
+which optimiser kernel, how to wait, how to measure. The NPU is looked for before CUDA, because torch_npu's
+transfer_to_npu (which mx_driving imports) makes ``torch.cuda.is_available()`` true on an NPU. torch_npu is optional; it
+is imported late, and only when it is needed."""
 
 from __future__ import annotations
 

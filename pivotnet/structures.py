@@ -1,9 +1,7 @@
-"""What travels between the stages: Targets, Batch and Predictions.
-
-Letters in shapes: B samples, C=3 classes, G instances of the class that has most of them (at least 1, padded),
-Q=60 instance queries (20 dividers, 25 crossings, 15 boundaries, in this order), T=700 point queries (20x10, 25x2,
-15x30), D line decoder layers, E BEV decoder layers, N=2048 BEV cells in a grid of h x w (64x32), H x W mask pixels
-(400x200)."""
+"""What travels between the stages: Targets, Batch and Predictions. Letters in shapes: B samples, C=3 classes, G
+instances of the class that has most of them (at least 1, padded), Q=60 instance queries (20 dividers, 25 crossings, 15
+boundaries, in this order), T=700 point queries (20x10, 25x2, 15x30), D line decoder layers, E BEV decoder layers,
+N=2048 BEV cells in a grid of h x w (64x32), H x W mask pixels (400x200)."""
 
 from __future__ import annotations
 

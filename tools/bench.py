@@ -5,8 +5,7 @@
     python tools/bench.py criterion  matching and losses alone, on random predictions and drawn targets
 
 With --against CHECKOUT (of upstream, unmodified) the sides take turns, each in a process of its own, on a CPU or a GPU
-(for which upstream's operator is compiled: nvcc and ninja are needed); without it ours alone is measured.
-"""
+(for which upstream's operator is compiled: nvcc and ninja are needed); without it ours alone is measured."""
 
 from __future__ import annotations
 
@@ -43,8 +42,7 @@ def measure(args: argparse.Namespace) -> None:
     """Measure every case and batch size, upstream where the batch size is 1, and list them.
 
     Raises:
-        PivotNetError: upstream knows no such preset or batch size, nothing can be profiled, or a side fails.
-    """
+        PivotNetError: upstream knows no such preset or batch size, nothing can be profiled, or a side fails."""
     if args.against and args.preset not in shim.PRESETS:
         raise PivotNetError(f"--preset {args.preset}: upstream has {', '.join(shim.PRESETS)}")
     if args.against and 1 not in args.batch_sizes:

@@ -9,8 +9,7 @@ Needs no package. A file that is there and whole is left alone. Two backbone fil
 checksums in their names; of the others none is published. PIVOTNET_RELEASE names a mirror.
 
 Without a network: fetch the files on another machine with this script, or by hand from
-https://github.com/wenjie710/PivotNet/releases/tag/v1.0, and copy them into assets/weights under their own names.
-"""
+https://github.com/wenjie710/PivotNet/releases/tag/v1.0, and copy them into assets/weights under their own names."""
 
 from __future__ import annotations
 

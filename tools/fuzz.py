@@ -5,8 +5,7 @@
 
 clean: refused in one line; same: read as if nothing were changed; other: read with other values, within their range.
 All others are faults of the package: a traceback, more than 10 s, more than 1 GiB, the process's end, a file outside
-of the case's folder. SECURITY.md shows a run.
-"""
+of the case's folder. SECURITY.md shows a run."""
 
 import argparse
 import multiprocessing
@@ -53,11 +52,9 @@ class Case(NamedTuple):
 
 
 def run_cases(seed: int, cases: range) -> Iterator[Case]:
-    """The cases of a seed, one after the other; a case is defined by the seed and its index alone.
-
-    A process runs them, and is replaced when a case has ended it. It reads files in a folder deep below a base, so that
-    a file that it writes a few folders higher is found.
-    """
+    """The cases of a seed, one after the other; a case is defined by the seed and its index alone. A process runs them,
+    and is replaced when a case has ended it. It reads files in a folder deep below a base, so that a file that it
+    writes a few folders higher is found."""
     context = multiprocessing.get_context("fork")
     worker = None
     with tempfile.TemporaryDirectory(prefix="pivotnet-fuzz-") as name:

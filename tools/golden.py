@@ -2,8 +2,7 @@
 """Equal to upstream? Compare this project with recordings of upstream, or make new recordings.
 
 python tools/golden.py check DIR                                 compare; exit 1 when anything differs or is missing
-python tools/golden.py record --upstream CHECKOUT --out DIR      run the pinned upstream on this CPU and record it
-"""
+python tools/golden.py record --upstream CHECKOUT --out DIR      run the pinned upstream on this CPU and record it"""
 
 from __future__ import annotations
 

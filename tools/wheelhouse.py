@@ -6,10 +6,7 @@ The pip of the Python that runs this downloads them. On the server, with the fol
 
     WHEELHOUSE=DIR bash test/train_8p_performance.sh     makes .venv from it, or by hand:
     python -m pip install --no-index --find-links DIR -r requirements.txt
-    python -m pip install --no-index --find-links DIR --no-deps -r requirements-npu.txt
-"""
-
-from __future__ import annotations
+    python -m pip install --no-index --find-links DIR --no-deps -r requirements-npu.txt"""
 
 import argparse
 import importlib.metadata

@@ -1,11 +1,10 @@
-"""The annotated sample file: what is known about one sample, as plain arrays.
-
-A file ROOT/customer/pivot-bezier/<token>.npz has upstream's keys. The arrays image_paths, trans, rots, intrins,
-semantic_mask, instance_mask and instance_mask8 are stored as upstream stores them. The keys under which upstream
-pickles lists of dicts (ego_vectors, map_vectors, ctr_points, pivot_pts) are stored without pickle, each as three
-arrays: ``KEY.points`` float64 [sum of n, 2] (all lines one after the other), ``KEY.offsets`` int64 [lines + 1] (line i
-is points[offsets[i]:offsets[i + 1]]) and ``KEY.types`` int64 [lines] (class index). Lengths follow from the offsets,
-so there is no pivot_length; padding is added by the reader."""
+"""The annotated sample file: what is known about one sample, as plain arrays. A file
+ROOT/customer/pivot-bezier/<token>.npz has upstream's keys. The arrays image_paths, trans, rots, intrins, semantic_mask,
+instance_mask and instance_mask8 are stored as upstream stores them. The keys under which upstream pickles lists of
+dicts (ego_vectors, map_vectors, ctr_points, pivot_pts) are stored without pickle, each as three arrays: ``KEY.points``
+float64 [sum of n, 2] (all lines one after the other), ``KEY.offsets`` int64 [lines + 1] (line i is
+points[offsets[i]:offsets[i + 1]]) and ``KEY.types`` int64 [lines] (class index). Lengths follow from the offsets, so
+there is no pivot_length; padding is added by the reader."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -179,11 +179,10 @@ def _inflate(archive: zipfile.ZipFile, info: zipfile.ZipInfo, largest: int) -> b
 
 def read_npz(path: PathLike, *forms: Mapping[str, Array]) -> dict[str, Any]:
     """The arrays of an .npz file by name, read-only. Raises PivotNetError: the file is missing, truncated, no .npz, of
-    none of the forms, or holds foreign objects.
-
-    The first of ``forms`` (rules of arrays by name) is taken whose arrays are all there; others are not decompressed.
-    Object arrays (upstream's converter pickles dicts and lists) come back as object arrays of plain containers, numbers
-    and numeric arrays: use ``.item()`` where upstream does. A pickle that names anything else is refused."""
+    none of the forms, or holds foreign objects. The first of ``forms`` (rules of arrays by name) is taken whose arrays
+    are all there; others are not decompressed. Object arrays (upstream's converter pickles dicts and lists) come back
+    as object arrays of plain containers, numbers and numeric arrays: use ``.item()`` where upstream does. A pickle that
+    names anything else is refused."""
     try:
         with open_file(path) as stream, zipfile.ZipFile(stream) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}

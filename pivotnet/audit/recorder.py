@@ -1,9 +1,8 @@
-"""Counts what a training step asks of its device, by watching every operator.
-
-A tensor says which device it lives on; a device that counts by itself (a simulated NPU) is asked instead. On the CPU,
-host and device share their memory, so there the recorder keeps track: ``torch.device("cpu", 0)`` stands for the device
-and plain ``cpu`` for the host. A tensor is on the device if it was moved or made there, or was computed from one that
-is; Python code that reads ``tensor.device`` gets that answer, and copies between the two are made and counted."""
+"""Counts what a training step asks of its device, by watching every operator. A tensor says which device it lives on; a
+device that counts by itself (a simulated NPU) is asked instead. On the CPU, host and device share their memory, so
+there the recorder keeps track: ``torch.device("cpu", 0)`` stands for the device and plain ``cpu`` for the host. A
+tensor is on the device if it was moved or made there, or was computed from one that is; Python code that reads
+``tensor.device`` gets that answer, and copies between the two are made and counted."""
 
 from __future__ import annotations
 

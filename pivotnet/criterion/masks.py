@@ -1,8 +1,6 @@
-"""Masks against target masks: mean cross entropy plus dice loss.
-
-Masks are predicted on the BEV grid (h x w) and compared at the size of the targets (H x W), 40 times as many values.
-
-Letters in shapes: see pivotnet.structures; Qc queries of one class."""
+"""Masks against target masks: mean cross entropy plus dice loss. Masks are predicted on the BEV grid (h x w) and
+compared at the size of the targets (H x W), 40 times as many values. Letters in shapes: see pivotnet.structures; Qc
+queries of one class."""
 
 from functools import lru_cache
 

@@ -1,12 +1,9 @@
-"""Sequence matching and pivot dynamic matching (PivotNet, section 3.3), for many pairs of lines at once, in numpy.
-
-Both solve the same problem: a target line of n points and a predicted line of P >= n points are given; every target
-point gets a predicted point of its own, in order (strictly increasing), the first one the first and the last one the
-last, so that the summed distance is smallest. The dynamic programme runs over the target points, and each of its steps
-is one array expression over all predicted points and all pairs. The pairs are the last axis, so that every expression
-runs over contiguous memory.
-
-Letters in shapes: n target points (of the longest target), P predicted points, K pairs."""
+"""Sequence matching and pivot dynamic matching (PivotNet, section 3.3), for many pairs of lines at once, in numpy. Both
+solve the same problem: a target line of n points and a predicted line of P >= n points are given; every target point
+gets a predicted point of its own, in order (strictly increasing), the first one the first and the last one the last, so
+that the summed distance is smallest. The dynamic programme runs over the target points, and each of its steps is one
+array expression over all predicted points and all pairs. The pairs are the last axis, so that every expression runs
+over contiguous memory. Letters in shapes: n target points (of the longest target), P predicted points, K pairs."""
 
 from collections.abc import Iterator
 

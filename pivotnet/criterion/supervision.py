@@ -1,9 +1,8 @@
-"""Matches -> labels, targets and weights of all predictions, as dense arrays on the host.
-
-Every predicted point of a matched query has a target: its pivot, or, between two pivots, the point that divides the
-target's segment as evenly as the predicted points between them do. So no loss has to gather points: it is a weighted
-sum over all predictions, and everything that upstream divides by is part of the weights, except for the number of
-instances, which only the device knows (it is reduced over the ranks)."""
+"""Matches -> labels, targets and weights of all predictions, as dense arrays on the host. Every predicted point of a
+matched query has a target: its pivot, or, between two pivots, the point that divides the target's segment as evenly as
+the predicted points between them do. So no loss has to gather points: it is a weighted sum over all predictions, and
+everything that upstream divides by is part of the weights, except for the number of instances, which only the device
+knows (it is reduced over the ranks)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,8 +1,5 @@
-"""Annotated samples and their camera images -> batches.
-
-ROOT is a nuScenes tree that ``pivotnet annotate`` has processed: images under ROOT/samples, annotated samples and
-the split lists under ROOT/customer/pivot-bezier.
-"""
+"""Annotated samples and their camera images -> batches. ROOT is a nuScenes tree that ``pivotnet annotate`` has
+processed: images under ROOT/samples, annotated samples and the split lists under ROOT/customer/pivot-bezier."""
 
 from __future__ import annotations
 
@@ -48,10 +45,9 @@ def steps_per_epoch(size: int, batch_size: int, world_size: int) -> int:
 class TrainingSampler:
     """Batches of indices for the steps ``start_step`` <= step < ``stop_step`` of one rank, from upstream's stream:
     shuffle(range(size)) + shuffle(range(size)) + ..., one generator for all ranks. A step is a function of its number
-    alone, so a run resumes anywhere.
-
-    With b = ``batch_size`` and R = ``world_size``, step k of all ranks together is stream[k*b*R : (k+1)*b*R], and
-    rank r has its items r, r + R, r + 2R, ...: the same samples for R ranks x b as for 1 rank x (b R)."""
+    alone, so a run resumes anywhere. With b = ``batch_size`` and R = ``world_size``, step k of all ranks together is
+    stream[k*b*R : (k+1)*b*R], and rank r has its items r, r + R, r + 2R, ...: the same samples for R ranks x b as for 1
+    rank x (b R)."""
 
     size: int
     batch_size: int
@@ -108,9 +104,8 @@ def camera_paths(annotation: Annotation) -> list[str]:
 
 class MapDataset(Dataset[Union[Item, PivotNetError]]):
     """Samples by index. ``dataset[i]`` *returns* the PivotNetError of a bad sample instead of raising it: an exception
-    that is raised in a worker arrives wrapped in the text of two tracebacks. ``Loader`` raises it.
-
-    With ``cache`` images are decoded once; processes that are forked share them."""
+    that is raised in a worker arrives wrapped in the text of two tracebacks. ``Loader`` raises it. With ``cache``
+    images are decoded once; processes that are forked share them."""
 
     def __init__(
         self, config: Config, data_root: PathLike, tokens: list[str], *, with_targets: bool, cache: bool = False

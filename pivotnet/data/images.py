@@ -1,8 +1,6 @@
 """JPEG -> uint8 pixels of the network's input size, equal to upstream's, which PIL decodes and cv2 resizes bilinearly.
-
 cv2 decodes colour JPEGs to the same pixels as PIL (both by libjpeg-turbo, with its defaults) in less than half of the
-time, part of which PIL spends on copies. PIL's draft mode would be faster still, but gives other pixels.
-"""
+time, part of which PIL spends on copies. PIL's draft mode would be faster still, but gives other pixels."""
 
 from __future__ import annotations
 

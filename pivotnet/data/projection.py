@@ -1,8 +1,6 @@
-"""Where the cells of the BEV grid lie in the camera images.
-
-Everything here depends on the cameras alone, so the data loader computes it on the host, in float32 and in
-upstream's order of operations (validity is decided by comparisons, which rounding can tip).
-"""
+"""Where the cells of the BEV grid lie in the camera images. Everything here depends on the cameras alone, so the data
+loader computes it on the host, in float32 and in upstream's order of operations (validity is decided by comparisons,
+which rounding can tip)."""
 
 from __future__ import annotations
 

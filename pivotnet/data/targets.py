@@ -8,10 +8,7 @@ The rules are upstream's (PivotMapPostProcessor.refactor_targets), for any batch
 - The semantic mask is every pixel with an id; it is never redrawn.
 
 One rule is ours: an instance of fewer than two points is no line. Upstream fails on it ("cost matrix is infeasible");
-here it is left out, together with its mask. Its pixels stay in the semantic mask.
-"""
-
-from __future__ import annotations
+here it is left out, together with its mask. Its pixels stay in the semantic mask."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -1,10 +1,9 @@
-"""Chamfer distances between lines of pixels, and average precision, exactly as upstream computes it.
-
-For each sample, class and threshold: lines are matched greedily by chamfer distance, precision and recall run over the
-predictions sorted by confidence, and AP is the mean precision at ten recalls. What shapes the numbers and is kept:
-predictions are sorted by ASCENDING confidence; on equal confidence matched ones come first, in the order in which they
-were matched; the recall grid is float32, so a recall of exactly 7/10 misses its point; a sample counts for a class if
-it has any line of it, predicted or true."""
+"""Chamfer distances between lines of pixels, and average precision, exactly as upstream computes it. For each sample,
+class and threshold: lines are matched greedily by chamfer distance, precision and recall run over the predictions
+sorted by confidence, and AP is the mean precision at ten recalls. What shapes the numbers and is kept: predictions are
+sorted by ASCENDING confidence; on equal confidence matched ones come first, in the order in which they were matched;
+the recall grid is float32, so a recall of exactly 7/10 misses its point; a sample counts for a class if it has any line
+of it, predicted or true."""
 
 from dataclasses import dataclass
 

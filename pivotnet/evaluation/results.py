@@ -1,10 +1,9 @@
-"""Result files: what a network predicted for one sample, on disk.
-
-FOLDER/<token>.npz holds, without pickle: ``dt_mask`` [C, rows, columns] (ids of drawn instances, 0 is background),
-``dt_res.points`` float32 [sum of p, 2] (row, column) pixels, ``dt_res.offsets`` int64 [n + 1] (instance i is
-points[offsets[i]:offsets[i + 1]] and has id i + 1 in the mask), ``dt_res.scores`` float32 [n] and ``dt_res.labels``
-int64 [n] (index into config.CLASSES). FOLDER/run.json says which checkpoint made them. Upstream's result files, which
-pickle ``dt_res``, are read and written too. This module imports no torch, so that scoring processes start at once."""
+"""Result files: what a network predicted for one sample, on disk. FOLDER/<token>.npz holds, without pickle: ``dt_mask``
+[C, rows, columns] (ids of drawn instances, 0 is background), ``dt_res.points`` float32 [sum of p, 2] (row, column)
+pixels, ``dt_res.offsets`` int64 [n + 1] (instance i is points[offsets[i]:offsets[i + 1]] and has id i + 1 in the mask),
+``dt_res.scores`` float32 [n] and ``dt_res.labels`` int64 [n] (index into config.CLASSES). FOLDER/run.json says which
+checkpoint made them. Upstream's result files, which pickle ``dt_res``, are read and written too. This module imports no
+torch, so that scoring processes start at once."""
 
 import hashlib
 from collections.abc import Mapping

@@ -1,7 +1,6 @@
-"""Camera features -> BEV features, by deformable attention (upstream: bev_decoder.bev_encoder).
-
-Letters in shapes: B samples, V cameras, S cells of both feature levels with the cameras side by side, N BEV cells,
-C channels, E decoder layers."""
+"""Camera features -> BEV features, by deformable attention (upstream: bev_decoder.bev_encoder). Letters in shapes: B
+samples, V cameras, S cells of both feature levels with the cameras side by side, N BEV cells, C channels, E decoder
+layers."""
 
 import copy
 import math

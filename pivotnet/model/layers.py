@@ -39,10 +39,9 @@ class Mlp(nn.Module):
 class StochasticDepth(nn.Module):
     """Stochastic depth (Huang et al., 2016; "drop path" in Swin, "drop connect" in EfficientNet): residual branches of
     single images are left out at random, the others are scaled up so that the expectation stays the same. ``rates`` are
-    the probabilities to leave a branch out, one a branch, in the order of use.
-
-    Draws the scales of all branches of a forward pass at once: one launch instead of several a branch. On the CPU the
-    random stream is read as if the branches drew one after another; a branch of rate 0 draws nothing."""
+    the probabilities to leave a branch out, one a branch, in the order of use. Draws the scales of all branches of a
+    forward pass at once: one launch instead of several a branch. On the CPU the random stream is read as if the
+    branches drew one after another; a branch of rate 0 draws nothing."""
 
     keep: Tensor
 

@@ -1,9 +1,7 @@
-"""BEV features -> point queries, by masked attention (upstream: ins_decoder.bev_decoder).
-
-The queries are the points of all instances. An instance's points, joined, predict its class and its mask; the mask
-says where all its points may look in the next layer.
-
-Letters in shapes: B samples, D layers, Q instances, T points, P points of an instance, N BEV cells, C channels."""
+"""BEV features -> point queries, by masked attention (upstream: ins_decoder.bev_decoder). The queries are the points of
+all instances. An instance's points, joined, predict its class and its mask; the mask says where all its points may look
+in the next layer. Letters in shapes: B samples, D layers, Q instances, T points, P points of an instance, N BEV cells,
+C channels."""
 
 from __future__ import annotations
 

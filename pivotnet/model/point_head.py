@@ -1,9 +1,6 @@
-"""Point queries -> coordinates and validity; BEV features -> semantic masks (upstream: output_head).
-
-Upstream upsamples all masks here; ours stay on the BEV grid, and the criterion upsamples what it compares.
-
-Letters in shapes: B samples, D line decoder layers, E BEV decoder layers, C=3 classes, T points, N BEV cells, H x W
-map pixels, F point features."""
+"""Point queries -> coordinates and validity; BEV features -> semantic masks (upstream: output_head). Upstream upsamples
+all masks here; ours stay on the BEV grid, and the criterion upsamples what it compares. Letters in shapes: B samples, D
+line decoder layers, E BEV decoder layers, C=3 classes, T points, N BEV cells, H x W map pixels, F point features."""
 
 from typing import cast
 

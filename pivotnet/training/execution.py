@@ -1,8 +1,7 @@
-"""How the network runs in a step: in mixed precision, as captured graphs.
-
-Autocast casts each weight by itself, and each gradient back: at 380 weights a step spends more launches on that than on
-matrix products. So the weights are cast together, once a step. Graphs replay the forward and the backward pass in one
-launch each; matching needs the host in between, so the criterion and the optimiser stay as they are."""
+"""How the network runs in a step: in mixed precision, as captured graphs. Autocast casts each weight by itself, and
+each gradient back: at 380 weights a step spends more launches on that than on matrix products. So the weights are cast
+together, once a step. Graphs replay the forward and the backward pass in one launch each; matching needs the host in
+between, so the criterion and the optimiser stay as they are."""
 
 from __future__ import annotations
 

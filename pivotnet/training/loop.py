@@ -1,9 +1,7 @@
-"""The training loop: one host wait a step.
-
-The only place where the host waits for the device is inside the criterion, where matching needs the predictions; the
-loss terms of the step before are piggybacked on the same copy. So losses, the NaN check and the request to stop are
-known one step late, by all ranks at the same step, and checkpoints are written only behind a loss known to be finite.
-"""
+"""The training loop: one host wait a step. The only place where the host waits for the device is inside the criterion,
+where matching needs the predictions; the loss terms of the step before are piggybacked on the same copy. So losses, the
+NaN check and the request to stop are known one step late, by all ranks at the same step, and checkpoints are written
+only behind a loss known to be finite."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
 """Step times: measured inside the loop, written step by step, and what rank 0 shows of them; other ranks show nothing.
-
 Every rank appends one JSON object a step to OUTPUT/steps.rank<R>.jsonl. A step ends when its optimiser update has been
 handed to the device. As every step waits for the device once, in the middle, times between ends are times of whole
 steps, and the measurement itself adds no wait."""

@@ -1,10 +1,9 @@
-"""Upstream's callbacks by name: checkpoints, progress and gradient clipping.
-
-Checkpoints appear whole or not at all, are read without unpickling objects, and hold the optimiser in
-torch.optim.AdamW's form whichever kernel ran. Progress and step times are shown and written as ``pivotnet train`` does:
-every run leaves train.log, tensorboard/, steps.rank<R>.jsonl (see training/records.py) and summary.json (see
-training/summary.py) in PIVOTNET_OUTPUT, or in the run's own output folder. PIVOTNET_PERFORMANCE_FLAG=1 stops
-after PIVOTNET_PERFORMANCE_STEPS steps (1500) and prints the Final result."""
+"""Upstream's callbacks by name: checkpoints, progress and gradient clipping. Checkpoints appear whole or not at all,
+are read without unpickling objects, and hold the optimiser in torch.optim.AdamW's form whichever kernel ran. Progress
+and step times are shown and written as ``pivotnet train`` does: every run leaves train.log, tensorboard/,
+steps.rank<R>.jsonl (see training/records.py) and summary.json (see training/summary.py) in PIVOTNET_OUTPUT, or in the
+run's own output folder. PIVOTNET_PERFORMANCE_FLAG=1 stops after PIVOTNET_PERFORMANCE_STEPS steps (1500) and prints the
+Final result."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""A training step, and its criterion alone: ours and upstream's.
-
-A ``case`` of targets is a key of recordings.inputs.CASES.
-"""
+"""A training step, and its criterion alone: ours and upstream's. A ``case`` of targets is a key of
+recordings.inputs.CASES."""
 
 from __future__ import annotations
 

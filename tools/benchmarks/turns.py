@@ -1,9 +1,7 @@
-"""Measure one task, or several that do the same, each in a process of its own.
-
-The sides take turns (ours, other, ours, other, ...) and never run at once, so that what else the machine does meets
-both alike, and a ratio is taken of neighbours in time. A turn of a short task is the median of a second of runs.
-Processes of their own make peak memory comparable, and keep what has to be replaced for one side away from the other.
-"""
+"""Measure one task, or several that do the same, each in a process of its own. The sides take turns (ours, other, ours,
+other, ...) and never run at once, so that what else the machine does meets both alike, and a ratio is taken of
+neighbours in time. A turn of a short task is the median of a second of runs. Processes of their own make peak memory
+comparable, and keep what has to be replaced for one side away from the other."""
 
 from __future__ import annotations
 
@@ -57,11 +55,8 @@ def group_of(name: str, on_card: bool) -> str | None:
 
 
 class Clock:
-    """Wall and CPU seconds of each phase of a run.
-
-    CPU seconds are those of all threads of the process. On a shared machine they are the ones to trust: waiting for a
-    core is not in them.
-    """
+    """Wall and CPU seconds of each phase of a run. CPU seconds are those of all threads of the process. On a shared
+    machine they are the ones to trust: waiting for a core is not in them."""
 
     def __init__(self, device: torch.device = CPU) -> None:
         self.device = device
@@ -98,10 +93,8 @@ class Task:
         return self.clock.seconds
 
     def take_turn(self, least_seconds: float) -> Seconds:
-        """Run until ``least_seconds`` have passed, at least once; medians of each phase's seconds, and their sum.
-
-        A short task would otherwise be measured with the caches and sleeping threads that the other's turn leaves.
-        """
+        """Run until ``least_seconds`` have passed, at least once; medians of each phase's seconds, and their sum. A
+        short task would otherwise be measured with the caches and sleeping threads that the other's turn leaves."""
         runs: list[Seconds] = []
         start = time.perf_counter()
         while not runs or time.perf_counter() - start < least_seconds:
@@ -164,8 +157,7 @@ def take_turns(
     turns of each, after ``warmup`` turns, of ``turn_seconds`` at least.
 
     Raises:
-        PivotNetError: a side fails, with its message or traceback.
-    """
+        PivotNetError: a side fails, with its message or traceback."""
     results = [Measurement(name) for name in sides]
     context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:

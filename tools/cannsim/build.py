@@ -1,10 +1,6 @@
-"""Builds the simulated CANN libraries into tools/cannsim/build/lib with g++: python tools/cannsim/build.py
-
-Run with the interpreter whose torch is to be used; torch_npu and mx_driving are taken from tools/cannsim/site, where
-setup.sh installs them. Only what changed is compiled again. CXX names another compiler.
-"""
-
-from __future__ import annotations
+"""Builds the simulated CANN libraries into tools/cannsim/build/lib with g++: python tools/cannsim/build.py Run with the
+interpreter whose torch is to be used; torch_npu and mx_driving are taken from tools/cannsim/site, where setup.sh
+installs them. Only what changed is compiled again. CXX names another compiler."""
 
 import os
 import re
@@ -49,12 +45,10 @@ def wheel_libraries() -> list[Path]:
 
 
 def stubs_in_c(defined: set[str], wheels: list[Path]) -> str:
-    """C for every function that the wheels ask of CANN and the simulator does not define.
-
-    Two kinds. Functions that a wheel links against would keep it from loading: they return 0, as a feature that does
-    nothing (profiling, dumps, memory hints). aclnn operators that a wheel looks up by name fail with that name, so that
-    torch_npu takes the same path as with a real CANN and then says what is missing.
-    """
+    """C for every function that the wheels ask of CANN and the simulator does not define. Two kinds. Functions that a
+    wheel links against would keep it from loading: they return 0, as a feature that does nothing (profiling, dumps,
+    memory hints). aclnn operators that a wheel looks up by name fail with that name, so that torch_npu takes the same
+    path as with a real CANN and then says what is missing."""
     listing = run(["nm", "-D", "--undefined-only", *map(str, wheels)])
     undefined = {line.split()[-1].split("@")[0] for line in listing.splitlines() if line.strip()}
     linked = {name for name in undefined if LINKED.fullmatch(name)} - defined

@@ -1,7 +1,5 @@
 """Recordings of upstream's criterion: losses and gradients, matching, post-processing."""
 
-from __future__ import annotations
-
 import copy
 import importlib
 import itertools

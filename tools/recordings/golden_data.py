@@ -1,7 +1,5 @@
 """Recordings of upstream's image transform, average precision and annotation converter."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

@@ -1,7 +1,5 @@
 """Recordings of upstream's full-size networks: names and shapes, initialisation, outputs of a forward pass."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -154,12 +152,10 @@ def _initial_statistics(build: Callable[[], nn.Module], draws: int) -> dict[str,
 
 
 def _deviations(ours: dict[str, float], theirs: dict[str, float], n_ours: int, n_theirs: int) -> list[float]:
-    """By how many of its own deviations each statistic strays from the recorded one.
-
-    Of n draws with deviation s, the mean has the deviation s/sqrt(n) and the deviation about s/sqrt(2n). The largest
-    magnitude distinguishes a uniform from a normal distribution of the same s: it is s sqrt(3), or about
-    s sqrt(2 ln n). It is compared from 1000 draws on, where its own scatter is about s/sqrt(2 ln n).
-    """
+    """By how many of its own deviations each statistic strays from the recorded one. Of n draws with deviation s, the
+    mean has the deviation s/sqrt(n) and the deviation about s/sqrt(2n). The largest magnitude distinguishes a uniform
+    from a normal distribution of the same s: it is s sqrt(3), or about s sqrt(2 ln n). It is compared from 1000 draws
+    on, where its own scatter is about s/sqrt(2 ln n)."""
     scale = max(ours["std"], theirs["std"])
     spread = scale * math.sqrt(1 / n_ours + 1 / n_theirs)
     result = [(ours["mean"] - theirs["mean"]) / spread, (ours["std"] - theirs["std"]) / spread * math.sqrt(2)]
@@ -237,8 +233,7 @@ def decided_as_recorded(
     2] differ from the recorded ones are looked for, and the logit nearest to zero there is taken, one after the other.
 
     Returns:
-        predictions, and {(layer, instance, cell): logit} of the cells that were decided otherwise.
-    """
+        predictions, and {(layer, instance, cell): logit} of the cells that were decided otherwise."""
     decoder: Any = network.line_decoder
     usual = decoder.masked
     sizes = zip(map_config.num_queries, map_config.max_points)

@@ -1,7 +1,5 @@
-"""Recordings of upstream's backbones on small images, and of a small network behind the backbone.
-
-They take seconds, and hold what full-size forward passes do not: gradients, several samples a batch, stochastic depth.
-"""
+"""Recordings of upstream's backbones on small images, and of a small network behind the backbone. They take seconds,
+and hold what full-size forward passes do not: gradients, several samples a batch, stochastic depth."""
 
 from __future__ import annotations
 

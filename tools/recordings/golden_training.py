@@ -1,7 +1,5 @@
 """Recordings of upstream's training: ten AdamW steps of effb0 on one sample at full size."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Mapping
@@ -121,12 +119,10 @@ def _compare_norms(ours: dict[str, float], recorded: dict[str, float]) -> list[C
 
 
 def _run_as_recorded(network: PivotNet) -> None:
-    """Run the batch norms of the input projections as they ran for the recordings.
-
-    torch's CPU kernel computes a wrong gradient when a contiguous input meets a channels-last gradient: that of the
-    bias is not the sum of the output's gradient (seen with torch 2.8 and 2.13; CUDA is not concerned). Upstream's
-    layout runs into it, ours does not. To compare everything behind it, the comparison runs into it as well.
-    """
+    """Run the batch norms of the input projections as they ran for the recordings. torch's CPU kernel computes a wrong
+    gradient when a contiguous input meets a channels-last gradient: that of the bias is not the sum of the output's
+    gradient (seen with torch 2.8 and 2.13; CUDA is not concerned). Upstream's layout runs into it, ours does not. To
+    compare everything behind it, the comparison runs into it as well."""
     encoder = network.bev_encoder
     for projection in encoder.input_proj:
         projection[1].forward = functools.partial(_recorded_batch_norm, projection[1], encoder.cameras)

@@ -1,10 +1,6 @@
 """The rule by which the recordings of upstream were made: every weight from its name; images, cameras, map targets and
-random network outputs from a seed.
-
-With it no weights are shipped: a test fills a freshly built module and compares what comes out with a recording.
-"""
-
-from __future__ import annotations
+random network outputs from a seed. With it no weights are shipped: a test fills a freshly built module and compares
+what comes out with a recording."""
 
 import math
 import zlib

@@ -12,10 +12,7 @@ upstream is imported; no file of the checkout is changed, not even by byte code:
 Where torch_npu's transfer_to_npu was imported before, CUDA means the NPU, and the operator is mx_driving's. On a GPU
 CUDA stays what it is, and the operator is upstream's own.
 
-Besides this project's requirements it needs mmcv 1.7.2 (pure Python), addict, yapf, tabulate, loguru, tensorboardX.
-"""
-
-from __future__ import annotations
+Besides this project's requirements it needs mmcv 1.7.2 (pure Python), addict, yapf, tabulate, loguru, tensorboardX."""
 
 import contextlib
 import copy
@@ -58,8 +55,7 @@ def import_upstream(checkout: Path, gpu: bool = False) -> Path:
     Idempotent.
 
     Raises:
-        PivotNetError: no checkout of upstream is there, or a package that upstream imports is missing.
-    """
+        PivotNetError: no checkout of upstream is there, or a package that upstream imports is missing."""
     checkout = checkout.resolve()
     missing = [name for name in COMMIT_FILES if not (checkout / name).is_file()]
     if missing:
@@ -100,8 +96,7 @@ def compile_operator(checkout: Path) -> None:
     """Compile upstream's operator for GPUs outside its checkout, and make it importable; nothing stays on the disk.
 
     Raises:
-        PivotNetError: nvcc (CUDA_HOME) or ninja is missing, or the compiler fails.
-    """
+        PivotNetError: nvcc (CUDA_HOME) or ninja is missing, or the compiler fails."""
     from torch.utils import cpp_extension  # here: it warns where there is no GPU
 
     with tempfile.TemporaryDirectory(prefix="pivotnet-operator-") as folder:
@@ -188,8 +183,7 @@ def build(preset: str, family: str = "pivotnet", deterministic: bool = True, **c
 
     Args:
         deterministic: switch dropout, drop path and drop connect off, as the recordings do.
-        changes: other options of a part, by its name in the configuration (bev_decoder={...}).
-    """
+        changes: other options of a part, by its name in the configuration (bev_decoder={...})."""
     setup = model_setup(preset, family)
     for part, options in changes.items():
         setup[part]["net_kwargs"].update(options)

@@ -1,9 +1,5 @@
-"""The pinned checkout of upstream and the patch onto it, for maintainers.
-
-PIVOTNET_DIR names another folder than PivotNet/; PIVOTNET_UPSTREAM a clean checkout that check may read.
-"""
-
-from __future__ import annotations
+"""The pinned checkout of upstream and the patch onto it, for maintainers. PIVOTNET_DIR names another folder than
+PivotNet/; PIVOTNET_UPSTREAM a clean checkout that check may read."""
 
 import os
 import re

@@ -1,6 +1,5 @@
 """Check pivotnet.patch: how much it quotes, its header, its imports, that git can read it, and, with a checkout of the
-pinned commit, that git applies it to a clone of that, the way users are told to, and reverts it.
-"""
+pinned commit, that git applies it to a clone of that, the way users are told to, and reverts it."""
 
 from __future__ import annotations
 
@@ -49,8 +48,7 @@ def parse(data: bytes) -> Patch:
     """Parse a diff that git has written; git itself finds hunks that are not as long as they say.
 
     Raises:
-        PivotNetError: no diff.
-    """
+        PivotNetError: no diff."""
     header, *files = re.split(rb"^diff --git ", data, flags=re.MULTILINE)
     if not files:
         raise PivotNetError("there is no 'diff --git' line")
@@ -70,8 +68,7 @@ def check(path: Path, upstream: Path | None = None, commit: str = "") -> list[st
     """All faults of a patch; on ``upstream``, a checkout which is cloned and not touched, too, if it is at ``commit``.
 
     Raises:
-        PivotNetError: a package that the check itself needs is missing.
-    """
+        PivotNetError: a package that the check itself needs is missing."""
     try:
         patch = parse(path.read_bytes())
     except PivotNetError as error:

@@ -7,10 +7,7 @@
     tools/cannsim/run python tree.py [--unpatched] TREE count PRESET JSON       what a step asks of a simulated NPU
 
 Weights follow the rule of the recordings, dropout and stochastic depth are off, batch norms are those of one process.
-``count`` takes weights and randomness as the tree ships them; another port of upstream counts as unpatched.
-"""
-
-from __future__ import annotations
+``count`` takes weights and randomness as the tree ships them; another port of upstream counts as unpatched."""
 
 import argparse
 import importlib
@@ -96,10 +93,8 @@ def names(tree: Tree) -> dict[str, np.ndarray]:
 
 
 def _right_batch_norm_gradients(network: nn.Module) -> None:
-    """Keep upstream's batch norms from the fault of torch's CPU kernel that recordings.golden_training describes.
-
-    The same numbers in the other order do not meet it.
-    """
+    """Keep upstream's batch norms from the fault of torch's CPU kernel that recordings.golden_training describes. The
+    same numbers in the other order do not meet it."""
 
     def in_order(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
         if output.requires_grad and output.is_contiguous():
@@ -115,8 +110,7 @@ def losses(tree: Tree, family: str, preset: str, root: str, token: str) -> dict[
     network and criterion."""
     with tempfile.TemporaryDirectory() as folder:
         content = to_upstream(load_annotation(Path(root) / FOLDER / f"{token}.npz"))
-        vectors = ("ego_vectors", "map_vectors", "ctr_points")
-        objects = {key: np.array(content[key], dtype=object) for key in vectors}
+        objects = {key: np.array(content[key], dtype=object) for key in ("ego_vectors", "map_vectors", "ctr_points")}
         np.savez_compressed(Path(folder) / f"{token}.npz", **{**content, **objects})
         for split in ("train", "val"):
             (Path(folder) / f"{split}.txt").write_text(token + "\n")
@@ -215,10 +209,8 @@ def _drawn_batch(tree: Tree, preset: str, experiment: Any) -> dict[str, Any]:
 
 
 def count(tree: Tree, preset: str, report: str) -> None:
-    """Count what the second training step of PivotNet asks of an NPU, and how often it calls each function of CANN.
-
-    The step is that of upstream's trainer, float32 and batch 1, without the buckets of DistributedDataParallel.
-    """
+    """Count what the second training step of PivotNet asks of an NPU, and how often it calls each function of CANN. The
+    step is that of upstream's trainer, float32 and batch 1, without the buckets of DistributedDataParallel."""
     from cannsim.counters import contract
 
     experiment = tree.experiment("pivotnet", preset, {})
@@ -246,7 +238,6 @@ def count(tree: Tree, preset: str, report: str) -> None:
 
 
 def _run() -> int:
-    """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--unpatched", action="store_true")
     parser.add_argument("tree", type=Path)

@@ -1,9 +1,6 @@
 """Swin-T (Liu et al., 2021, https://arxiv.org/abs/2103.14030): attention within windows of 7 x 7 tokens that move by
-half a window in every other block.
-
-Letters in shapes: B images, H x W tokens, C channels, h heads, d = C/h channels a head (32), N = 49 tokens a window,
-L windows an image.
-"""
+half a window in every other block. Letters in shapes: B images, H x W tokens, C channels, h heads, d = C/h channels a
+head (32), N = 49 tokens a window, L windows an image."""
 
 from __future__ import annotations
 
@@ -35,11 +32,8 @@ Rows = tuple[Tensor, bool]  # a row to take for each row of the result, int32, a
 @functools.lru_cache(maxsize=32)
 def window_rows(images: int, height: int, width: int, heads: int, shift: int, device: torch.device) -> list[Rows]:
     """Rows of tokens in windows, [B L N, C], for those of the maps, [B H W, C], and the way back; then both for parts
-    of d channels: [B L h N, d] for [B H W h, d], and the way back.
-
-    The maps are padded with zeros at the bottom and at the right up to whole windows, shifted cyclically by ``shift``
-    towards the top left, and cut into windows.
-    """
+    of d channels: [B L h N, d] for [B H W h, d], and the way back. The maps are padded with zeros at the bottom and at
+    the right up to whole windows, shifted cyclically by ``shift`` towards the top left, and cut into windows."""
     with torch.inference_mode(False):  # made maybe in evaluation, and then used in training too
         rows = torch.arange(images * height * width).view(images, height, width)
         padded = F.pad(rows, (0, -width % WINDOW, 0, -height % WINDOW), value=-1).roll((-shift, -shift), (1, 2))
@@ -97,9 +91,7 @@ def relative_position_index() -> Tensor:
 @functools.lru_cache(maxsize=32)
 def shift_mask(height: int, width: int, device: torch.device) -> Tensor:
     """What shifted windows of a padded map of ``height`` x ``width`` tokens add to the scores: float32 [L, 1, N, N].
-
-    The cyclic shift joins strips of opposite edges in one window; their tokens must not see each other.
-    """
+    The cyclic shift joins strips of opposite edges in one window; their tokens must not see each other."""
     with torch.inference_mode(False):  # as above
         rows, columns = (torch.arange(length) for length in (height, width))
         rows = (rows >= height - WINDOW).long() + (rows >= height - SHIFT)
@@ -156,11 +148,9 @@ class SwinBlock(nn.Module):
     def forward(
         self, x: Tensor, branch: Tensor | None, scale: Tensor | None, bias: Tensor, attention_scale: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """x + scale * branch -> x and the branch of the MLP, which is not yet added.
-
-        x and ``branch``, which is that of the block before, if there is one: [B, H, W, C]; ``scale`` for it, and
-        ``attention_scale``: of stochastic depth; ``bias`` of relative positions: [h, N, N].
-        """
+        """x + scale * branch -> x and the branch of the MLP, which is not yet added. x and ``branch``, which is that of
+        the block before, if there is one: [B, H, W, C]; ``scale`` for it, and ``attention_scale``: of stochastic depth;
+        ``bias`` of relative positions: [h, N, N]."""
         bias = bias.unsqueeze(0)
         if self.shift:
             height, width = (length + -length % WINDOW for length in x.shape[1:3])
@@ -237,8 +227,7 @@ class SwinTransformer(nn.Module):
     Args:
         drop_path: largest rate of stochastic depth; it rises linearly from 0 over the blocks.
         checkpointing: recompute blocks, patches and mergings in the backward pass instead of keeping their activations.
-        feature_stages: stages whose outputs are returned; stage s has stride 4 * 2^s.
-    """
+        feature_stages: stages whose outputs are returned; stage s has stride 4 * 2^s."""
 
     def __init__(self, drop_path: float, checkpointing: bool, feature_stages: tuple[int, ...] = FEATURE_STAGES) -> None:
         super().__init__()

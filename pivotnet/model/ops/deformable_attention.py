@@ -1,8 +1,7 @@
-"""Multi-scale deformable attention (Zhu et al., Deformable DETR, arXiv:2010.04159, equation 3).
-
-Every query samples each level of a feature map bilinearly at a few points and adds the samples up with its own
-weights. On an NPU mx_driving's kernel does it, on a CPU deformable_attention_cpu.py, on a GPU
-deformable_attention_triton.py, or grid_sample where Triton does not work."""
+"""Multi-scale deformable attention (Zhu et al., Deformable DETR, arXiv:2010.04159, equation 3). Every query samples
+each level of a feature map bilinearly at a few points and adds the samples up with its own weights. On an NPU
+mx_driving's kernel does it, on a CPU deformable_attention_cpu.py, on a GPU deformable_attention_triton.py, or
+grid_sample where Triton does not work."""
 
 import warnings
 from functools import cache, lru_cache

@@ -1,11 +1,8 @@
-"""Multi-scale deformable attention on a CPU.
-
-One head of one sample is computed at a time, so that its feature map and all intermediate results stay in the cache.
-Its output is a weighted sum of rows of that map, four for each sample: an embedding bag. Against grid_sample this reads
-a sample's channels as one row instead of one by one, and keeps nothing of the size queries x samples x channels.
-
-Letters in shapes: B samples, S cells of all levels, L queries, K = levels * points samples of a query, c channels of a
-head."""
+"""Multi-scale deformable attention on a CPU. One head of one sample is computed at a time, so that its feature map and
+all intermediate results stay in the cache. Its output is a weighted sum of rows of that map, four for each sample: an
+embedding bag. Against grid_sample this reads a sample's channels as one row instead of one by one, and keeps nothing of
+the size queries x samples x channels. Letters in shapes: B samples, S cells of all levels, L queries, K = levels *
+points samples of a query, c channels of a head."""
 
 from functools import lru_cache
 

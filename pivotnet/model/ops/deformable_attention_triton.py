@@ -1,9 +1,6 @@
-"""Multi-scale deformable attention on a GPU, in Triton.
-
-A program computes some queries of one head of one sample, in float32. Backward, it samples again, so that nothing but
-the inputs is kept. A cell gets its gradient from many programs by atomic additions in float32: their order, and with
-it the last bits, differ from run to run, as with grid_sample.
-
+"""Multi-scale deformable attention on a GPU, in Triton. A program computes some queries of one head of one sample, in
+float32. Backward, it samples again, so that nothing but the inputs is kept. A cell gets its gradient from many programs
+by atomic additions in float32: their order, and with it the last bits, differ from run to run, as with grid_sample.
 Letters in shapes: B samples, S cells of all levels, L queries, c channels of a head; of a program Q queries and C
 channels, which is c rounded up to a power of two."""
 

@@ -21,16 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pivotnet import device as devices
-from pivotnet.config import (
-    BACKBONES,
-    PRESETS,
-    WEIGHT_MAGIC,
-    Config,
-    CriterionConfig,
-    MapConfig,
-    ModelConfig,
-    OptimConfig,
-)
+from pivotnet.config import BACKBONES, PRESETS, WEIGHT_MAGIC, Config, MapConfig
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike, atomic_write, open_file
 from pivotnet.schema import Misfit, Rule, check, fields, flag, items, mapping, nullable, number, refuse, text
@@ -251,9 +242,9 @@ def newest_good(paths: Sequence[Path]) -> tuple[Path, dict[str, Any], list[str]]
 
 def config_from_dict(values: dict[str, Any]) -> Config:
     """The Config whose ``to_dict`` gave ``values``; PivotNetError for another version's, another map or network."""
-    kinds: dict[str, Any] = {"model": ModelConfig, "map": MapConfig, "criterion": CriterionConfig, "optim": OptimConfig}
+    parts = {name: type(part) for name, part in vars(PRESETS["swint"]).items() if name != "name"}
     try:
-        config = Config(values["name"], **{part: kind(**values[part]) for part, kind in kinds.items()})
+        config = Config(values["name"], **{name: kind(**values[name]) for name, kind in parts.items()})
     except (KeyError, TypeError) as error:
         raise PivotNetError(f"the configuration in the checkpoint is of another version ({error})") from error
     map_config = dataclasses.replace(config.map, num_queries=MapConfig().num_queries)

@@ -39,10 +39,8 @@ GIB = 2**30
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Measure every case and batch size, upstream where the batch size is 1, and list them.
-
-    Raises:
-        PivotNetError: upstream knows no such preset or batch size, nothing can be profiled, or a side fails."""
+    """Measure every case and batch size, upstream where the batch size is 1, and list them. Raises PivotNetError:
+    upstream knows no such preset or batch size, nothing can be profiled, or a side fails."""
     if args.against and args.preset not in shim.PRESETS:
         raise PivotNetError(f"--preset {args.preset}: upstream has {', '.join(shim.PRESETS)}")
     if args.against and 1 not in args.batch_sizes:
@@ -107,8 +105,7 @@ def ratios(ours: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> list[str]
     side lacks, or that takes no time."""
     if min(np.min(ours), np.min(other)) <= 0:
         return ["-", "-"]
-    columns = np.divide(ours, other).T
-    return [f"{np.median(column):.3f} ({column.min():.3f}-{column.max():.3f})" for column in columns]
+    return [f"{np.median(column):.3f} ({column.min():.3f}-{column.max():.3f})" for column in np.divide(ours, other).T]
 
 
 def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

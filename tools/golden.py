@@ -80,11 +80,8 @@ def _chosen(names: Iterable[str]) -> dict[str, Part]:
 
 
 def check(folder: Path, names: Iterable[str] = ()) -> list[Comparison]:
-    """Compare this code with the recordings in ``folder``: with these parts ("loss", "forward/effb0", ...), or all.
-
-    Raises:
-        PivotNetError: the folder has no recordings at all, or an unknown part is asked for.
-    """
+    """Compare this code with the recordings in ``folder``: these parts ("loss", "forward/effb0", ...), or all. Raises
+    PivotNetError: the folder has no recordings at all, or an unknown part is asked for."""
     chosen = _chosen(names)
     if not any((folder / file).is_file() for part in PARTS.values() for file in part.files):
         raise PivotNetError(f"{folder} holds no recordings (golden_*.npz): make some with tools/golden.py record")

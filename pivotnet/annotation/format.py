@@ -221,7 +221,6 @@ def to_upstream(annotation: Annotation) -> dict[str, Any]:
     """The sample as the dict that upstream's code reads from its own files, pickled objects unpacked. pivot_pts and
     pivot_length are dicts by class (upstream calls ``.item()`` on them); a class without instances has arrays of shape
     (0,), as upstream's."""
-
     item: dict[str, Any] = {key: np.asarray(getattr(annotation, key)) for key in PLAIN_KEYS}
     for key in LINE_KEYS[:3]:
         lines = getattr(annotation, key)

@@ -5,7 +5,6 @@ and as piecewise bezier curves (BeMapNet's targets)."""
 import functools
 import math
 from collections.abc import Sequence
-from math import comb
 
 import cv2
 import numpy as np
@@ -174,7 +173,7 @@ def bernstein(degree: int) -> tuple[np.ndarray, np.ndarray]:
     """Bernstein polynomials at _SAMPLES even parameters, float64 [_SAMPLES, degree + 1], and their pseudo-inverse."""
     t = np.linspace(0, 1, _SAMPLES)[:, None]
     k = np.arange(degree + 1)
-    basis = t**k * (1 - t) ** (degree - k) * np.array([comb(degree, i) for i in k], np.float64)
+    basis = t**k * (1 - t) ** (degree - k) * np.array([math.comb(degree, i) for i in k], np.float64)
     return basis, np.linalg.pinv(basis)
 
 

@@ -94,8 +94,7 @@ def launches(operator: Any) -> bool:
     """Whether the operator computes something, rather than give another view of the same memory."""
     if operator_name(operator) in SILENT:
         return False
-    returned = operator._schema.returns
-    aliases = [result.alias_info for result in returned]
+    aliases = [result.alias_info for result in operator._schema.returns]
     return not (aliases and all(alias is not None and not alias.is_write for alias in aliases))
 
 

@@ -44,5 +44,4 @@ def project_bev_grid(
     pixel = (intrinsic[camera] @ points[camera, :, index][:, :, None])[..., 0]  # [N, 3]
     u, v = (pixel[:, :2] / pixel[:, 2:]).unbind(1)
     valid = valid & (u >= 0) & (u < width) & (v >= 0) & (v < height)
-    reference = torch.stack([(camera + u / width) / len(points), v / height], dim=-1)
-    return reference, valid
+    return torch.stack([(camera + u / width) / len(points), v / height], dim=-1), valid

@@ -99,8 +99,7 @@ def check_python(machine: Machine) -> Iterator[Finding]:
         yield ok("Python", text)
     else:
         text += f" is not among the tested {dotted(oldest)} to {dotted(newest)}"
-        status = ERROR if machine.python < oldest else WARNING
-        yield Finding(status, "Python", text, "make an environment with 3.11")
+        yield Finding(ERROR if machine.python < oldest else WARNING, "Python", text, "make an environment with 3.11")
     options = {"LTO": "--with-lto", "PGO": "--enable-optimizations"}
     missing = [name for name, option in options.items() if option not in machine.python_build]
     if missing:

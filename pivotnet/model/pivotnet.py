@@ -54,13 +54,10 @@ class PivotNet(nn.Module):
     def forward(
         self, images: Tensor, reference_points: Tensor, reference_valid: Tensor, final_only: bool = False
     ) -> Predictions:
-        """Predict the map.
-
-        Args:
-            images: uint8 [B, 6, H, W, 3] BGR, or float [B, 6, 3, H, W] already normalised.
-            reference_points: float32 [B, N, 2] (x, y) of each BEV cell in the side-by-side image.
-            reference_valid: bool [B, N] whether a camera sees the cell.
-            final_only: only what post-processing needs: the last decoder's objects and points (D = 1), no masks."""
+        """Predict the map from images uint8 [B, 6, H, W, 3] BGR, or float [B, 6, 3, H, W] already normalised.
+        ``reference_points``: float32 [B, N, 2] (x, y) of each BEV cell in the side-by-side image; ``reference_valid``:
+        bool [B, N] whether a camera sees the cell; ``final_only``: only what post-processing needs, the last decoder's
+        objects and points (D = 1), no masks."""
         if images.dtype == torch.uint8:
             images = self.normalise(images)
         # First, so that its part of the backward pass comes last, when no other activations are left.

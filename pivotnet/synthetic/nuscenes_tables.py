@@ -87,49 +87,27 @@ def _add_scene(tables: _Records, number: int, scene: Scene) -> None:
     """A drive, its log and its sensors."""
     vehicle, rest = scene.logfile.split("-", 1)
     tables.add("log", number, logfile=scene.logfile, vehicle=vehicle, date_captured=rest[:10], location=scene.location)
-    tables.add(
-        "scene",
-        number,
-        log_token=tables.token("log", number),
-        nbr_samples=len(scene.poses),
-        first_sample_token=tables.token("sample", number, 0),
-        last_sample_token=tables.token("sample", number, len(scene.poses) - 1),
-        name=scene.name,
-        description="Synthetic drive",
-    )
+    first, last = (tables.token("sample", number, sample) for sample in (0, len(scene.poses) - 1))
+    samples = {"nbr_samples": len(scene.poses), "first_sample_token": first, "last_sample_token": last}
+    about = {"name": scene.name, "description": "Synthetic drive"}
+    tables.add("scene", number, log_token=tables.token("log", number), **samples, **about)
     for sensor in scene.sensors:
-        tables.add(
-            "calibrated_sensor",
-            number,
-            sensor.channel,
-            sensor_token=tables.token("sensor", sensor.channel),
-            translation=sensor.translation.tolist(),
-            rotation=sensor.quaternion,
-            camera_intrinsic=sensor.intrinsic.tolist(),
-        )
+        mount: dict[str, Any] = {"sensor_token": tables.token("sensor", sensor.channel)}
+        mount |= {"translation": sensor.translation.tolist(), "rotation": sensor.quaternion}
+        mount |= {"camera_intrinsic": sensor.intrinsic.tolist()}
+        tables.add("calibrated_sensor", number, sensor.channel, **mount)
 
 
 def _add_sample(tables: _Records, number: int, scene: Scene, sample: int) -> None:
     """A sample, its ego poses and its files. The car halts for its pictures: all sensors share one pose and time."""
     count, pose, timestamp = len(scene.poses), scene.poses[sample], scene.timestamps[sample]
-    tables.add(
-        "sample",
-        number,
-        sample,
-        timestamp=timestamp,
-        scene_token=tables.token("scene", number),
-        **tables.neighbours(count, "sample", number, sample),
-    )
+    links = tables.neighbours(count, "sample", number, sample)
+    tables.add("sample", number, sample, timestamp=timestamp, scene_token=tables.token("scene", number), **links)
+    rotation = [float(np.cos(pose.yaw / 2)), 0.0, 0.0, float(np.sin(pose.yaw / 2))]
     for sensor in scene.sensors:
         is_lidar = sensor.channel == LIDAR
         key = (number, sample, sensor.channel)
-        tables.add(
-            "ego_pose",
-            *key,
-            timestamp=timestamp,
-            rotation=[float(np.cos(pose.yaw / 2)), 0.0, 0.0, float(np.sin(pose.yaw / 2))],
-            translation=[pose.x, pose.y, 0.0],
-        )
+        tables.add("ego_pose", *key, timestamp=timestamp, rotation=rotation, translation=[pose.x, pose.y, 0.0])
         tables.add(
             "sample_data",
             *key,

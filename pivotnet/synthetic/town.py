@@ -203,10 +203,8 @@ class Town:
     @property
     def segments(self) -> list[tuple[np.ndarray, np.ndarray | None, bool]]:
         """Outline, island and whether it is a junction, of every road segment of the map: roads, then junctions."""
-        return [
-            *((road.ring, road.island, False) for road in self.roads),
-            *((ring, None, True) for ring in self.junctions),
-        ]
+        roads = [(road.ring, road.island, False) for road in self.roads]
+        return [*roads, *((ring, None, True) for ring in self.junctions)]
 
     def paved(self) -> shapely.Geometry:
         return shapely.union_all([Polygon(ring, [] if hole is None else [hole]) for ring, hole, _ in self.segments])
@@ -237,12 +235,8 @@ def build_town(location: str, side: int, rng: np.random.Generator) -> Town:
 def _pairs(side: int, rng: np.random.Generator) -> list[tuple[int, int]]:
     """The two junctions of every road."""
     number = np.arange(side * side).reshape(side, side)
-    pairs = np.concatenate(
-        [
-            np.stack([number[:-1].ravel(), number[1:].ravel()], axis=1),
-            np.stack([number[:, :-1].ravel(), number[:, 1:].ravel()], axis=1),
-        ]
-    )
+    neighbours = (number[:-1], number[1:]), (number[:, :-1], number[:, 1:])
+    pairs = np.concatenate([np.stack([first.ravel(), second.ravel()], axis=1) for first, second in neighbours])
     degree = np.bincount(pairs.ravel())
     kept = []
     for a, b in pairs.tolist():
@@ -307,8 +301,7 @@ def _outline(arms: list[Arm]) -> np.ndarray:
     """A ring through the arms' cross sections, with rounded corners between them: [n, 2]."""
     parts = []
     for arm, following in zip(arms, arms[1:] + arms[:1]):
-        corner = turn(arm.section[-1], -arm.outward, following.section[0], following.outward, 11)
-        parts += [arm.section, corner[1:-1]]
+        parts += [arm.section, turn(arm.section[-1], -arm.outward, following.section[0], following.outward, 11)[1:-1]]
     return np.concatenate(parts)
 
 

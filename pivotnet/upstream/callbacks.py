@@ -227,8 +227,7 @@ class ProgressBar(Callback):
         known = {"preset": exp.exp_name, "precision": "float32", "seed": exp.seed, "epochs": exp.max_epoch}
         known.update(steps_per_epoch=len(executor.train_dataloader), samples=exp.train_dataset_size, finished=True)
         known.update(train_seconds=time.perf_counter() - self.began)
-        batch_size = exp.batch_size_per_device
-        summary = summarise(self.records, self.ranks, self.device, batch_size, STARTED, **known)
+        summary = summarise(self.records, self.ranks, self.device, exp.batch_size_per_device, STARTED, **known)
         if self.ranks.main:
             write_summary(self.records.path.parent, summary)
         return summary

@@ -15,11 +15,8 @@ from rich.table import Table
 
 @dataclass
 class Comparison:
-    """Collects differences of one sort of number and judges the worst.
-
-    A recorded number may differ by the sum of three parts; if all are 0, it must be equal. A comparison of nothing is a
-    miss.
-    """
+    """Collects differences of one sort of number and judges the worst. A recorded number may differ by the sum of three
+    parts; if all are 0, it must be equal. A comparison of nothing is a miss."""
 
     what: str  # name in the table
     absolute: float = 0.0  # allowed of every number

@@ -156,8 +156,7 @@ def record_ap(seed: int) -> dict[str, np.ndarray]:
         samples.append({"gt": truth, "dt": found, "scores": row[0].numpy(), "per_sample": per_sample})
     sums = {"ap_matrix": total.numpy(), "ap_count": counts.numpy(), "ap": (total / counts).numpy()}
     stacked = {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
-    settings = {"thresholds": np.array(THRESHOLDS), "sampled_recalls": recalls.numpy()}
-    return {**stacked, **settings, **sums}
+    return {**stacked, "thresholds": np.array(THRESHOLDS), "sampled_recalls": recalls.numpy(), **sums}
 
 
 def check_ap(recorded: Mapping[str, np.ndarray]) -> list[Comparison]:
@@ -267,8 +266,7 @@ def unpacked(*archives: Path) -> Iterator[Path]:
 
 def record_annotation(seed: int, checkout: Path, converter_python: str, folder: Path) -> None:
     """nuscenes.tar.gz (a synthetic data set without images), npz.tar.gz (what upstream's converter writes for it, which
-    ``converter_python`` runs) and eval.tar.gz (made-up detections for it, and what upstream's evaluation says of them).
-    """
+    ``converter_python`` runs) and eval.tar.gz (made-up detections for it, and upstream's evaluation of them)."""
     with tempfile.TemporaryDirectory() as scratch:
         root, evaluation = Path(scratch) / "nuscenes", Path(scratch) / "eval"
         generate(root, Options(8, 3, seed, images=False), 1, lambda done, total: None)

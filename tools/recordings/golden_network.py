@@ -225,15 +225,12 @@ def check_forward(recorded: Mapping[str, np.ndarray], name: str) -> list[Compari
 def decided_as_recorded(
     network: PivotNet, forward: Callable[[], Predictions], points: Tensor, map_config: MapConfig
 ) -> tuple[Predictions, dict[tuple[int, int, int], float]]:
-    """What ``forward`` predicts, with attention cells that rounding decides decided as in the recording.
-
-    The decoder lets a point query see a BEV cell when its instance's mask logit is not negative there. Of the millions
-    of logits of a forward pass a few lie within rounding of zero, and two right programmes may decide them differently;
-    the instance's points then move by more than rounding. The first layer and the instance whose ``points`` [D, B, T,
-    2] differ from the recorded ones are looked for, and the logit nearest to zero there is taken, one after the other.
-
-    Returns:
-        predictions, and {(layer, instance, cell): logit} of the cells that were decided otherwise."""
+    """What ``forward`` predicts, with attention cells that rounding decides decided as in the recording, and {(layer,
+    instance, cell): logit} of the cells that were decided otherwise. The decoder lets a point query see a BEV cell when
+    its instance's mask logit is not negative there. Of the millions of logits of a forward pass a few lie within
+    rounding of zero, and two right programmes may decide them differently; the instance's points then move by more than
+    rounding. The first layer and the instance whose ``points`` [D, B, T, 2] differ from the recorded ones are looked
+    for, and the logit nearest to zero there is taken, one after the other."""
     decoder: Any = network.line_decoder
     usual = decoder.masked
     sizes = zip(map_config.num_queries, map_config.max_points)

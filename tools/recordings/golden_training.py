@@ -68,8 +68,7 @@ def gradient_norms(network: nn.Module) -> dict[str, float]:
 
 def batches_counted(network: nn.Module) -> list[int]:
     """The different counts of the batch norms."""
-    state = network.state_dict()
-    return sorted({int(count) for key, count in state.items() if key.endswith("num_batches_tracked")})
+    return sorted({int(n) for key, n in network.state_dict().items() if key.endswith("num_batches_tracked")})
 
 
 def check_trajectory(
@@ -84,8 +83,7 @@ def check_trajectory(
     cameras = sample["extrinsic"][0], sample["intrinsic"][0]
     reference = [t[None] for t in project_bev_grid(*cameras, config.model.bev_size, config.map)]
     images = inputs.images(int(sample["seed"]))
-    rates = (config.optim.lr, config.optim.backbone_lr)
-    optimizer = build_optimizer(network, config.optim, rates, Ranks())
+    optimizer = build_optimizer(network, config.optim, (config.optim.lr, config.optim.backbone_lr), Ranks())
     losses = {step: Comparison(f"training: step {step}", relative=limit) for step, limit in STEP_RELATIVE.items()}
     later = Comparison("training: later steps", relative=LATER_STEPS_RELATIVE)
     gradients: list[Comparison] = []

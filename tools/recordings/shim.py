@@ -11,7 +11,6 @@ upstream is imported; no file of the checkout is changed, not even by byte code:
 
 Where torch_npu's transfer_to_npu was imported before, CUDA means the NPU, and the operator is mx_driving's. On a GPU
 CUDA stays what it is, and the operator is upstream's own.
-
 Besides this project's requirements it needs mmcv 1.7.2 (pure Python), addict, yapf, tabulate, loguru, tensorboardX."""
 
 import contextlib
@@ -52,10 +51,7 @@ RENAMED_IN_TORCH = {
 
 def import_upstream(checkout: Path, gpu: bool = False) -> Path:
     """Make ``mapmaster``, ``tools`` and the modules of configs/ of that checkout importable, to run on a GPU if asked.
-    Idempotent.
-
-    Raises:
-        PivotNetError: no checkout of upstream is there, or a package that upstream imports is missing."""
+    Idempotent. Raises PivotNetError: no checkout of upstream is there, or a package that it imports is missing."""
     checkout = checkout.resolve()
     missing = [name for name in COMMIT_FILES if not (checkout / name).is_file()]
     if missing:
@@ -94,9 +90,7 @@ def import_upstream(checkout: Path, gpu: bool = False) -> Path:
 
 def compile_operator(checkout: Path) -> None:
     """Compile upstream's operator for GPUs outside its checkout, and make it importable; nothing stays on the disk.
-
-    Raises:
-        PivotNetError: nvcc (CUDA_HOME) or ninja is missing, or the compiler fails."""
+    Raises PivotNetError: nvcc (CUDA_HOME) or ninja is missing, or the compiler fails."""
     from torch.utils import cpp_extension  # here: it warns where there is no GPU
 
     with tempfile.TemporaryDirectory(prefix="pivotnet-operator-") as folder:
@@ -179,11 +173,8 @@ def model_setup(preset: str, family: str = "pivotnet") -> dict[str, Any]:
 
 
 def build(preset: str, family: str = "pivotnet", deterministic: bool = True, **changes: dict[str, Any]) -> nn.Module:
-    """Upstream's network of a preset, batch norms as for one process, in training mode.
-
-    Args:
-        deterministic: switch dropout, drop path and drop connect off, as the recordings do.
-        changes: other options of a part, by its name in the configuration (bev_decoder={...})."""
+    """Upstream's network of a preset, batch norms as for one process, in training mode. ``deterministic``: without
+    dropout, drop path and drop connect, as recorded. ``changes``: other options by part (bev_decoder={...})."""
     setup = model_setup(preset, family)
     for part, options in changes.items():
         setup[part]["net_kwargs"].update(options)

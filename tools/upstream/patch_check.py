@@ -19,8 +19,6 @@ from pivotnet.errors import PivotNetError
 
 QUOTED_LIMIT = 200  # context and removed lines: what the patch repeats of upstream
 PACKAGE = "pivotnet.upstream"
-
-
 Hunk = list[tuple[str, bytes]]  # lines as (sign, content with its ending): "-" removed, "+" added, " " context
 
 
@@ -45,10 +43,8 @@ def lines_of(hunk: Hunk, signs: str) -> list[bytes]:
 
 
 def parse(data: bytes) -> Patch:
-    """Parse a diff that git has written; git itself finds hunks that are not as long as they say.
-
-    Raises:
-        PivotNetError: no diff."""
+    """Parse a diff that git has written; git itself finds hunks that are not as long as they say. Raises PivotNetError:
+    no diff."""
     header, *files = re.split(rb"^diff --git ", data, flags=re.MULTILINE)
     if not files:
         raise PivotNetError("there is no 'diff --git' line")

@@ -141,9 +141,8 @@ class SwinBlock(nn.Module):
         self.attn = WindowAttention(channels, heads)
         self.norm2 = nn.LayerNorm(channels)
         wide = MLP_RATIO * channels
-        self.mlp = nn.Sequential(
-            OrderedDict(fc1=nn.Linear(channels, wide), gelu=nn.GELU(), fc2=nn.Linear(wide, channels))
-        )
+        layers = OrderedDict(fc1=nn.Linear(channels, wide), gelu=nn.GELU(), fc2=nn.Linear(wide, channels))
+        self.mlp = nn.Sequential(layers)
 
     def forward(
         self, x: Tensor, branch: Tensor | None, scale: Tensor | None, bias: Tensor, attention_scale: Tensor | None
@@ -222,12 +221,9 @@ class PatchEmbed(nn.Module):
 
 
 class SwinTransformer(nn.Module):
-    """Swin-T without its classifier.
-
-    Args:
-        drop_path: largest rate of stochastic depth; it rises linearly from 0 over the blocks.
-        checkpointing: recompute blocks, patches and mergings in the backward pass instead of keeping their activations.
-        feature_stages: stages whose outputs are returned; stage s has stride 4 * 2^s."""
+    """Swin-T without its classifier. ``drop_path``: largest rate of stochastic depth; it rises linearly from 0 over the
+    blocks. ``checkpointing``: recompute blocks, patches and mergings in the backward pass instead of keeping their
+    activations. ``feature_stages``: stages whose outputs are returned; stage s has stride 4 * 2^s."""
 
     def __init__(self, drop_path: float, checkpointing: bool, feature_stages: tuple[int, ...] = FEATURE_STAGES) -> None:
         super().__init__()

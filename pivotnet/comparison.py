@@ -107,7 +107,6 @@ def comparison_table(runs: list[RunData]) -> Table:
 
 
 def published_table() -> Table:
-    """What others have published, for reference."""
     table = Table(title="published, for reference: 8 cards, batch 1 a card, 30 epochs on nuScenes; not measured here")
     table.add_column("by", no_wrap=True)
     for name in ("preset", "s/step", "samples/s", "mAP_hard (val)", "mAP_easy (val)"):

@@ -119,7 +119,6 @@ def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]])
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Both benchmarks' options."""
     parser = OptionParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
     step = benchmarks.add_parser("step", help="a training step")
@@ -145,7 +144,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """Parse the command line and run a benchmark; returns the exit status."""
     args = build_parser().parse_args()
     load_before = os.getloadavg()[0]
     measure(args)

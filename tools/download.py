@@ -75,7 +75,6 @@ def fetch(name: str, folder: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Download what the command line names."""
     parser = OptionParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(FILES))
     parser.add_argument("--to", type=Path, metavar="DIR", default=ROOT / "assets" / "weights", help="the folder")

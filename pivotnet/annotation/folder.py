@@ -29,7 +29,6 @@ def annotation_folder(root: PathLike) -> Path:
 
 
 def sample_path(root: PathLike, token: str) -> Path:
-    """The file of one sample."""
     return annotation_folder(root) / f"{token}.npz"
 
 

@@ -159,7 +159,6 @@ class Recorder(TorchDispatchMode):
         return result
 
     def _operator(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """Take in one operator that has run."""
         inputs, outputs = tensors_in((args, kwargs)), tensors_in(result)
         here = [self.holds(tensor) for tensor in inputs]
         name, asked = operator_name(operator), self._counters is None

@@ -88,7 +88,6 @@ def read_budget(path: Path) -> dict[str, int]:
 
 
 def table(audit: Audit, title: str) -> Table:
-    """The counts by phase, and their sums."""
     grid = Table(title=title)
     grid.add_column("phase")
     for heading in TITLES:

@@ -217,17 +217,10 @@ def build_loader(
         needed = math.ceil((time.perf_counter() - start) * sampler.batch_size / STEP)
         workers = max(1, min(needed, (os.cpu_count() or 1) // local_ranks - 1))
     pinned = device is not None and devices.pin_memory(device)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"collate_fn": functools.partial(collate, config=config), "pin_memory": pinned}
     if pinned and device is not None and not hasattr(torch, "accelerator"):
         options["pin_memory_device"] = device.type  # torch < 2.6 pins for CUDA by default
     if workers > 0:
         # A loader is iterated once, by a sampler as long as the run: its workers live from the first step to the last.
         options.update(prefetch_factor=2, worker_init_fn=_start_worker)
-    return Loader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=functools.partial(collate, config=config),
-        pin_memory=pinned,
-        **options,
-    )
+    return Loader(dataset, batch_sampler=sampler, num_workers=workers, **options)

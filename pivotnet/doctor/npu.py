@@ -32,7 +32,6 @@ def npu_numbers(machine: Machine) -> list[int]:
 
 
 def has_npu(machine: Machine) -> bool:
-    """Whether there is a sign of an NPU."""
     return bool(npu_numbers(machine)) or machine.path(MANAGERS[0]).exists()
 
 

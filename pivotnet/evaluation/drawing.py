@@ -52,8 +52,7 @@ def render_sample(
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
 
     def add_axes(left: float, top: float, size: tuple[int, int]) -> Axes:  # pixels
-        bottom = height - top - size[1]
-        return figure.add_axes((left / width, bottom / height, size[0] / width, size[1] / height))
+        return figure.add_axes((left / width, (height - top - size[1]) / height, size[0] / width, size[1] / height))
 
     solid, dashed = (truth, []) if predicted is None else (predicted, truth)
     for camera, relative in enumerate(camera_paths(annotation)):

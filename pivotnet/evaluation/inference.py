@@ -43,16 +43,9 @@ class Predictor:
         """Token and polylines of this rank's share of ``tokens``; the model is left in the mode in which it was. Raises
         PivotNetError: a sample cannot be read, or the network predicts NaN."""
         ranks = self.ranks
-        loader = build_loader(
-            self.config,
-            self.data_root,
-            list(tokens),
-            sampler=BatchSampler(range(ranks.rank, len(tokens), ranks.world_size), self.batch_size, drop_last=False),
-            with_targets=False,
-            workers=self.workers,
-            device=self.device,
-            local_ranks=ranks.local_world_size,
-        )
+        share = BatchSampler(range(ranks.rank, len(tokens), ranks.world_size), self.batch_size, drop_last=False)
+        where: dict[str, Any] = {"device": self.device, "local_ranks": ranks.local_world_size, "workers": self.workers}
+        loader = build_loader(self.config, self.data_root, list(tokens), sampler=share, with_targets=False, **where)
         training = self.model.training
         self.model.eval()
         try:

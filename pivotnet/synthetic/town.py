@@ -197,7 +197,6 @@ class Town:
 
     @property
     def drive_right(self) -> bool:
-        """Whether traffic keeps to the right."""
         return self.location.startswith("boston")
 
     @property

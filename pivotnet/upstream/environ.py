@@ -108,14 +108,10 @@ class RlaunchReplicaEnv:
         return groups[self.ranks.rank // size]
 
     def after_init(self, executor: Any) -> None:
-        model: nn.Module = executor.model
-        executor.model = DistributedDataParallel(
-            model,
-            find_unused_parameters=self.find_unused_parameters,
-            # synchronised batch norms keep the buffers of all ranks equal
-            broadcast_buffers=self.sync_bn == 0,
-            gradient_as_bucket_view=True,
-        )
+        options: dict[str, Any] = {"find_unused_parameters": self.find_unused_parameters}
+        options["broadcast_buffers"] = self.sync_bn == 0  # synchronised batch norms keep them equal in all ranks
+        options["gradient_as_bucket_view"] = True
+        executor.model = DistributedDataParallel(executor.model, **options)
 
 
 def _select(cards: list[int], local_rank: int) -> torch.device:

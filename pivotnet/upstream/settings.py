@@ -11,19 +11,12 @@ from pivotnet.errors import PivotNetError
 BASE = ModelConfig()
 # upstream's pivot configs all say this; other values are other networks
 BEV_FIXED: dict[str, Any] = {
-    "activation": "relu",
-    "return_intermediate_dec": True,
-    "src_pos_encode": "learned",
-    "tgt_pos_encode": "learned",
-    "use_projection": True,
-    "image_shape": (900, 1600),
+    **{"activation": "relu", "return_intermediate_dec": True, "src_pos_encode": "learned", "tgt_pos_encode": "learned"},
+    **{"use_projection": True, "image_shape": (900, 1600)},
 }
 LINE_FIXED: dict[str, Any] = {
-    "num_feature_levels": 1,
-    "mask_classification": True,
-    "num_classes": 1,
-    "pre_norm": False,
-    "enforce_input_project": False,
+    **{"num_feature_levels": 1, "mask_classification": True, "num_classes": 1},
+    **{"pre_norm": False, "enforce_input_project": False},
 }
 LOSS_FIXED: dict[str, Any] = {"ce_weight": 1, "dice_weight": 1}
 
@@ -63,13 +56,8 @@ def line_config(options: Mapping[str, Any]) -> tuple[ModelConfig, MapConfig]:
     """ModelConfig and MapConfig of ``ins_decoder``'s net_kwargs."""
     width = options["hidden_dim"]
     require("ins_decoder", options, {**LINE_FIXED, "in_channels": width, "mask_dim": width})
-    model = dataclasses.replace(
-        BASE,
-        hidden=width,
-        heads=options["nheads"],
-        line_decoder_layers=options["dec_layers"],
-        line_feedforward=options["dim_feedforward"],
-    )
+    layers = {"line_decoder_layers": options["dec_layers"], "line_feedforward": options["dim_feedforward"]}
+    model = dataclasses.replace(BASE, hidden=width, heads=options["nheads"], **layers)
     points, queries = tuple(options["max_pieces"]), tuple(options["query_split"])
     return model, MapConfig(max_points=points, num_queries=queries)
 

@@ -81,7 +81,6 @@ def compare(
 
 
 def print_table(comparisons: list[Comparison], console: Console) -> None:
-    """Print all comparisons and a closing line."""
     table = Table("what", "worst abs.", "worst rel.", "tolerance", "verdict", "where")
     for one in comparisons:
         verdict = "[red]MISS" if one.fault else "[green]equal"

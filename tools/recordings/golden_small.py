@@ -126,8 +126,7 @@ def drawn(seed: int, name: str, shape: tuple[int, ...]) -> Tensor:
 
 def backbone_features(seed: int) -> list[Tensor]:
     """What stands for the backbone's output, [BATCH * CAMERAS, channels, h, w] of both levels; gradients are kept."""
-    sizes = zip(MODEL.backbone_channels, MODEL.feature_sizes)
-    shapes = [(BATCH * CAMERAS, width, *size) for width, size in sizes]
+    shapes = [(BATCH * CAMERAS, width, *size) for width, size in zip(MODEL.backbone_channels, MODEL.feature_sizes)]
     return [drawn(seed, f"features/{i}", shape).requires_grad_() for i, shape in enumerate(shapes)]
 
 

@@ -62,7 +62,6 @@ def record_trajectory(seed: int) -> tuple[dict[str, Any], dict[str, float], dict
 
 
 def gradient_norms(network: nn.Module) -> dict[str, float]:
-    """Norm of every gradient, by parameter."""
     return {key: float(p.grad.double().norm()) for key, p in network.named_parameters() if p.grad is not None}
 
 

@@ -35,9 +35,7 @@ def _run_rank(rank: int, work: Callable[[int], Any], folder: str) -> None:
     dist.destroy_process_group()
 
 
-# ---- batch norm: another number of samples on each rank ----
-
-SAMPLES = (2, 3)  # of each rank
+SAMPLES = (2, 3)  # of each rank, to batch norm
 NORM_CASES = ((0.0, False), (300.0, False), (1.0, True))  # mean of the data, whether the forward is recomputed
 
 
@@ -80,11 +78,8 @@ def norm_share(rank: int) -> list[dict[str, Tensor]]:
     ]
 
 
-# ---- what ranks tell each other, until rank 1 is "lost", or "stuck": it neither answers nor dies ----
-
-
 def exchange(rank: int, case: str, folder: Path, port: int) -> None:
-    """A process of one rank; it writes into ``folder`` what it finds."""
+    """A rank writes into ``folder`` what it finds, until rank 1 is "lost", or "stuck": it neither answers nor dies."""
     common = {"WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ.update(common, RANK=str(rank), LOCAL_RANK=str(rank))
     ranks = distributed.ranks_from_environment()

@@ -122,8 +122,3 @@ def test_several_machines_meet_at_the_address_on_the_way_to_the_master(server):
     assert server.bash(**several)[0]["HCCL_IF_IP"] == "10.0.0.5"
     server.tool("hostname", "exit 1")
     assert "HCCL_IF_IP" not in server.bash(**several)[0], "better than an empty one"
-
-
-def test_an_odd_number_of_cards_is_left_to_the_run_scripts(server):
-    for cards in ("many", "0", "-1", ""):
-        assert int(server.bash(CARDS=cards, ASCEND_HOME_PATH="/cann")[0]["OMP_NUM_THREADS"]) >= 1

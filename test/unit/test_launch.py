@@ -39,17 +39,10 @@ def test_a_missing_package_is_one_line():
     [
         ("fly", "invalid choice: 'fly'"),
         ("", "the following arguments are required: COMMAND"),
-        ("train --split train", "the following arguments are required: --preset"),
         ("render --limit 0", "--limit: the value is 0: give a whole number from 1 to 1000000000"),
         ("train --preset smoke --lr nan", "--lr: the value is nan: give a number from 0 to 1e+06"),
         (f"train --preset smoke --seed {2**70}", "give a whole number from 0 to 4294967295"),
-        ("train --preset smoke --batch-size 1000000000", "give a whole number from 1 to 4096"),
-        ("train --preset smoke --batch-size ²", "the value is ²"),
         ("train --preset smoke --split a\0b", "an option has a NUL character"),
-        ("evaluate --workers -1", "give a whole number from 0 to 1024"),
-        ("synth x --workers 0", "give a whole number from 1 to 1024"),
-        ("annotate -d x --workers ²", "the value is ²"),
-        ("audit --image-size 64x9999999999", "give a whole number from 32 to 8192"),
         ("audit --image-size 64x65", "64x65 is no HxW in multiples of 32"),
     ],
 )
@@ -66,7 +59,6 @@ def test_bad_options_are_one_line(arguments, message, capsys):
         (BrokenPipeError(), 1, ""),
         (MemoryError(), 2, f"error: out of memory (MemoryError): {MEMORY}"),
         (RuntimeError("NPU out of memory. Tried\n to"), 2, "error: out of memory (NPU out of memory. Tried): end"),
-        (IsADirectoryError(21, "Is a directory", "a.txt"), 2, "error: cannot use a.txt: Is a directory; correct the"),
         (RuntimeError("Caught RuntimeError in DataLoader worker process 0"), None, ""),  # a fault of the program
     ],
 )
@@ -119,17 +111,12 @@ def place(tmp_path, monkeypatch) -> Path:
     ("options", "variables", "message"),
     [
         ("--stepz 3", {}, "unrecognized arguments: --stepz 3"),
-        ("--batch-size ²", {}, "--batch-size (BATCH_SIZE) is ²: give a whole number from 1 to 4096"),
-        ("", {"STEPS": "0"}, "--steps (STEPS) is 0"),
         ("--data-root /no_where", {}, "data root /no_where does not exist"),
-        ("", {"DATA_ROOT": "/usr"}, "/usr is no nuScenes tree"),
         ("", {"NNODES": "2"}, "set MASTER_ADDR"),
         ("", {"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "a"}, "NODE_RANK is 2: give 0 to 1"),
         ("--resume", {}, "nothing to resume: no interrupted run here has no checkpoints"),
         ("--resume", {"NNODES": "2", "MASTER_ADDR": "a"}, "--resume on several machines needs the run's folder"),
-        ("--resume /no_where", {}, "nothing to resume: /no_where has no checkpoints"),
         ("--network mine", {}, "choose one of builtin, patched, bemapnet"),
-        ("--preset swinl", {}, "unknown preset 'swinl'"),
     ],
 )
 def test_bad_choices_of_a_run_are_one_line(options, variables, message, monkeypatch, capsys, place):

@@ -40,17 +40,7 @@ def machine(monkeypatch, kind: str) -> None:
     monkeypatch.setattr(launch.devices, "device_count", lambda kind: 4)
 
 
-@pytest.mark.parametrize(
-    ("kind", "listed", "cards"),
-    [
-        ("cpu", "0-7", 1),
-        ("cpu", "", 1),
-        ("cuda", "0-7", 4),
-        ("cuda", None, 4),
-        ("cuda", "1,3", 2),
-        ("cuda", "0,2-9", 3),
-    ],
-)
+@pytest.mark.parametrize(("kind", "listed", "cards"), [("cpu", "0-7", 1), ("cuda", None, 4), ("cuda", "0,2-9", 3)])
 def test_cards_that_do_not_exist_are_left_out_and_cards_overrules(monkeypatch, kind, listed, cards):
     machine(monkeypatch, kind)
     assert launch.count_cards(launch.parse_cards(listed)) == cards
@@ -61,11 +51,9 @@ def test_cards_that_do_not_exist_are_left_out_and_cards_overrules(monkeypatch, k
 @pytest.mark.parametrize(
     ("given", "listed", "message"),
     [
-        ({}, "all", "-d all is all"),
         ({}, "0-99999999999", "a card of -d .* give a whole number from 0 to 1024"),
         ({launch.DEVICE: "cpu"}, "4,5", r"none of the cards \[4, 5\] exists"),
         ({launch.DEVICE: "abacus"}, "", "unknown device 'abacus'"),
-        ({"CARDS": "none"}, "", "CARDS is none"),
     ],
 )
 def test_cards_that_are_wrong(monkeypatch, given, listed, message):
@@ -193,12 +181,11 @@ def test_gradients_are_clipped_and_clearml_is_refused():
         callbacks.ClearMLCallback()
 
 
-@pytest.mark.parametrize("text", ["1", "many"])
-def test_wrong_numbers_of_steps(monkeypatch, text):
+def test_wrong_numbers_of_steps(monkeypatch):
     assert callbacks.requested_steps() is None
     monkeypatch.setenv(callbacks.FLAG, "1")
     assert callbacks.requested_steps() == 1500
-    monkeypatch.setenv(callbacks.STEPS, text)
+    monkeypatch.setenv(callbacks.STEPS, "1")
     with pytest.raises(PivotNetError, match="PIVOTNET_PERFORMANCE_STEPS"):
         callbacks.requested_steps()
 

@@ -13,8 +13,6 @@ from support.upstream_tree import git
 from upstream import patch_check
 from upstream.patch_check import parse
 
-from pivotnet.errors import PivotNetError
-
 HEADER = "Why.\n\na.py\n  1 a reason\n"
 GOOD = (" import os", "-import torch", "+from pivotnet.upstream.substitutes import mmcv", " import sys")
 CALL = (" import os", "-a = 1", "+from pivotnet.upstream.samples import load_sample", "+a = load_sample(1, 2, 3)", " b")
@@ -46,13 +44,6 @@ def test_the_patch_of_this_repository_passes_and_quotes_less_than_the_published_
     assert counts["quoted"] <= 200 < 278 and counts["added"] < 100
 
 
-def test_a_package_that_the_check_lacks_is_no_fault_of_the_patch(tmp_path, monkeypatch):
-    monkeypatch.delitem(sys.modules, "pivotnet.upstream.substitutes", raising=False)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(PivotNetError, match="the check needs the package torch, which .* lacks"):
-        faults_of(tmp_path, diff(*GOOD))
-
-
 @pytest.mark.parametrize("lines", [GOOD, (" a\r", "-b\r", "+c\r", " d\r")])
 def test_a_good_patch_passes_whatever_its_line_endings(tmp_path, lines):
     assert faults_of(tmp_path, diff(*lines)) == []
@@ -63,27 +54,17 @@ def test_a_good_patch_passes_whatever_its_line_endings(tmp_path, lines):
     [
         (with_added("from pivotnet.upstream.substitutes import nothing"), "has no nothing"),
         (with_added("from pivotnet.device import select_device"), "may import pivotnet.upstream only"),
-        (with_added("import numpy "), "trailing whitespace"),
-        (with_added("import numpy\r"), "do not end as"),
         (diff(*MODULE), "there is no module pivotnet.upstream.nowhere"),
         (diff(*CALL, counts="1,3 1,4"), "load_sample is not called rightly"),
         (diff(*map(str, range(-201, 0)), "+x", counts="1,201 1,1"), "the patch quotes 201 lines"),
-        (diff(*GOOD, counts="1,4 1,4"), "corrupt patch"),
         (diff(*GOOD, header="Why.\n"), "does not name the files"),
-        (diff(*GOOD, header=HEADER.replace("  1 a", "  1 2 a")), "explains hunks [1, 2]"),
         (b"nothing at all\n", "no 'diff --git' line"),
         (diff(*GOOD).replace(b"index 1", b"deleted file mode 100644\nindex 1"), "not expected in a thin patch"),
-        (diff(*GOOD).partition(b"@@")[0], "a.py, which has 0"),
     ],
 )
 def test_a_broken_patch_fails(tmp_path, data, words):
     faults = faults_of(tmp_path, data)
     assert any(words in fault for fault in faults), faults
-
-
-def test_parsing_keeps_endings_and_missing_newlines():
-    (hunk,) = parse(diff("-a", "\\ No newline at end of file", "+b\r", counts="1 1")).files["a.py"]
-    assert hunk == [("-", b"a"), ("+", b"b\r\n")]
 
 
 FILE = b"import os\r\nimport torch\r\nimport sys\r\n"
@@ -141,7 +122,6 @@ def test_round_trip(place):
         (("apply",), "make it with: tools/upstream.sh fetch"),
         (("fetch", "--from", "nowhere"), "tools/upstream.sh fetch --from DIR"),
         (("fly",), "error: "),
-        (("fetch", "--form", "x"), "error: "),
     ],
 )
 def test_what_cannot_be_done_is_said(place, words, message):

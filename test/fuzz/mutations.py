@@ -88,9 +88,6 @@ def change_file(path: Path, rng: random.Random) -> str:
     return what
 
 
-# -- trees of containers, arrays and tensors
-
-
 def places(value: Any, found: list, depth: int = 0) -> list:
     """(container, key) of everything in a tree."""
     keys: Any = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
@@ -176,9 +173,6 @@ def change_tensor(tensor: torch.Tensor, rng: random.Random) -> Any:
         return torch.from_numpy(change_array(tensor.numpy(), rng))
     except (TypeError, ValueError):  # no type of torch
         return tensor[..., :0] if tensor.ndim else tensor[None]
-
-
-# -- files of a format
 
 
 def change_json(path: Path, rng: random.Random) -> str:

@@ -32,10 +32,6 @@ def mask(*shape: int) -> Make:
     return lambda: torch.rand(shape) > 0.4
 
 
-def binary(*shape: int) -> Make:
-    return lambda: torch.rand(shape).round()
-
-
 def scatter(a: Tensor, i: Tensor, b: Tensor) -> tuple[Tensor, ...]:
     return a.scatter(1, i, b), a.scatter_add(1, i, b), a.scatter(1, i[:, :2], 2.0)
 
@@ -89,7 +85,7 @@ CASES: list[tuple[Any, ...]] = [
     ("grid_sample", lambda a, g: F.grid_sample(a, g, align_corners=False), r(*IMAGE), r(2, 3, 4, 2)),
     # losses
     ("cross_entropy map", lambda a, i: F.cross_entropy(a, i), r(2, 3, 4, 5), index(3, 2, 4, 5)),
-    ("bce", lambda a, t: F.binary_cross_entropy(a.sigmoid(), t), r(3, 5), binary(3, 5)),
+    ("bce", lambda a, t: F.binary_cross_entropy(a.sigmoid(), t), r(3, 5), lambda: torch.rand(3, 5).round()),
     ("l1_loss", lambda a, b: F.l1_loss(a, b) + F.l1_loss(a, b, reduction="sum"), r(3, 5), r(3, 5)),
 ]
 

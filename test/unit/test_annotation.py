@@ -153,12 +153,9 @@ def test_damaged_and_foreign_files(tmp_path):
         ("pivot_pts.types", np.array([0, 1, 1, 2]), "10 pivot points in a line of ped_crossing, more than 2"),
         ("map_vectors.points", np.full(points.shape, np.nan), "map_vectors.points has the value nan"),
         ("map_vectors.points", np.full(points.shape, 1e308), "map_vectors.points has the value 1e.308"),
-        ("instance_mask", content["instance_mask"].astype(np.int64), "instance_mask is of type int64"),
         ("semantic_mask", content["instance_mask"] + 2, "semantic_mask has the value"),
         ("rots", np.ones((6, 3, 3)), "no rotation"),
         ("intrins", np.zeros((6, 3, 3)), "singular"),
-        ("intrins", np.full((6, 3, 3), np.inf), "intrins has the value inf"),
-        ("trans", np.zeros((6, 3, 1)), r"trans has shape \(6, 3, 1\)"),
         *(("image_paths", np.array([*paths[:5], path]), r"image_paths\[5\] is .* path below") for path in OUTSIDE),
         ("image_paths", paths[[0, 1, 2, 3, 4, 4]], "no image of CAM_BACK_RIGHT"),
     ):
@@ -174,13 +171,9 @@ def test_damaged_and_foreign_files(tmp_path):
     ("key", "value", "reason"),
     [
         ("pivot_length", {0: [2, 11], 1: [2], 2: [30]}, "pivot_length .* does not fit 2 lines of up to 10"),
-        ("pivot_length", {0: [2], 1: [2], 2: [30]}, "pivot_length .* does not fit 2 lines"),
         ("pivot_pts", {0: [[1.0]], 1: [], 2: []}, "reshape"),
         ("pivot_pts", {1: []}, "KeyError"),
-        ("pivot_pts", 5, "not subscriptable"),
         ("ego_vectors", [{"pts": [[1.0, 2.0]], "type": 7}], "ego_vectors.types has the value 7"),
-        ("ego_vectors", [{"pts": [[1.0, float("inf")]], "type": 0}], "ego_vectors.points has the value inf"),
-        ("ego_vectors", [{"pts": [[1.0, 2.0]]}], "KeyError: 'type'"),
     ],
 )
 def test_upstreams_damaged_files(tmp_path, key, value, reason):
@@ -474,15 +467,11 @@ def test_bad_maps_and_tables(root, capsys):
     for name, edit, message in (
         (city, None, f"{root / city} is missing (No such file or directory): unpack nuScenes-map-expansion-v1.3"),
         (city, lambda content: content.update(version="1.2"), old.format("1.2")),
-        (city, lambda content: content.update(version=None), old.format(None)),
-        (city, lambda content: content.update(version="new"), old.format("new")),
-        (city, lambda content: content.clear(), old.format("1.0")),
         (city, lambda content: content["node"].pop(), "is no consistent map expansion (KeyError"),
         (city, lambda content: content["node"][0].update(x=float("nan")), ".node[0].x is nan, not a number"),
         (table, None, "cannot read"),
         (table, lambda rows: rows[0].update(is_key_frame=False), "has no key frame of CAM_"),
         (f"{VERSION}/log.json", lambda rows: rows.pop(), "do not fit together: one refers to"),
-        (f"{VERSION}/calibrated_sensor.json", lambda rows: rows.clear(), "do not fit together"),
         (f"{VERSION}/sample.json", lambda rows: rows[0].update(token="../x"), "'../x'"),
         (f"{VERSION}/scene.json", lambda rows: rows[0].update(name="town-7"), "'town-7'"),
     ):

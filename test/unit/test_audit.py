@@ -69,14 +69,9 @@ def test_what_is_counted(program, expected):
     "read",
     [
         lambda values: values[0].item(),
-        lambda values: float(values.sum()),
         lambda values: bool(values.all()),
-        lambda values: values.tolist(),
         lambda values: values.nonzero(),
         lambda values: values[values > 0],
-        lambda values: torch.unique(values),
-        lambda values: torch.equal(values, values),
-        lambda values: values.masked_select(values > 0),
         lambda values: torch.linalg.inv(torch.diag(values)),
     ],
 )
@@ -113,13 +108,7 @@ def test_budgets(report, tmp_path, capsys):
     path.write_text(json.dumps({"launches": report["total"]["launches"], "host_waits": 0}))
     assert main(command) == 1
     assert "over budget: host_waits 1 > 0" in capsys.readouterr().out
-    faults = {
-        "{": "no JSON",
-        '{"calls": 1}': "calls, which only simulated NPUs count",
-        '{"waits": 1}': "limits 'waits'",
-        '{"launches": "1"}': "whole numbers",
-    }
-    for text, reason in faults.items():
+    for text, reason in (("{", "no JSON"), ('{"waits": 1}', "limits 'waits'"), ('{"launches": "1"}', "whole numbers")):
         path.write_text(text)
         assert main(command) == 2
         assert reason in capsys.readouterr().err

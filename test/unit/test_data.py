@@ -190,9 +190,7 @@ def stream(size, seed, length):
     return torch.cat(passes).tolist()[:length]
 
 
-@pytest.mark.parametrize(
-    ("ranks", "batch", "start"), [(1, 1, 0), (1, 6, 1), (3, 2, 0), (3, 2, 7), (8, 1, 11), (2, 3, 19)]
-)
+@pytest.mark.parametrize(("ranks", "batch", "start"), [(1, 6, 1), (3, 2, 0), (3, 2, 7), (8, 1, 11), (2, 3, 19)])
 def test_each_rank_takes_its_slices_of_one_stream(ranks, batch, start):
     together = ranks * batch
     whole = stream(11, 5, 20 * together)

@@ -271,7 +271,6 @@ def test_what_does_not_fit_together_is_refused(tmp_path):
         ("dt_mask", np.where(mask == 2, 3, mask), "id 3, and there are 2 instances"),
         ("dt_mask", mask[:, :4], r"dt_mask has shape \(3, 4, 200\), not \(3, 400, 200\)"),
         ("dt_mask", np.full(mask.shape, 2**31, np.int64), "dt_mask has the value 2147483648, which is not from 0"),
-        ("dt_mask", np.full(mask.shape, -1), "dt_mask has the value -1"),
         ("dt_mask", np.ones_like(mask), "dt_mask covers 240000 pixels, more than 120000"),
         ("dt_mask", mask.astype(float), "dt_mask is of type float64"),
         ("dt_res.labels", np.array([0, 3]), "dt_res.labels has the value 3"),
@@ -279,7 +278,6 @@ def test_what_does_not_fit_together_is_refused(tmp_path):
         ("dt_res.scores", np.array([np.nan, 1]), "dt_res.scores has the value nan"),
         ("dt_res.offsets", offsets[::-1], "3 offsets, which do not cut"),
         ("dt_res.points", points * 1e30, "dt_res.points has the value"),
-        ("dt_res.points", points.T, "dt_res.points has shape"),
     ):
         np.savez(path, **{**whole, key: value})
         with pytest.raises(PivotNetError, match=rf"token\.npz .*{reason}"):
@@ -312,17 +310,12 @@ def test_vector_map(tmp_path):
     lines = [np.array([[0.0, 100.0], [400.0, 101.0]], np.float32), np.array([[10.0, 20.0], [10.0, 180.0]], np.float32)]
     instances = MapInstances(lines, np.array([0.75, 0.5], np.float32), np.array([0, 1]))
     save_vector_map(tmp_path / "abc.json", "abc", predicted_lines(instances, MAP), "run/best.pth", MAP)
-    assert json.loads((tmp_path / "abc.json").read_text()) == {
-        "format": "pivotnet-vector-map",
-        "version": 1,
-        "token": "abc",
-        "checkpoint": "run/best.pth",
-        "range": {"x": [-30.0, 30.0], "y": [-15.0, 15.0]},
-        "instances": [
-            {"class": "divider", "score": 0.75, "points": [[30.0, 0.0], [-30.0, -0.15]]},
-            {"class": "ped_crossing", "score": 0.5, "points": [[28.5, 12.0], [28.5, -12.0]]},
-        ],
-    }
+    head = {"format": "pivotnet-vector-map", "version": 1, "token": "abc", "checkpoint": "run/best.pth"}
+    extent = {"x": [-30.0, 30.0], "y": [-15.0, 15.0]}
+    divider = {"class": "divider", "score": 0.75, "points": [[30.0, 0.0], [-30.0, -0.15]]}
+    crossing = {"class": "ped_crossing", "score": 0.5, "points": [[28.5, 12.0], [28.5, -12.0]]}
+    written = json.loads((tmp_path / "abc.json").read_text())
+    assert written == {**head, "range": extent, "instances": [divider, crossing]}
 
 
 TOKENS = ["aa", "bb", "cc"]
@@ -334,10 +327,9 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("nuscenes")
     write_dividers(root, {token: 60 + 20 * index for index, token in enumerate(TOKENS)})
     (root / FOLDER / "splits" / "train.txt").write_text("dd\n")
-    config = preset("smoke")
     torch.manual_seed(0)
-    model = PivotNet(config.model, config.map)
-    state = {"model_state": model.state_dict(), "pivotnet": {"config": config.to_dict()}}
+    model = PivotNet(CONFIG.model, CONFIG.map)
+    state = {"model_state": model.state_dict(), "pivotnet": {"config": CONFIG.to_dict()}}
     torch.save(state, root / "smoke.pth")
     return root
 
@@ -405,20 +397,16 @@ def test_two_ranks_predict_each_its_share(tmp_path, arguments):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("evaluate --data-root ROOT", "give --ckpt to predict"),
         ("evaluate --data-root ROOT --ckpt NONE --device cpu", "none does not exist"),
-        ("evaluate --data-root TMP --ckpt ROOT/smoke.pth --device cpu", "no nuScenes tree"),
-        ("evaluate ARGUMENTS --split train", "run pivotnet annotate"),
         ("evaluate --data-root ROOT --results NONE", "no result file in NONE, which does not exist"),
         ("evaluate ARGUMENTS --results TAKEN", "cannot make"),
         ("predict ARGUMENTS --tokens aa zz", "1 of 2 samples have no annotation in"),
-        ("render --data-root ROOT --results NONE", "make them with pivotnet evaluate, or leave --results out"),
         ("render ARGUMENTS --results NONE", "--ckpt and --results both"),
     ],
 )
 def test_errors_before_anything_is_predicted(tmp_path, arguments, root, capsys, command, message):
     (tmp_path / "taken").write_text("")
-    names = {"ARGUMENTS": " ".join(arguments), "ROOT": root, "TMP": tmp_path}
+    names = {"ARGUMENTS": " ".join(arguments), "ROOT": root}
     names.update(NONE=tmp_path / "none", TAKEN=tmp_path / "taken")
     for name, value in names.items():
         command, message = command.replace(name, str(value)), message.replace(name, str(value))

@@ -359,7 +359,7 @@ def test_kills_at_random_moments(checkout, data, tmp_path):
         if killed < kills:
             case = cases[killed]
             hit = kill(*case, process, f"{MARK}={mark}", parts, rng)
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=180)
             assert not hit or case != ("step", "worker") or not process.returncode or "worker was killed" in err
             wait_for(lambda mark=mark: not processes("environ", f"{MARK}={mark}"))
             killed += hit

@@ -7,7 +7,7 @@ from functools import partial
 import bench
 import numpy as np
 import pytest
-from benchmarks.turns import TOTAL, Clock, Task, take_turns
+from benchmarks.turns import TOTAL, WAITS, Clock, Task, group_of, take_turns
 from support.diary_task import diary
 
 from pivotnet.errors import PivotNetError, run_command
@@ -53,6 +53,21 @@ def test_ratios_are_taken_round_by_round():
     ours, other = (np.tile(np.array(seconds)[:, None], 2) for seconds in ([1.0, 2.0, 9.0], [2.0, 8.0, 10.0]))
     assert bench.ratios(ours, other) == ["0.500 (0.250-0.900)"] * 2
     assert bench.ratios(ours, np.zeros((1, 2))) == ["-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("Memcpy HtoD (Pinned -> Device)", "copies to the card"),
+        ("sm80_xmma_gemm_f32f32_f32f32_f32_tn_n", "matrix products, convolutions"),
+        ("void at::native::vectorized_layer_norm_kernel<float, float>", "norms"),
+        ("void at::native::elementwise_kernel<128, direct_copy_kernel_cuda>", "strided copies, joins"),
+        ("void ms_deformable_im2col_gpu_kernel<float>", "deformable attention"),
+    ],
+)
+def test_what_a_gpu_does_is_grouped_by_names(name, group):
+    assert group_of(name, True) == group
+    assert group_of("cudaStreamSynchronize", False) == WAITS and group_of("cudaLaunchKernel", False) is None
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

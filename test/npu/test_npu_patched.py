@@ -58,7 +58,11 @@ def test_two_npus_train(family: str, tree: Path, tmp_path: Path):
 
 def test_the_count_of_a_step(tree: Path, tmp_path: Path):
     counts = tmp_path / "counts.json"
-    command([sys.executable, ROOT / "tools" / "upstream" / "tree.py", tree, "count", "effb0", counts], ROOT)
+    command(
+        [sys.executable, ROOT / "tools" / "upstream" / "tree.py", tree, "count", "effb0", counts],
+        ROOT,
+        PIVOTNET_DEVICE_COUNTERS="cannsim.counters",
+    )
     found = json.loads(counts.read_text())
     total, functions = found["total"], found["functions"]
     assert 1000 < total["launches"] <= total["calls"] <= 2500 and total["strided"] < 150 and total["host_waits"] == 5

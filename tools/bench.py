@@ -31,9 +31,9 @@ from recordings import inputs, shim  # noqa: E402
 
 from pivotnet import device as devices  # noqa: E402
 from pivotnet.commands import OptionParser, batch_size, positive, whole  # noqa: E402
-from pivotnet.commands.train import AMP  # noqa: E402
 from pivotnet.config import PRESETS  # noqa: E402
 from pivotnet.errors import PivotNetError, run_command  # noqa: E402
+from pivotnet.training.loop import AMP  # noqa: E402
 
 GIB = 2**30
 

@@ -1,5 +1,7 @@
 """The phases of a training step; runs a step as the trainer does, and counts it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -44,7 +46,9 @@ def announce_phases(
     optimizer.register_step_post_hook(entering("loss report"))
 
 
-def audit_step(config: Config, device: torch.device, ranks: Ranks, samples: int = 1) -> Audit:
+def audit_step(
+    config: Config, device: torch.device, ranks: Ranks, samples: int = 1, amp: torch.dtype | None = None
+) -> Audit:
     """Counts of a training step in which nothing is done for the first time. That is the second. On a CPU the counts
     are those of a device that has the CPU's operators. Of several ranks each audits itself."""
     batches = [random_batch(config, samples, seed=2 * ranks.rank + step) for step in range(2)]
@@ -52,7 +56,7 @@ def audit_step(config: Config, device: torch.device, ranks: Ranks, samples: int 
         batches = [batch.pin_memory() for batch in batches]
     recorder = Recorder(device)
     with recorder.recording():
-        trainer = Trainer(config, recorder.device, ranks, Run(Path(), lr=config.optim.lr))
+        trainer = Trainer(config, recorder.device, ranks, Run(Path(), lr=config.optim.lr, amp=amp))
         announce_phases(trainer.model, trainer.criterion, trainer.optimizer, recorder.enter)
         for batch in batches:
             recorder.enter("input")

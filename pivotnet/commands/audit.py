@@ -18,6 +18,7 @@ from pivotnet.distributed import process_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
 from pivotnet.files import read_json, write_json
 from pivotnet.schema import mapping, number
+from pivotnet.training.loop import AMP
 
 # of NUMBERS
 TITLES = (
@@ -32,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--preset", default="swint", help="swint (default), res50, effb0 or smoke")
     add("--batch-size", type=batch_size, default=1, help="samples a card (1)")
+    add("--amp", choices=sorted(AMP), default="none", help="mixed precision (none: float32)")
     size = "smaller network input, as 128x224: saves time and memory, and changes hardly a count but bytes"
     add("--image-size", type=_size, metavar="HxW", help=size)
     add("--device", help="npu, cuda, cpu, or one with an index (the first of them that works)")
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     ranks = ranks_from_environment()
     device = devices.select_device(args.device, ranks.local_rank)
     with process_group(ranks, device):
-        audit = audit_step(config, device, ranks, args.batch_size)
+        audit = audit_step(config, device, ranks, args.batch_size, AMP[args.amp])
     if not ranks.main:
         return 0
     for name in () if audit.total("calls") else UNKNOWN:
@@ -73,7 +75,12 @@ def run(args: argparse.Namespace) -> int:
     for line in [*lines, *(f"[red]over budget:[/red] {one}" for one in exceeded)]:
         console.print(line, highlight=False)
     if args.json:
-        setting = {"preset": args.preset, "image_size": config.model.image_size, "batch_size": args.batch_size}
+        setting = {
+            "preset": args.preset,
+            "image_size": config.model.image_size,
+            "batch_size": args.batch_size,
+            "amp": args.amp,
+        }
         write_json(args.json, {**setting, "device": device.type, "ranks": ranks.world_size, **audit.to_dict()})
     return 1 if exceeded else 0
 

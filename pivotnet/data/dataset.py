@@ -34,6 +34,7 @@ from pivotnet.structures import Batch
 
 CACHE_BYTES = 512 * 2**20  # decoded images are kept in memory if the whole split's fit into this
 STEP = 0.03  # seconds for which a batch should be there; an H200 takes 0.1 for a step
+MOST_WORKERS = 8  # a rank by default: each holds two batches in shared memory
 
 
 def steps_per_epoch(size: int, batch_size: int, world_size: int) -> int:
@@ -204,18 +205,19 @@ def build_loader(
     local_ranks: int = 1,
 ) -> Loader:
     """A loader of the batches that ``sampler`` lists by indices into ``tokens``, for ``device`` (page-locked memory).
-    By default (``workers`` None) as many processes load as the time of a first sample asks for, at the most this rank's
-    share of the cores but one; ``local_ranks`` share the cores and memory of this machine."""
+    By default (``workers`` None) as many processes load as the time of a sample asks for, at the most MOST_WORKERS and
+    this rank's share of the cores but one; ``local_ranks`` share the cores and memory of this machine."""
     height, width = config.model.image_size
     bytes_needed = len(tokens) * len(CAMERAS) * height * width * 3
     shared = isinstance(sampler, TrainingSampler) and multiprocessing.get_start_method() == "fork"
     cache = shared and bytes_needed * local_ranks <= CACHE_BYTES
     dataset = MapDataset(config, data_root, tokens, with_targets=with_targets, cache=cache)
     if workers is None:
+        dataset[0]  # which takes longer: libraries load what they need
         start = time.perf_counter()
-        dataset[0]
+        dataset[len(tokens) - 1]
         needed = math.ceil((time.perf_counter() - start) * sampler.batch_size / STEP)
-        workers = max(1, min(needed, (os.cpu_count() or 1) // local_ranks - 1))
+        workers = max(1, min(needed, MOST_WORKERS, (os.cpu_count() or 1) // local_ranks - 1))
     pinned = device is not None and devices.pin_memory(device)
     options: dict[str, Any] = {"collate_fn": functools.partial(collate, config=config), "pin_memory": pinned}
     if pinned and device is not None and not hasattr(torch, "accelerator"):

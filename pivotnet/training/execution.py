@@ -29,16 +29,17 @@ class MixedPrecision(nn.Module):
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.model, self.dtype = model, dtype
-        self.names = [  # weights that are cast
-            f"{path}.{name}"
+        cast = {  # weights that are, by name
+            f"{path}.{name}": parameter
             for path, module in model.named_modules()
             if isinstance(module, (nn.Linear, nn.Conv2d, Attention)) and not FLOAT32 & set(path.split("."))
             for name, parameter in module.named_parameters(recurse=False)
             if parameter.requires_grad
-        ]
+        }
+        self.names, self.weights = list(cast), list(cast.values())
 
     def forward(self, *inputs: Tensor) -> Any:
-        weights = _Cast.apply(self.dtype, *map(self.model.get_parameter, self.names))
+        weights = _Cast.apply(self.dtype, *self.weights)
         with devices.autocast(inputs[0].device, self.dtype):
             return functional_call(self.model, dict(zip(self.names, weights)), inputs)
 

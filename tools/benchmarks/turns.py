@@ -124,7 +124,7 @@ class Task:
         for event in profiler.events():
             on_card = event.device_type != torch.autograd.DeviceType.CPU
             group = group_of(event.name, on_card)
-            if group:
+            if group and not event.is_user_annotation:  # spans of the program's own, beside their kernels
                 found[group] += 1, event.time_range.elapsed_us() / 1e3
         found[WAITS][0] -= 2  # the profile's own, above and at its end
         return found

@@ -25,7 +25,7 @@ FORMATS = ("pivotnet", "upstream")  # of result files
 _RUN = fields({"checkpoint": text, "fingerprint": text, "preset": text}, {"format": text})
 _MASK = {"dt_mask": Array("iu", MASK_SHAPE, 0, 65_535)}
 _LINES = {
-    "dt_res.points": Array("f", ("points", 2), -100_000, 100_000),
+    "dt_res.points": Array("f", ("points", 2), -100_000, 100_000, 125_000),  # BeMapNet: 100 * (20² + 25² + 15²)
     "dt_res.offsets": Array("i", ("ends",), 0, most=MOST_LINES + 1),
     "dt_res.scores": Array("f", ("instances",), 0, 1, MOST_LINES),
     "dt_res.labels": Array("i", ("instances",), 0, len(CLASSES) - 1, MOST_LINES),

@@ -207,6 +207,9 @@ def test_results_are_read_by_the_evaluation(networks, inputs, tmp_path):
     mask, instances = load_result(tmp_path / "a.npz")
     assert len(instances) == len(results[0]["map"]) - 1 == len(results[0]["pred_label"]) - 1
     np.testing.assert_array_equal(mask, masks[0])
+    curves = {"map": [0, *[np.zeros((25, 100, 2))] * 25], "confidence_level": [0.5] * 26, "pred_label": [1] * 26}
+    np.savez_compressed(tmp_path / "b.npz", dt_mask=np.zeros_like(mask), dt_res=curves)
+    assert len(load_result(tmp_path / "b.npz")[1]) == 25  # BeMapNet saves all curves of a class once an instance
 
 
 def test_samples_of_another_data_set_and_decoders_that_are_left_out_are_refused(networks, inputs):

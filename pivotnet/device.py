@@ -102,13 +102,6 @@ def distributed_backend(device: torch.device) -> str:
     return {"npu": "hccl", "cuda": "nccl"}.get(device.type, "gloo")
 
 
-def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager:
-    """Mixed precision in ``dtype`` on the device; None leaves everything in float32."""
-    if dtype is None:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=dtype)
-
-
 def check_graphs(device: torch.device) -> None:
     """Raise PivotNetError unless the device can capture graphs."""
     if device.type == "cpu":

@@ -62,7 +62,7 @@ def _each(structure: Structure, method: str, *arguments: Any, **options: Any) ->
 
 @dataclass
 class Predictions:
-    """Output of the network, all decoders and classes joined; classes lie side by side along Q and T."""
+    """Output of the network, float32, all decoders and classes joined; classes lie side by side along Q and T."""
 
     object_logits: Tensor  # [D, B, Q, 2], class 0 is "object"
     points: Tensor  # [D, B, T, 2] (row, column) in [0, 1]

@@ -40,30 +40,27 @@ class Criterion(nn.Module):
         self.config = config
 
     def forward(self, predictions: Predictions, targets: Targets, piggyback: Tensor | None = None) -> CriterionResult:
-        """Total loss and its terms. ``predictions`` are of all decoders, of any floating type; the loss is computed in
-        float32 outside autocast, at the size of the target masks. ``targets`` are on their device, with ``host`` unless
-        that is the CPU. ``piggyback`` is a small tensor that the caller wants on the host; it is part of the one copy.
+        """Total loss and its terms. ``predictions`` are of all decoders; masks are compared at the size of the target
+        masks. ``targets`` are on their device, with ``host`` unless that is the CPU. ``piggyback`` is a small tensor
+        that the caller wants on the host; it is part of the one copy.
         Raises PivotNetError: predictions without masks, masks on two grids, or another number of decoders than the
         weights are for."""
         device = predictions.points.device
         masks, semantic_masks = self._checked(predictions)
-        with torch.autocast(device.type, enabled=False):
-            masks, target_masks = masks.float(), targets.masks.float()
-            losses = all_mask_losses(masks, target_masks, self.config.map.num_queries)
-            costs = device_costs(predictions.object_logits, losses, self.config.criterion)
-            more = [] if piggyback is None else [piggyback]
-            host_costs, host_points, *piggybacked = to_host([costs, predictions.points, *more])
-            host = targets.host or targets
-            matches = match(host_costs, host_points, host, self.config.criterion, self.config.map)
-            supervision = supervise(matches, host, self.config)
-            names = [field.name for field in dataclasses.fields(Supervision)]
-            moved: Supervision[Tensor] = Supervision(*to_device([getattr(supervision, name) for name in names], device))
+        target_masks = targets.masks.float()
+        losses = all_mask_losses(masks, target_masks, self.config.map.num_queries)
+        costs = device_costs(predictions.object_logits, losses, self.config.criterion)
+        more = [] if piggyback is None else [piggyback]
+        host_costs, host_points, *piggybacked = to_host([costs, predictions.points, *more])
+        host = targets.host or targets
+        matches = match(host_costs, host_points, host, self.config.criterion, self.config.map)
+        supervision = supervise(matches, host, self.config)
+        names = [field.name for field in dataclasses.fields(Supervision)]
+        moved: Supervision[Tensor] = Supervision(*to_device([getattr(supervision, name) for name in names], device))
 
-            normaliser = class_normaliser(targets.counts)
-            of_masks = self._mask_terms(
-                masks, semantic_masks.float(), target_masks, targets.semantic, moved, normaliser
-            )
-            terms = torch.cat([*of_masks, *self._point_terms(predictions, moved, normaliser)])
+        normaliser = class_normaliser(targets.counts)
+        of_masks = self._mask_terms(masks, semantic_masks, target_masks, targets.semantic, moved, normaliser)
+        terms = torch.cat([*of_masks, *self._point_terms(predictions, moved, normaliser)])
         named = dict(zip(("ins_msk_loss", "sem_msk_loss", *TERMS[1:5]), terms.detach().unbind()))
         named = {name: named[name] for name in TERMS}
         return CriterionResult(terms.sum(), named, matches, piggybacked[0] if piggybacked else None)
@@ -95,7 +92,7 @@ class Criterion(nn.Module):
         objects = _cross_entropy(predictions.object_logits, s.object_labels) * s.object_weights
         sizes = [own.stop - own.start for own in self.config.map.point_slices]
         normaliser = torch.cat([one.expand(size) for one, size in zip(normaliser.split(1), sizes)])  # [T]
-        distances = (predictions.points.float() - s.points).abs().sum(-1) / normaliser  # [D, B, T]
+        distances = (predictions.points - s.points).abs().sum(-1) / normaliser  # [D, B, T]
         validity = _cross_entropy(predictions.point_logits, s.point_labels) / normaliser * s.point_label_weights
         return [objects.sum()[None], (distances * s.point_weights).flatten(1).sum(1), validity.sum()[None]]
 
@@ -131,5 +128,5 @@ def class_normaliser(counts: Tensor) -> Tensor:
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Elementwise, in float32: logits [..., 2], labels int64 [...]."""
-    return F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
+    """Elementwise: logits [..., 2], labels int64 [...]."""
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)

@@ -34,7 +34,7 @@ class ClassMatches:
 def device_costs(object_logits: Tensor, mask_losses: Tensor, config: CriterionConfig) -> Tensor:
     """The costs that are computed on the device, float32 [D, B, Q, G]: those of the objects, from their logits
     [D, B, Q, 2], and those of the masks, float32 [D, B, Q, G], of every query with every instance."""
-    probabilities = object_logits.float().softmax(-1)[..., :1]
+    probabilities = object_logits.softmax(-1)[..., :1]
     return torch.sub(config.cost_mask * mask_losses, probabilities, alpha=config.cost_object)
 
 

@@ -109,9 +109,8 @@ def postprocess(predictions: Predictions, map_config: MapConfig) -> list[MapInst
     """Polylines of the last decoder's predictions, one MapInstances a sample. Raises PivotNetError: they are not
     finite. An instance counts when "object" is its likelier class. Of its points, those count that are pivots with a
     probability above one half, and the first and the last in any case."""
-    # One packed copy to the host, in float32 also under autocast.
-    last = [t[-1].float() for t in (predictions.object_logits, predictions.points, predictions.point_logits)]
-    packed = torch.cat(last, dim=1).cpu()  # [B, Q + T + T, 2]
+    last = [t[-1] for t in (predictions.object_logits, predictions.points, predictions.point_logits)]
+    packed = torch.cat(last, dim=1).cpu()  # [B, Q + T + T, 2], in one copy
     if not torch.isfinite(packed).all():
         raise PivotNetError("the network predicts NaN or infinity: its training diverged; take an earlier checkpoint")
     queries, points = map_config.total_queries, map_config.total_points

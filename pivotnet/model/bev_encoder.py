@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pivotnet.config import CAMERAS, ModelConfig
-from pivotnet.model.layers import add_branch, copies
+from pivotnet.model.layers import add_branch, copies, run
 from pivotnet.model.ops.add_layer_norm import add_layer_norm
 from pivotnet.model.ops.deformable_attention import multi_scale_deformable_attention
 from pivotnet.model.ops.sync_batch_norm import SyncBatchNorm
@@ -74,10 +74,9 @@ class BevEncoder(nn.Module):
             source = layer(source, own_position, self.source_centres)
 
         bev_position = self.tgt_pos_embed.pos_embed.weight[None]  # [1, N, C]
-        with torch.autocast(device_type=source.device.type, enabled=False):
-            learned = self.t2s_reference_points(bev_position).sigmoid()  # [1, N, 2]
-            reference = torch.where(reference_valid[..., None], reference_points, learned)  # [B, N, 2]
-            reference = reference.view(len(source), -1, 1, 1, 1, 2)
+        learned = self.t2s_reference_points(bev_position).sigmoid()  # [1, N, 2]
+        reference = torch.where(reference_valid[..., None], reference_points, learned)  # [B, N, 2]
+        reference = reference.view(len(source), -1, 1, 1, 1, 2)
         bev = self.tgt_embed.pos_embed.weight.expand(len(source), -1, -1)  # [B, N, C]
         outputs = []
         count = len(self.decoder.layers)
@@ -101,7 +100,7 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: ModelConfig, source_sizes: tuple[Size, ...]) -> None:
         super().__init__()
         channels = config.hidden
-        self.self_attn = DeformableAttention(channels, config.heads, config.deformable_points, source_sizes)
+        self.self_attn = DeformableAttention(config, source_sizes)
         self.norm1 = nn.LayerNorm(channels)
         self.linear1 = nn.Linear(channels, config.bev_feedforward)
         self.linear2 = nn.Linear(config.bev_feedforward, channels)
@@ -122,10 +121,10 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: ModelConfig, source_sizes: tuple[Size, ...]) -> None:
         super().__init__()
-        channels, heads, points = config.hidden, config.heads, config.deformable_points
-        self.cross_attn = DeformableAttention(channels, heads, points, source_sizes)
+        channels = config.hidden
+        self.cross_attn = DeformableAttention(config, source_sizes)
         self.norm1 = nn.LayerNorm(channels)
-        self.self_attn = DeformableAttention(channels, heads, points, (config.bev_size,))
+        self.self_attn = DeformableAttention(config, (config.bev_size,))
         self.norm2 = nn.LayerNorm(channels)
         self.linear1 = nn.Linear(channels, config.bev_feedforward)
         self.linear2 = nn.Linear(config.bev_feedforward, channels)
@@ -152,9 +151,10 @@ class DeformableAttention(nn.Module):
 
     cell_size: Tensor
 
-    def __init__(self, channels: int, heads: int, points: int, sizes: tuple[Size, ...]) -> None:
+    def __init__(self, config: ModelConfig, sizes: tuple[Size, ...]) -> None:
         super().__init__()
-        self.heads, self.points, self.sizes = heads, points, sizes
+        channels, heads, points = config.hidden, config.heads, config.deformable_points
+        self.heads, self.points, self.sizes, self.checkpointing = heads, points, sizes, config.checkpointing
         samples = heads * len(sizes) * points
         self.sampling_offsets = nn.Linear(channels, samples * 2)
         self.attention_weights = nn.Linear(channels, samples)
@@ -180,15 +180,15 @@ class DeformableAttention(nn.Module):
 
     def forward(self, query: Tensor, reference: Tensor, source: Tensor) -> Tensor:
         """Sample ``source`` [B, S, C] around ``reference`` [B or 1, L, 1, 1, 1, 2] as ``query`` asks: [B, L, C]."""
+        return run(self._attend, self.checkpointing, query, reference, source)
+
+    def _attend(self, query: Tensor, reference: Tensor, source: Tensor) -> Tensor:
         batch, length, channels = query.shape
         samples = (batch, length, self.heads, len(self.sizes), self.points)
         value = self.value_proj(source).view(batch, -1, self.heads, channels // self.heads)
-        with torch.autocast(device_type=query.device.type, enabled=False):
-            # Locations and weights in float32: bfloat16 has 3 digits, a row of cameras 336 cells.
-            query = query.float()
-            offsets = self.sampling_offsets(query).view(*samples, 2)
-            locations = add_branch(reference, offsets, self.cell_size)
-            weights = self.attention_weights(query).view(batch, length, self.heads, -1).softmax(-1).view(samples)
+        offsets = self.sampling_offsets(query).view(*samples, 2)
+        locations = add_branch(reference, offsets, self.cell_size)
+        weights = self.attention_weights(query).view(batch, length, self.heads, -1).softmax(-1).view(samples)
         attended = multi_scale_deformable_attention(value, self.sizes, locations, weights)
         return self.output_proj(attended)
 

@@ -106,22 +106,19 @@ class LineDecoder(nn.Module):
     def _mask_logits(self, joined: list[Tensor], bev: Tensor) -> Tensor:
         """Instances of each class [D, B, instances, P * C] and BEV features [B, N, C] -> float32 [D, B, Q, N]."""
         embedding = torch.cat([mlp(part) for mlp, part in zip(self.mask_embed, joined)], dim=2)
-        with torch.autocast(device_type=bev.device.type, enabled=False):
-            return torch.einsum("dbqc,bnc->dbqn", embedding.float(), bev.float())
+        return torch.einsum("dbqc,bnc->dbqn", embedding, bev)
 
     @torch.no_grad()
     def _attention_mask(self, points: Tensor, bev: Tensor, mask_layers: list[Projection]) -> Tensor:
         """Which BEV cells each point query [B, T, C] may not look at: bool [B, 1, T, N]. No gradient passes through it,
         so it costs no backward pass; the masks that are trained are made once for all layers."""
-        # Autocast keeps the weights it casts: cast here, without gradient, they would get none elsewhere either.
-        with torch.autocast(device_type=points.device.type, enabled=False):
-            joined = self._join(self._split(self.decoder_norm(points.float())))
-            first = [cast(Mlp, mlp).layer(0)(part) for mlp, part in zip(self.mask_embed, joined)]
-            hidden = torch.cat(first, dim=1)  # [B, Q, C]
-            for weight, bias in mask_layers:
-                of_all_classes = F.linear(F.relu(hidden), weight, bias).view(len(hidden), -1, hidden.shape[-1])
-                hidden = of_all_classes.index_select(1, self.own_class)
-            logits = hidden @ bev.float().transpose(1, 2)  # [B, Q, N]
+        joined = self._join(self._split(self.decoder_norm(points)))
+        first = [cast(Mlp, mlp).layer(0)(part) for mlp, part in zip(self.mask_embed, joined)]
+        hidden = torch.cat(first, dim=1)  # [B, Q, C]
+        for weight, bias in mask_layers:
+            of_all_classes = F.linear(F.relu(hidden), weight, bias).view(len(hidden), -1, hidden.shape[-1])
+            hidden = of_all_classes.index_select(1, self.own_class)
+        logits = hidden @ bev.transpose(1, 2)  # [B, Q, N]
         masked = self.masked(logits)
         masked = masked != masked.all(dim=-1, keepdim=True)  # an instance whose cells are all masked looks everywhere
         return masked.index_select(1, self.instance_of_point)[:, None]

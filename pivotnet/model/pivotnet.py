@@ -60,12 +60,18 @@ class PivotNet(nn.Module):
         objects and points (D = 1), no masks."""
         if images.dtype == torch.uint8:
             images = self.normalise(images)
-        # First, so that its part of the backward pass comes last, when no other activations are left.
-        mean_features = self.output_head.mean_coordinate_features()
+        # Autocast is for the backbone, four fifths of swint's arithmetic: what follows would spend more calls on casts
+        # than it gains, and bfloat16 has 3 digits, a row of cameras 336 cells.
+        float32 = torch.autocast(images.device.type, enabled=False)
+        with float32:
+            # First, so that its part of the backward pass comes last, when no other activations are left.
+            mean_features = self.output_head.mean_coordinate_features()
         features = self.im_backbone(images.flatten(0, 1))
-        bev = self.bev_encoder(features, reference_points, reference_valid)  # [B, N, hidden] each
-        lines = self.line_decoder(bev[-1], final_only)
-        return self.output_head(lines, bev, self.bev_size, mean_features)
+        with float32:
+            features = [level.float() for level in features]
+            bev = self.bev_encoder(features, reference_points, reference_valid)  # [B, N, hidden] each
+            lines = self.line_decoder(bev[-1], final_only)
+            return self.output_head(lines, bev, self.bev_size, mean_features)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [B, V, H, W, 3] BGR -> float32 [B, V, 3, H, W] BGR. Upstream takes its RGB images for BGR and swaps

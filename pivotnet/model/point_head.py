@@ -39,10 +39,8 @@ class PointHead(nn.Module):
         BEV features of all decoder layers, [B, N, hidden] each, on the grid of ``size``."""
         features = [head(part) for head, part in zip(self.im_ctr_heads, lines.points)]  # [D, B, points, 2F]
         logits = torch.cat([head(part) for head, part in zip(self.pts_cls_heads, features)], dim=2)
-        with torch.autocast(device_type=logits.device.type, enabled=False):
-            halves = torch.cat(features, dim=2).float().unflatten(-1, (2, -1))  # [D, B, T, 2, F]
-            coordinates = (halves @ mean_features).sigmoid()
-        predictions = Predictions(lines.object_logits.float(), coordinates, logits.float())
+        halves = torch.cat(features, dim=2).unflatten(-1, (2, -1))  # [D, B, T, 2, F]
+        predictions = Predictions(lines.object_logits, (halves @ mean_features).sigmoid(), logits)
         if lines.mask_logits is not None:
             predictions.masks = lines.mask_logits.unflatten(-1, size)
             predictions.semantic_logits = self.semantic(torch.stack(bev)).unflatten(-1, size)
@@ -52,15 +50,14 @@ class PointHead(nn.Module):
         """Coordinate features averaged over the map, float32 [F]. Upstream multiplies the features of every pixel with
         those of every point and averages the products. The average of a product with a constant is the product with the
         average, and the last layer is linear too."""
-        with torch.autocast(device_type=self.coordinates.device.type, enabled=False):
-            return run(self.coords_head.mean, self.checkpointing, self.coordinates)
+        return run(self.coords_head.mean, self.checkpointing, self.coordinates)
 
     def semantic(self, bev: Tensor) -> Tensor:
         """BEV features [E, B, N, hidden] -> semantic logits [E, B, C, 2, N]."""
         layers = [cast(nn.Conv2d, cast(nn.Sequential, head)[0]) for head in self.semantic_heads]
         weight = torch.cat([layer.weight for layer in layers]).flatten(1)  # [2C, hidden]
         bias = torch.cat([cast(Tensor, layer.bias) for layer in layers])
-        logits = F.linear(bev, weight, bias).float().transpose(2, 3)  # [E, B, 2C, N]
+        logits = F.linear(bev, weight, bias).transpose(2, 3)  # [E, B, 2C, N]
         return logits.unflatten(2, (-1, 2))
 
 

@@ -14,11 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pivotnet import device as devices
-from pivotnet.model.line_decoder import Attention
 from pivotnet.structures import Predictions
 
-# Parts that compute in float32 under autocast as well, or do so with weights that others use in low precision.
-FLOAT32 = {"t2s_reference_points", "sampling_offsets", "attention_weights", "mask_embed", "coords_head"}
 FIELDS = tuple(field.name for field in fields(Predictions) if field.name != "extras")
 
 
@@ -30,9 +27,9 @@ class MixedPrecision(nn.Module):
         super().__init__()
         self.model, self.dtype = model, dtype
         cast = {  # weights that are, by name
-            f"{path}.{name}": parameter
-            for path, module in model.named_modules()
-            if isinstance(module, (nn.Linear, nn.Conv2d, Attention)) and not FLOAT32 & set(path.split("."))
+            f"im_backbone.{path}.{name}": parameter
+            for path, module in model.get_submodule("im_backbone").named_modules()
+            if isinstance(module, (nn.Linear, nn.Conv2d))
             for name, parameter in module.named_parameters(recurse=False)
             if parameter.requires_grad
         }
@@ -40,7 +37,7 @@ class MixedPrecision(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         weights = _Cast.apply(self.dtype, *self.weights)
-        with devices.autocast(inputs[0].device, self.dtype):
+        with torch.autocast(inputs[0].device.type, self.dtype):
             return functional_call(self.model, dict(zip(self.names, weights)), inputs)
 
 

@@ -14,9 +14,9 @@ from scene import assert_near, batch, needs_graphs
 from support.commands import ROOT
 from support.small import network, small
 
-from pivotnet import device as devices
 from pivotnet.criterion.criterion import Criterion
 from pivotnet.launch import torchrun
+from pivotnet.training.execution import MixedPrecision
 from pivotnet.training.loop import AMP
 
 HERE = Path(__file__).parent
@@ -51,8 +51,8 @@ def test_two_ranks_over_hccl_equal_one_process_with_both_samples(preset: str, am
     device = torch.device("npu")
     model = network(config).to(device).train()
     moved = batch(config, seed=0, samples=2).to(device)
-    with devices.autocast(device, AMP[amp]):
-        predictions = model(moved.images, moved.reference_points, moved.reference_valid)
+    trained = model if AMP[amp] is None else MixedPrecision(model, AMP[amp])
+    predictions = trained(moved.images, moved.reference_points, moved.reference_valid)
     result = Criterion(config)(predictions, moved.targets)
     result.total.backward()
 

@@ -84,7 +84,7 @@ def test_training_and_evaluation_are_within(name: str, amp: torch.dtype | None, 
     trained = trainer(small(name, dropout=0.1, drop_connect=0.1), NPU, tmp_path, amp=amp)
     losses(trained, 2)
     moved = batch(trained.config).to(NPU)
-    with torch.no_grad(), devices.autocast(NPU, amp):
+    with torch.no_grad():
         trained.model.eval()(moved.images, moved.reference_points, moved.reference_valid, final_only=True)
 
 

@@ -34,24 +34,19 @@ def targets(*counts: tuple[int, ...], seed: int = 0, config: Config = CONFIG) ->
     return build_targets([sample(seed + b, n) for b, n in enumerate(counts)], config)
 
 
-def predictions(
-    batch: int, seed: int = 0, dtype: torch.dtype = torch.float32, size: tuple[int, int] = CONFIG.mask_size
-) -> Predictions:
+def predictions(batch: int, seed: int = 0, size: tuple[int, int] = CONFIG.mask_size) -> Predictions:
     """Random predictions that require a gradient, with masks of ``size``."""
     generator = torch.Generator().manual_seed(seed)
     d, e = len(CONFIG.criterion.decoder_weights), len(CONFIG.criterion.bev_weights)
     q, t = MAP.total_queries, MAP.total_points
-
-    def leaf(value: Tensor) -> Tensor:
-        return value.to(dtype).requires_grad_()
-
-    return Predictions(
-        leaf(torch.randn(d, batch, q, 2, generator=generator)),
-        leaf(torch.rand(d, batch, t, 2, generator=generator)),
-        leaf(torch.randn(d, batch, t, 2, generator=generator)),
-        leaf(torch.randn(d, batch, q, *size, generator=generator) * 3),
-        leaf(torch.randn(e, batch, 3, 2, *size, generator=generator) * 3),
+    drawn = (
+        torch.randn(d, batch, q, 2, generator=generator),
+        torch.rand(d, batch, t, 2, generator=generator),
+        torch.randn(d, batch, t, 2, generator=generator),
+        torch.randn(d, batch, q, *size, generator=generator) * 3,
+        torch.randn(e, batch, 3, 2, *size, generator=generator) * 3,
     )
+    return Predictions(*(value.requires_grad_() for value in drawn))
 
 
 def prediction_part(predicted: Predictions, samples: slice) -> Predictions:

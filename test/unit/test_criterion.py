@@ -73,21 +73,6 @@ def test_upsampling_and_its_gradient_are_those_of_interpolate(source, size):
     torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-4)
 
 
-def test_bfloat16_predictions_under_autocast_are_computed_in_float32():
-    half, batch = predictions(2, dtype=torch.bfloat16), targets(COUNTS, (2, 1, 0))
-    single = Predictions(**{name: getattr(half, name).detach().float().requires_grad_() for name in FIELDS})
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = Criterion(CONFIG)(half, batch)
-    expected = Criterion(CONFIG)(single, batch)
-    assert result.total.dtype == torch.float32
-    assert result.total.item() == expected.total.item()
-    result.total.backward()
-    expected.total.backward()
-    for name, gradient in gradients(half).items():
-        assert gradient.dtype == torch.bfloat16
-        torch.testing.assert_close(gradient, gradients(single)[name].bfloat16(), rtol=1e-2, atol=1e-8)
-
-
 class Launches(TorchDispatchMode):
     count = 0
 

@@ -22,9 +22,8 @@ from pivotnet.audit.sample import random_batch
 from pivotnet.config import BACKBONES, RELEASE, preset
 from pivotnet.criterion.criterion import Criterion
 from pivotnet.errors import PivotNetError
-from pivotnet.model.backbone import build_backbone
+from pivotnet.model.backbone import build_backbone, swin
 from pivotnet.model.backbone.pretrained import load_pretrained
-from pivotnet.model.backbone.swin import shift_mask
 from pivotnet.model.point_head import PointHead
 from pivotnet.training.execution import MixedPrecision
 
@@ -91,11 +90,22 @@ def test_checkpointing_keeps_no_features_of_pixels(recompute):
     assert any(numel > head.coordinates.numel() for numel in kept) != recompute
 
 
+@pytest.mark.parametrize("shifted", [False, True])
+def test_gradients_of_window_attention_and_of_gelu_are_those_of_differences(shifted):
+    qkv, bias, *gelu_linear = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for shape in [(3, 2, 2, 1, 49, 3), (1, 49, 49), (2, 3, 8), (4, 8), (4,)]
+    )
+    mask = swin.shift_mask(14, 7, torch.float64, torch.device("cpu")) if shifted else None
+    assert torch.autograd.gradcheck(swin._Attend.apply, (qkv, bias, mask, 0.5), fast_mode=True)
+    assert torch.autograd.gradcheck(swin._GeluLinear.apply, gelu_linear)
+
+
 def test_shift_mask_is_made_once_and_survives_inference_mode():
-    shift_mask.cache_clear()
+    swin.shift_mask.cache_clear()
     with torch.inference_mode():
-        first = shift_mask(14, 7, torch.device("cpu"))
-    assert shift_mask(14, 7, torch.device("cpu")) is first
+        first = swin.shift_mask(14, 7, torch.float32, torch.device("cpu"))
+    assert swin.shift_mask(14, 7, torch.float32, torch.device("cpu")) is first
     assert not first.is_inference()
 
 

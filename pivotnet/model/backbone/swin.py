@@ -5,7 +5,6 @@ head (32), N = 49 tokens a window, L windows an image."""
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,8 +88,8 @@ def relative_position_index() -> Tensor:
 
 
 @functools.lru_cache(maxsize=32)
-def shift_mask(height: int, width: int, device: torch.device) -> Tensor:
-    """What shifted windows of a padded map of ``height`` x ``width`` tokens add to the scores: float32 [L, 1, N, N].
+def shift_mask(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What shifted windows of a padded map of ``height`` x ``width`` tokens add to the scores, [L, 1, N, N].
     The cyclic shift joins strips of opposite edges in one window; their tokens must not see each other."""
     with torch.inference_mode(False):  # as above
         rows, columns = (torch.arange(length) for length in (height, width))
@@ -99,7 +98,39 @@ def shift_mask(height: int, width: int, device: torch.device) -> Tensor:
         region = (rows[:, None] * 3 + columns).unflatten(1, (-1, WINDOW)).unflatten(0, (-1, WINDOW))
         region = region.transpose(1, 2).reshape(-1, WINDOW**2)
         separate = region[:, None, :] != region[:, :, None]
-        return torch.zeros(separate.shape).masked_fill(separate, MASKED).unsqueeze(1).to(device)
+        return torch.zeros(separate.shape, dtype=dtype).masked_fill(separate, MASKED).unsqueeze(1).to(device)
+
+
+class _Attend(torch.autograd.Function):
+    """softmax(scale * q k^T + bias + mask) v, [B, L, h, N, d], of qkv [3, B, L, h, N, d], a bias [h, N, N] and maybe a
+    mask [L, 1, N, N], as in Swin, equation 4. The gradients of q, k and v are written where qkv's is."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        query, key, value = qkv.flatten(1, 3)  # [B L h, N, d]
+        shape = (*qkv.shape[1:4], WINDOW**2, WINDOW**2)
+        bias = bias if mask is None else bias + mask
+        scores = torch.add(bias, (query @ key.transpose(1, 2)).view(shape), alpha=scale)
+        with torch.autocast(device_type=qkv.device.type, enabled=False):  # which would compute it in float32
+            probabilities = scores.softmax(-1).flatten(0, 2)
+        ctx.save_for_backward(qkv, probabilities)
+        ctx.shape, ctx.scale = shape, scale
+        return (probabilities @ value).view(qkv.shape[1:])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        qkv, probabilities = ctx.saved_tensors
+        query, key, value = qkv.flatten(1, 3)
+        gradient = gradient.reshape(value.shape)
+        of_qkv = torch.empty_like(qkv)
+        of_query, of_key, of_value = of_qkv.flatten(1, 3)
+        torch.bmm(probabilities.transpose(1, 2), gradient, out=of_value)
+        of_scores = torch.ops.aten._softmax_backward_data(
+            gradient @ value.transpose(1, 2), probabilities, -1, probabilities.dtype
+        )
+        torch.baddbmm(query, of_scores, key, beta=0, alpha=ctx.scale, out=of_query)
+        torch.baddbmm(key, of_scores.transpose(1, 2), query, beta=0, alpha=ctx.scale, out=of_key)
+        return of_qkv, of_scores.view(ctx.shape).sum((0, 1)), None, None
 
 
 class WindowAttention(nn.Module):
@@ -118,17 +149,35 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, x: Tensor, bias: Tensor, shift: int) -> Tensor:
-        """[B, H, W, C] -> [B, H, W, C]; ``bias``: added to the scores, [1 or L, h, N, N]; ``shift``: of the windows."""
+        """[B, H, W, C] -> [B, H, W, C]; ``bias``: added to the scores, [h, N, N]; ``shift``: of the windows."""
         batch, height, width, channels = x.shape
         forth, back, forth_heads, back_heads = window_rows(batch, height, width, self.heads, shift, x.device)
         x = take(x.reshape(-1, channels), forth, back)
         qkv = self.qkv(x).view(batch, -1, WINDOW**2, 3, self.heads, channels // self.heads)
-        query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).contiguous().unbind()  # [B, L, h, N, d]
-        scores = torch.add(bias, query @ key.transpose(-2, -1), alpha=self.scale)
-        x = (scores.softmax(-1) @ value).view(-1, channels // self.heads)
+        padded = (length + -length % WINDOW for length in (height, width))
+        mask = shift_mask(*padded, qkv.dtype, x.device) if shift else None
+        qkv = qkv.permute(3, 0, 1, 4, 2, 5).contiguous()  # [3, B, L, h, N, d]
+        x = _Attend.apply(qkv, bias, mask, self.scale).view(-1, channels // self.heads)
         # tokens are projected one by one, so that the padding can go before
         x = take(x, back_heads, forth_heads).view(-1, channels)
         return self.proj(x).view(batch, height, width, channels)
+
+
+class _GeluLinear(torch.autograd.Function):
+    """A linear map of GELU(x), which the backward pass computes again: it is the largest tensor of a block."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(F.gelu(x), weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        flat = gradient.flatten(0, -2)
+        of_weight = flat.t() @ F.gelu(x).flatten(0, -2)
+        of_hidden = gradient @ weight.to(gradient.dtype)  # autocast may have cast it
+        return torch.ops.aten.gelu_backward(of_hidden, x), of_weight, flat.sum(0)
 
 
 class SwinBlock(nn.Module):
@@ -141,22 +190,27 @@ class SwinBlock(nn.Module):
         self.attn = WindowAttention(channels, heads)
         self.norm2 = nn.LayerNorm(channels)
         wide = MLP_RATIO * channels
-        layers = OrderedDict(fc1=nn.Linear(channels, wide), gelu=nn.GELU(), fc2=nn.Linear(wide, channels))
-        self.mlp = nn.Sequential(layers)
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(channels, wide), "fc2": nn.Linear(wide, channels)})
 
     def forward(
-        self, x: Tensor, branch: Tensor | None, scale: Tensor | None, bias: Tensor, attention_scale: Tensor | None
+        self,
+        x: Tensor,
+        branch: Tensor | None,
+        scale: Tensor | None,
+        bias: Tensor,
+        attention_scale: Tensor | None,
+        halves: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """x + scale * branch -> x and the branch of the MLP, which is not yet added. x and ``branch``, which is that of
         the block before, if there is one: [B, H, W, C]; ``scale`` for it, and ``attention_scale``: of stochastic depth;
-        ``bias`` of relative positions: [h, N, N]."""
-        bias = bias.unsqueeze(0)
-        if self.shift:
-            height, width = (length + -length % WINDOW for length in x.shape[1:3])
-            bias = bias + shift_mask(height, width, x.device)
+        ``bias`` of relative positions: [h, N, N]; ``halves``: half of the images at a time go through the MLP, whose
+        backward pass needs the most memory where all else is recomputed."""
         normed, x = (self.norm1(x), x) if branch is None else add_layer_norm(self.norm1, x, branch, scale)
         normed, x = add_layer_norm(self.norm2, x, self.attn(normed, bias, self.shift), attention_scale)
-        return x, self.mlp(normed)
+        fc1, fc2 = self.mlp["fc1"], self.mlp["fc2"]
+        parts = normed.chunk(2) if halves else [normed]
+        branches = [_GeluLinear.apply(fc1(part), fc2.weight, fc2.bias) for part in parts]
+        return x, torch.cat(branches) if halves else branches[0]
 
 
 class PatchMerging(nn.Module):
@@ -174,7 +228,8 @@ class PatchMerging(nn.Module):
             x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
         x = x.view(batch, (height + 1) // 2, 2, (width + 1) // 2, 2, channels)
         x = self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3))  # column by column of the 2 x 2
-        return (x.flatten(0, 2) @ self.reduction.weight.t()).unflatten(0, x.shape[:3])
+        merged = x.flatten(0, 2).mm(self.reduction.weight.t())  # the weight's gradient comes in the weight's layout
+        return merged.to(x.dtype).unflatten(0, x.shape[:3])  # not autocast's: sums of branches stay in float32
 
 
 class SwinStage(nn.Module):
@@ -194,7 +249,7 @@ class SwinStage(nn.Module):
         for block in self.blocks:
             if checkpointing and branch is not None:  # one tensor is kept, not two
                 x, branch = add_branch(x, branch, scale), None
-            x, branch = run(block, checkpointing, x, branch, scale, next(biases), next(scales))
+            x, branch = run(block, checkpointing, x, branch, scale, next(biases), next(scales), checkpointing)
             scale = next(scales)
         assert branch is not None
         if norm is None:
@@ -225,6 +280,8 @@ class SwinTransformer(nn.Module):
     blocks. ``checkpointing``: recompute blocks, patches and mergings in the backward pass instead of keeping their
     activations. ``feature_stages``: stages whose outputs are returned; stage s has stride 4 * 2^s."""
 
+    positions: Tensor
+
     def __init__(self, drop_path: float, checkpointing: bool, feature_stages: tuple[int, ...] = FEATURE_STAGES) -> None:
         super().__init__()
         self.checkpointing = checkpointing
@@ -238,13 +295,15 @@ class SwinTransformer(nn.Module):
             self.add_module(f"norm{stage}", nn.LayerNorm(CHANNELS << stage))
         rates = torch.linspace(0, drop_path, sum(DEPTHS)).tolist()
         self.stochastic_depth = StochasticDepth([rate for rate in rates for _ in ("attention", "mlp")])
+        positions = F.one_hot(relative_position_index().flatten(), (2 * WINDOW - 1) ** 2).t().float().contiguous()
+        self.register_buffer("positions", positions, persistent=False)  # [relative positions, N N]
 
     def position_biases(self) -> list[Tensor]:
-        """Bias of each block's scores, [h, N, N] each; looked up for all blocks at once."""
+        """Bias of each block's scores, [h, N, N] each; looked up for all blocks at once, as a product: its gradient is
+        one, too."""
         attentions = [module for module in self.modules() if isinstance(module, WindowAttention)]
         tables = torch.cat([attention.relative_position_bias_table for attention in attentions], dim=1)
-        index = attentions[0].relative_position_index  # [N, N], the same in all
-        biases = F.embedding(index, tables).permute(2, 0, 1).contiguous()
+        biases = (tables.t() @ self.positions).view(-1, WINDOW**2, WINDOW**2)
         return list(biases.split([attention.heads for attention in attentions]))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

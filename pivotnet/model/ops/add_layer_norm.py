@@ -16,34 +16,42 @@ def add_layer_norm(
 ) -> tuple[Tensor, Tensor]:
     """norm(shortcut + scale * branch), and that sum; shapes and ``scale`` are those of ``add_branch``."""
     if shortcut.device.type == "npu" and shortcut.dtype == torch.float32:
-        branch = branch if scale is None else branch * scale
-        return _AddLayerNorm.apply(shortcut, branch.float(), norm.weight, norm.bias, norm.eps)
+        return _AddLayerNorm.apply(shortcut, branch, scale, norm.weight, norm.bias, norm.eps)
     total = add_branch(shortcut, branch, scale)
     return norm(total), total
 
 
 class _AddLayerNorm(torch.autograd.Function):
-    """CANN's kernel, which also adds up the gradients of the two results."""
+    """CANN's kernel, which also adds up the gradients of the two results; the branch may be bfloat16. It differentiates
+    the norm of two tensors: here of their sum, which the next block keeps anyway, and of zeros."""
 
     @staticmethod
     def forward(
-        ctx: Any, shortcut: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, eps: float
+        ctx: Any, shortcut: Tensor, branch: Tensor, scale: Tensor | None, weight: Tensor, bias: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
+        ctx.dtype = branch.dtype
+        branch = branch if scale is None else branch * scale
         normed, mean, rstd, total = torch.ops.npu.npu_add_layer_norm(shortcut, branch, weight, bias, eps, True)
-        ctx.save_for_backward(shortcut, branch, rstd, mean, weight)
+        ctx.save_for_backward(total, rstd, mean, weight, scale)
         ctx.set_materialize_grads(False)
         return normed, total
 
     @staticmethod
     def backward(ctx: Any, of_normed: Tensor | None, of_total: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        if of_normed is None:
-            return of_total, of_total, None, None, None
-        if of_total is None:  # torch_npu would make zeros each time
-            of_total = _zeros(of_normed.shape, of_normed.device)
-        of_sum, _, of_weight, of_bias = torch.ops.npu.npu_add_layer_norm_backward(
-            of_normed, *ctx.saved_tensors, of_total
-        )
-        return of_sum, of_sum, of_weight, of_bias, None
+        total, rstd, mean, weight, scale = ctx.saved_tensors
+        of_sum, of_weight, of_bias = of_total, None, None
+        if of_normed is not None:
+            zeros = _zeros(total.shape, total.device)
+            of_total = zeros if of_total is None else of_total  # torch_npu would make zeros each time
+            of_sum, _, of_weight, of_bias = torch.ops.npu.npu_add_layer_norm_backward(
+                of_normed, total, zeros, rstd, mean, weight, of_total
+            )
+        assert of_sum is not None
+        if scale is None:
+            of_branch = of_sum.to(ctx.dtype)
+        else:
+            of_branch = torch.mul(of_sum, scale, out=torch.empty_like(of_sum, dtype=ctx.dtype))
+        return of_sum, of_branch, None, of_weight, of_bias, None
 
 
 @lru_cache(maxsize=16)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from pivotnet.annotation.folder import chosen_tokens
-from pivotnet.commands.options import add_network_arguments, add_sample_arguments, load_predictor
+from pivotnet.commands.options import add_prediction_arguments, load_predictor
 from pivotnet.config import MapConfig
 from pivotnet.device import select_device
 from pivotnet.distributed import agreed, process_group, ranks_from_environment
@@ -22,8 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Result files of the same checkpoint are kept, so an interrupted run goes on where it stopped. "
         "Under torchrun every rank predicts its share."
     )
-    add_network_arguments(parser)
-    add_sample_arguments(parser)
+    add_prediction_arguments(parser)
     add = parser.add_argument
     add("--results", metavar="DIR", help="folder of result files (default: results_<checkpoint> beside the checkpoint)")
     text = "of the result files; upstream: its eval.py reads them (their default folder ends in _upstream)"

@@ -12,23 +12,19 @@ from pivotnet.evaluation.inference import Predictor
 from pivotnet.model.pivotnet import load_model
 
 
-def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    root, text = os.environ.get("DATA_ROOT", DEFAULT_DATA_ROOT), "annotated nuScenes tree (DATA_ROOT, else %(default)s)"
-    add("--data-root", default=root, metavar="ROOT", help=text)
-    add("--split", choices=SPLITS, default="val", help="samples of this split (default: %(default)s)")
-    text = "these samples of either split instead; a file that lists them, one a line, will do too"
-    add("--tokens", nargs="+", metavar="TOKEN", help=text)
-
-
-def add_network_arguments(parser: argparse.ArgumentParser, required: bool = False) -> None:
-    """The options --ckpt, --preset, --device, --batch-size and --workers."""
+def add_prediction_arguments(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """The options that choose a network, ``required`` or not, and the samples that it sees."""
     add = parser.add_argument
     add("--ckpt", metavar="CKPT", required=required, help="checkpoint, ours or upstream's")
     add("--preset", choices=list(PRESETS), help="of a checkpoint of upstream; ours know theirs")
     add("--device", help="npu, cuda or cpu, also npu:1 (default: the first that works)")
     add("--batch-size", type=batch_size, default=1, metavar="N", help="samples at once (default: 1)")
     add("--workers", type=workers, metavar="N", help="processes that load and score (default: by cores)")
+    root, text = os.environ.get("DATA_ROOT", DEFAULT_DATA_ROOT), "annotated nuScenes tree (DATA_ROOT, else %(default)s)"
+    add("--data-root", default=root, metavar="ROOT", help=text)
+    add("--split", choices=SPLITS, default="val", help="samples of this split (default: %(default)s)")
+    text = "these samples of either split instead; a file that lists them, one a line, will do too"
+    add("--tokens", nargs="+", metavar="TOKEN", help=text)
 
 
 def load_predictor(args: argparse.Namespace) -> Predictor:

@@ -3,7 +3,7 @@
 import argparse
 
 from pivotnet.annotation.folder import chosen_tokens
-from pivotnet.commands.options import add_network_arguments, add_sample_arguments, load_predictor
+from pivotnet.commands.options import add_prediction_arguments, load_predictor
 from pivotnet.evaluation import vector_map
 from pivotnet.files import make_folder
 
@@ -14,8 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Write the vector map of each sample, OUT/<token>.json. Under torchrun every rank writes its share.\n\n"
         + (vector_map.__doc__ or "")
     )
-    add_network_arguments(parser, required=True)
-    add_sample_arguments(parser)
+    add_prediction_arguments(parser, required=True)
     parser.add_argument("--output", default="vector_maps", metavar="OUT", help="folder (default: %(default)s)")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pivotnet.annotation.folder import chosen_tokens, require_files, sample_path
 from pivotnet.annotation.format import load_annotation
 from pivotnet.commands import positive
-from pivotnet.commands.options import add_network_arguments, add_sample_arguments, load_predictor
+from pivotnet.commands.options import add_prediction_arguments, load_predictor
 from pivotnet.config import MapConfig
 from pivotnet.console import progress
 from pivotnet.errors import PivotNetError
@@ -20,8 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Draw ground truth and prediction into the six images and from above, OUT/<token>.png. The prediction is that "
         "of the network --ckpt, or lies in --results; without either the ground truth is drawn alone."
     )
-    add_network_arguments(parser)
-    add_sample_arguments(parser)
+    add_prediction_arguments(parser)
     add = parser.add_argument
     add("--results", metavar="DIR", help="folder of result files, made by pivotnet evaluate")
     add("--output", default="renders", metavar="OUT", help="folder (default: %(default)s)")

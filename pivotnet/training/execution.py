@@ -1,7 +1,7 @@
 """How the network runs in a step: in mixed precision, as captured graphs. Autocast casts each weight by itself, and
-each gradient back: at 380 weights a step spends more launches on that than on matrix products. So the weights are cast
-together, once a step. Graphs replay the forward and the backward pass in one launch each; matching needs the host in
-between, so the criterion and the optimiser stay as they are."""
+each gradient back: twice as many launches as matrix products. So the weights are cast together, once a step. Graphs
+replay the forward and the backward pass in one launch each; matching needs the host in between, so the criterion and
+the optimiser stay as they are."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ FIELDS = tuple(field.name for field in fields(Predictions) if field.name != "ext
 
 
 class MixedPrecision(nn.Module):
-    """A network, on its device, under autocast in ``dtype``; results and gradients are those of autocast alone, bit for
-    bit."""
+    """A network, on its device, whose backbone computes in ``dtype``; results and gradients are those of autocast, bit
+    for bit."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -46,16 +46,14 @@ class _Cast(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
-        ctx.set_materialize_grads(False)
-        return _cast(list(weights), dtype)
+        return _cast(weights, dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        found = iter(_cast([gradient for gradient in gradients if gradient is not None], torch.float32))
-        return None, *(None if gradient is None else next(found) for gradient in gradients)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return None, *_cast(gradients, torch.float32)
 
 
-def _cast(tensors: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+def _cast(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
     flat = torch.cat([tensor.flatten() for tensor in tensors]).to(dtype)
     parts = flat.split([tensor.numel() for tensor in tensors])
     return tuple(part.view(tensor.shape) for part, tensor in zip(parts, tensors))

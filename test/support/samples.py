@@ -34,11 +34,9 @@ def unpack(folder: Path, *names: str) -> None:
 
 def unpack_hard_samples(folder: Path) -> Path:
     """Eight samples without images in folder/nuscenes; what upstream's converter wrote for them in folder/npz, and with
-    --bezier in folder/bezier.npz. Returns folder/nuscenes.
-
-    The map is cut to 34 m around them. One sample has 177 lines, one none; there are roundabouts, islands, lines that
-    the window splits, crossings cut by its edge, and lines that shrink to a point.
-    """
+    --bezier in folder/bezier.npz. Returns folder/nuscenes. The map is cut to 34 m around them. One sample has 177
+    lines, one none; there are roundabouts, islands, lines that the window splits, crossings cut by its edge, and lines
+    that shrink to a point."""
     unpack(folder, "small_nuscenes", "small_npz")
     return folder / "nuscenes"
 

@@ -79,9 +79,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     ("options", "words"),
     [
         ("criterion", ("criterion of swint", "GMAC", "load average")),
-        pytest.param(
-            "step --preset smoke --batch-sizes 1 2", ("point head forward", "batch 2"), marks=pytest.mark.full
-        ),
+        pytest.param("step --preset smoke --batch-sizes 1 2", ("batch 2",), marks=pytest.mark.full),
     ],
 )
 def test_a_benchmark_from_the_command_line(options, words, monkeypatch, capsys):

@@ -39,10 +39,8 @@ class Server:
         path.chmod(0o755)
 
     def bash(self, commands: str = SOURCE, **environment: str) -> tuple[dict[str, str], str]:
-        """Run commands under set -euo pipefail, in an environment with nothing else in it; they must print nothing.
-
-        Returns the variables that they leave to what is started after them, and stderr.
-        """
+        """The variables that commands leave to what is started after them, and stderr; they must print nothing. They
+        run under set -euo pipefail, in an environment with nothing else in it."""
         variables = {
             **{"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "HOME": str(self.folder), "SCRIPT": str(SCRIPT)},
             **{"CALLS": str(self.folder / "calls"), "PIVOTNET_DEV": str(self.dev)},

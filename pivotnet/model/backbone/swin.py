@@ -125,9 +125,8 @@ class _Attend(torch.autograd.Function):
         of_qkv = torch.empty_like(qkv)
         of_query, of_key, of_value = of_qkv.flatten(1, 3)
         torch.bmm(probabilities.transpose(1, 2), gradient, out=of_value)
-        of_scores = torch.ops.aten._softmax_backward_data(
-            gradient @ value.transpose(1, 2), probabilities, -1, probabilities.dtype
-        )
+        of_probabilities = gradient @ value.transpose(1, 2)
+        of_scores = torch.ops.aten._softmax_backward_data(of_probabilities, probabilities, -1, probabilities.dtype)
         torch.baddbmm(query, of_scores, key, beta=0, alpha=ctx.scale, out=of_query)
         torch.baddbmm(key, of_scores.transpose(1, 2), query, beta=0, alpha=ctx.scale, out=of_key)
         return of_qkv, of_scores.view(ctx.shape).sum((0, 1)), None, None
@@ -181,11 +180,12 @@ class _GeluLinear(torch.autograd.Function):
 
 
 class SwinBlock(nn.Module):
-    """Attention and MLP, each with a norm before it and a shortcut around it."""
+    """Attention and MLP, each with a norm before it and a shortcut around it. The backward pass of the MLP needs the
+    most memory where all else is recomputed: there half of the images at a time go through it (``halves``)."""
 
-    def __init__(self, channels: int, heads: int, shift: int) -> None:
+    def __init__(self, channels: int, heads: int, shift: int, halves: bool) -> None:
         super().__init__()
-        self.shift = shift
+        self.shift, self.halves = shift, halves
         self.norm1 = nn.LayerNorm(channels)
         self.attn = WindowAttention(channels, heads)
         self.norm2 = nn.LayerNorm(channels)
@@ -193,24 +193,17 @@ class SwinBlock(nn.Module):
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(channels, wide), "fc2": nn.Linear(wide, channels)})
 
     def forward(
-        self,
-        x: Tensor,
-        branch: Tensor | None,
-        scale: Tensor | None,
-        bias: Tensor,
-        attention_scale: Tensor | None,
-        halves: bool = False,
+        self, x: Tensor, branch: Tensor | None, scale: Tensor | None, bias: Tensor, attention_scale: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """x + scale * branch -> x and the branch of the MLP, which is not yet added. x and ``branch``, which is that of
         the block before, if there is one: [B, H, W, C]; ``scale`` for it, and ``attention_scale``: of stochastic depth;
-        ``bias`` of relative positions: [h, N, N]; ``halves``: half of the images at a time go through the MLP, whose
-        backward pass needs the most memory where all else is recomputed."""
+        ``bias`` of relative positions: [h, N, N]."""
         normed, x = (self.norm1(x), x) if branch is None else add_layer_norm(self.norm1, x, branch, scale)
         normed, x = add_layer_norm(self.norm2, x, self.attn(normed, bias, self.shift), attention_scale)
         fc1, fc2 = self.mlp["fc1"], self.mlp["fc2"]
-        parts = normed.chunk(2) if halves else [normed]
+        parts = normed.chunk(2) if self.halves else [normed]
         branches = [_GeluLinear.apply(fc1(part), fc2.weight, fc2.bias) for part in parts]
-        return x, torch.cat(branches) if halves else branches[0]
+        return x, torch.cat(branches) if self.halves else branches[0]
 
 
 class PatchMerging(nn.Module):
@@ -235,28 +228,28 @@ class PatchMerging(nn.Module):
 class SwinStage(nn.Module):
     """The blocks of one resolution, and the merging to the next."""
 
-    def __init__(self, channels: int, depth: int, heads: int, merge: bool) -> None:
+    def __init__(self, channels: int, depth: int, heads: int, merge: bool, checkpointing: bool) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(SwinBlock(channels, heads, SHIFT * (index % 2)) for index in range(depth))
+        self.checkpointing = checkpointing
+        blocks = (SwinBlock(channels, heads, SHIFT * (index % 2), checkpointing) for index in range(depth))
+        self.blocks = nn.ModuleList(blocks)
         self.downsample = PatchMerging(channels) if merge else None
 
-    def forward(
-        self, x: Tensor, biases: Iterator[Tensor], scales: Iterator, checkpointing: bool, norm: nn.LayerNorm | None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, biases: Iterator, scales: Iterator, norm: nn.LayerNorm | None) -> tuple[Tensor, ...]:
         """[B, H, W, C] -> the same shape after ``norm``, if there is one, and the merging of what was before it. Takes
         a bias and two scales (Tensor or None) a block from the iterators."""
         branch, scale = None, None
         for block in self.blocks:
-            if checkpointing and branch is not None:  # one tensor is kept, not two
+            if self.checkpointing and branch is not None:  # one tensor is kept, not two
                 x, branch = add_branch(x, branch, scale), None
-            x, branch = run(block, checkpointing, x, branch, scale, next(biases), next(scales), checkpointing)
+            x, branch = run(block, self.checkpointing, x, branch, scale, next(biases), next(scales))
             scale = next(scales)
         assert branch is not None
         if norm is None:
             output = x = add_branch(x, branch, scale)
         else:
             output, x = add_layer_norm(norm, x, branch, scale)
-        return output, x if self.downsample is None else run(self.downsample, checkpointing, x)
+        return output, x if self.downsample is None else run(self.downsample, self.checkpointing, x)
 
 
 class PatchEmbed(nn.Module):
@@ -288,7 +281,7 @@ class SwinTransformer(nn.Module):
         self.feature_stages = feature_stages
         self.patch_embed = PatchEmbed(CHANNELS)
         self.layers = nn.ModuleList(
-            SwinStage(CHANNELS << stage, depth, heads, merge=stage + 1 < len(DEPTHS))
+            SwinStage(CHANNELS << stage, depth, heads, stage + 1 < len(DEPTHS), checkpointing)
             for stage, (depth, heads) in enumerate(zip(DEPTHS, HEADS))
         )
         for stage in feature_stages:
@@ -314,7 +307,7 @@ class SwinTransformer(nn.Module):
         features = []
         for number, stage in enumerate(self.layers):
             norm = getattr(self, f"norm{number}") if number in self.feature_stages else None
-            output, x = stage(x, biases, scales, self.checkpointing, norm)
+            output, x = stage(x, biases, scales, norm)
             if norm is not None:
                 features.append(output.permute(0, 3, 1, 2).contiguous())
         return tuple(features)

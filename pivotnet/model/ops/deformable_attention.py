@@ -20,7 +20,7 @@ Shapes = tuple[tuple[int, int], ...]
 def multi_scale_deformable_attention(
     value: Tensor, spatial_shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """Weighted sum of bilinear samples, float32 [B, L, heads * c], computed in float32 whatever the inputs are.
+    """Weighted sum of bilinear samples, [B, L, heads * c]; all tensors are float32.
 
     Args:
         value: [B, S, heads, c] features of all levels, one level's rows after the other; S is the sum of h * w.
@@ -28,19 +28,14 @@ def multi_scale_deformable_attention(
         sampling_locations: [B, L, heads, levels, points, 2] as (x, y); (0, 0) is the upper left corner of the first
             cell, (1, 1) the lower right corner of the last. Outside the map features are zero.
         attention_weights: [B, L, heads, levels, points]."""
-    with torch.autocast(device_type=value.device.type, enabled=False):
-        sampling_locations, attention_weights = sampling_locations.float(), attention_weights.float()
-        if value.device.type == "cuda" and _triton_works():  # its kernels read bfloat16, too
-            return _Attention.apply(value, spatial_shapes, sampling_locations, attention_weights)
-        value = value.float()
-        if value.device.type == "npu":
-            import mx_driving  # imported late: importing it re-routes torch.cuda
+    if value.device.type == "npu":
+        import mx_driving  # imported late: importing it re-routes torch.cuda
 
-            shapes, starts = _level_tensors(spatial_shapes, value.device)
-            return mx_driving.multi_scale_deformable_attn(value, shapes, starts, sampling_locations, attention_weights)
-        if value.device.type == "cpu":
-            return _Attention.apply(value, spatial_shapes, sampling_locations, attention_weights)
-        return sample_levels(value, spatial_shapes, sampling_locations, attention_weights)
+        shapes, starts = _level_tensors(spatial_shapes, value.device)
+        return mx_driving.multi_scale_deformable_attn(value, shapes, starts, sampling_locations, attention_weights)
+    if value.device.type == "cpu" or value.device.type == "cuda" and _triton_works():
+        return _Attention.apply(value, spatial_shapes, sampling_locations, attention_weights)
+    return sample_levels(value, spatial_shapes, sampling_locations, attention_weights)
 
 
 class _Attention(torch.autograd.Function):

@@ -112,7 +112,7 @@ class ModelConfig:
     drop_path: float = 0.3  # Swin, rising linearly over the blocks
     drop_connect: float = 0.2  # EfficientNet, rising linearly over the blocks
     mask_stride: int = 1  # masks are predicted and supervised at map_size / mask_stride (smoke: fewer pixels)
-    checkpointing: bool = False  # recompute activations of the backbone (as upstream) and of the pixels' coordinates
+    checkpointing: bool = False  # recompute activations: the backbone's (as upstream), deformable attention's, pixels'
 
     @property
     def feature_sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -49,14 +49,13 @@ def _start_worker(job: Callable[[Any], Any]) -> None:
     # Ctrl-C goes to the whole process group: the parent alone decides, after the items in progress are whole.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)  # the pool's queue would never end
+def end_with_parent() -> None:
+    """End this worker when its parent is gone; killed, it leaves a queue that never ends."""
+    parent: Any = multiprocessing.parent_process()
+    threading.Thread(target=lambda: parent.join() or os._exit(1), daemon=True).start()
 
 
 def _work(item: Any) -> Any:

@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--preset", default="swint", help="swint (default), res50, effb0 or smoke")
     add("--batch-size", type=batch_size, default=1, help="samples a card (1)")
-    add("--amp", choices=sorted(AMP), default="none", help="mixed precision (none: float32)")
+    add("--amp", choices=sorted(AMP), default="none", help="precision of the backbone (none: float32)")
     size = "smaller network input, as 128x224: saves time and memory, and changes hardly a count but bytes"
     add("--image-size", type=_size, metavar="HxW", help=size)
     add("--device", help="npu, cuda, cpu, or one with an index (the first of them that works)")

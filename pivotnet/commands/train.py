@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=batch_size, help="samples a card (the preset's: 1)")
     add("--lr", type=rate, help="learning rate, not scaled by the number of ranks")
     add("--backbone-lr", type=rate, help="the backbone's (--lr in the preset's ratio)")
-    add("--amp", choices=sorted(AMP), help="mixed precision (none: float32)")
+    add("--amp", choices=sorted(AMP), help="precision of the backbone (none: float32)")
     add("--allow-tf32", action="store_true", help="let TF32 (GPU) and HF32 (NPU) into matrix products, convolutions")
     add("--seed", type=seed, help="of initialisation, dropout and the order of samples (0)")
     add("--deterministic", action="store_true", help="the same bits in every run, where kernels allow it")

@@ -17,6 +17,7 @@ from pivotnet.launch import require_patched_modules, say, torchrun
 from pivotnet.launch.choices import OUTPUTS, ROOT, Choices, checkout_folder
 from pivotnet.launch.supervise import supervise
 from pivotnet.limits import SEED, whole_number
+from pivotnet.pool import end_with_parent
 
 PATCHED_OPTIONS = ("--exp_options", "--pretrained_model", "--find_unused_parameters", "--sync_bn")
 PIVOTNET = (sys.executable, "-m", "pivotnet")
@@ -56,7 +57,7 @@ def train(choices: Choices) -> None:
 def _choose_device(choices: Choices) -> str:
     """Fill in what depends on the device: preset, cards and steps; returns the device's type."""
     # in a process of its own: this one must not hold a device while the ranks run
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         try:
             kind, count = pool.submit(_find_devices, choices.device).result()
         except BrokenProcessPool:

@@ -1,5 +1,5 @@
 """How the network runs in a step: in mixed precision, as captured graphs. Autocast casts each weight by itself, and
-each gradient back: twice as many launches as matrix products. So the weights are cast together, once a step. Graphs
+each gradient back: more launches than matrix products. So the weights are cast together, once a step. Graphs
 replay the forward and the backward pass in one launch each; matching needs the host in between, so the criterion and
 the optimiser stay as they are."""
 

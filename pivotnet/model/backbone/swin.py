@@ -180,8 +180,8 @@ class _GeluLinear(torch.autograd.Function):
 
 
 class SwinBlock(nn.Module):
-    """Attention and MLP, each with a norm before it and a shortcut around it. The backward pass of the MLP needs the
-    most memory where all else is recomputed: there half of the images at a time go through it (``halves``)."""
+    """Attention and MLP, each with a norm before it and a shortcut around it. Where all else is recomputed, the
+    backward pass of the MLP needs the most memory: with ``halves``, half of the images at a time go through it."""
 
     def __init__(self, channels: int, heads: int, shift: int, halves: bool) -> None:
         super().__init__()
@@ -231,8 +231,8 @@ class SwinStage(nn.Module):
     def __init__(self, channels: int, depth: int, heads: int, merge: bool, checkpointing: bool) -> None:
         super().__init__()
         self.checkpointing = checkpointing
-        blocks = (SwinBlock(channels, heads, SHIFT * (index % 2), checkpointing) for index in range(depth))
-        self.blocks = nn.ModuleList(blocks)
+        halves = checkpointing and channels == CHANNELS  # tokens are most in the first stage
+        self.blocks = nn.ModuleList(SwinBlock(channels, heads, SHIFT * (i % 2), halves) for i in range(depth))
         self.downsample = PatchMerging(channels) if merge else None
 
     def forward(self, x: Tensor, biases: Iterator, scales: Iterator, norm: nn.LayerNorm | None) -> tuple[Tensor, ...]:

@@ -53,7 +53,7 @@ def _start_worker(job: Callable[[Any], Any]) -> None:
 
 
 def end_with_parent() -> None:
-    """End this worker when its parent is gone; killed, it leaves a queue that never ends."""
+    """End this worker when its parent is gone: one that is killed leaves a queue that never ends."""
     parent: Any = multiprocessing.parent_process()
     threading.Thread(target=lambda: parent.join() or os._exit(1), daemon=True).start()
 

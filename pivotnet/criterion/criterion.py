@@ -41,11 +41,10 @@ class Criterion(nn.Module):
 
     def forward(self, predictions: Predictions, targets: Targets, piggyback: Tensor | None = None) -> CriterionResult:
         """Total loss and its terms. ``predictions`` are of all decoders; masks are compared at the size of the target
-        masks. ``targets`` are on their device, with ``host`` unless that is the CPU. ``piggyback`` is a small tensor
-        that the caller wants on the host; it is part of the one copy.
+        masks, in float32: call it outside autocast. ``targets`` are on their device, with ``host`` unless that is the
+        CPU. ``piggyback`` is a small tensor that the caller wants on the host; it is part of the one copy.
         Raises PivotNetError: predictions without masks, masks on two grids, or another number of decoders than the
         weights are for."""
-        device = predictions.points.device
         masks, semantic_masks = self._checked(predictions)
         target_masks = targets.masks.float()
         losses = all_mask_losses(masks, target_masks, self.config.map.num_queries)
@@ -56,7 +55,7 @@ class Criterion(nn.Module):
         matches = match(host_costs, host_points, host, self.config.criterion, self.config.map)
         supervision = supervise(matches, host, self.config)
         names = [field.name for field in dataclasses.fields(Supervision)]
-        moved: Supervision[Tensor] = Supervision(*to_device([getattr(supervision, name) for name in names], device))
+        moved = Supervision(*to_device([getattr(supervision, name) for name in names], masks.device))
 
         normaliser = class_normaliser(targets.counts)
         of_masks = self._mask_terms(masks, semantic_masks, target_masks, targets.semantic, moved, normaliser)

@@ -147,7 +147,7 @@ class Dropout(nn.Dropout):
 
 
 class DeformableAttention(nn.Module):
-    """Projections around multi-scale deformable attention."""
+    """Projections around multi-scale deformable attention, in float32: not under autocast."""
 
     cell_size: Tensor
 

@@ -5,7 +5,7 @@ the optimiser stay as they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -36,7 +36,7 @@ class MixedPrecision(nn.Module):
         self.names, self.weights = list(cast), list(cast.values())
 
     def forward(self, *inputs: Tensor) -> Any:
-        weights = _Cast.apply(self.dtype, *self.weights)
+        weights = _Cast.apply(self.dtype, *self.weights) if self.weights else ()
         with torch.autocast(inputs[0].device.type, self.dtype):
             return functional_call(self.model, dict(zip(self.names, weights)), inputs)
 
@@ -46,17 +46,18 @@ class _Cast(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
         return _cast(weights, dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return None, *_cast(gradients, torch.float32)
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        found = iter(_cast([gradient for gradient in gradients if gradient is not None], torch.float32))
+        return None, *(None if gradient is None else next(found) for gradient in gradients)
 
 
-def _cast(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+def _cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
     flat = torch.cat([tensor.flatten() for tensor in tensors]).to(dtype)
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    return tuple(part.view(tensor.shape) for part, tensor in zip(parts, tensors))
+    return tuple(part.view(t.shape) for part, t in zip(flat.split([t.numel() for t in tensors]), tensors))
 
 
 def graphed_network(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Predictions]:

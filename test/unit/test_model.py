@@ -66,7 +66,7 @@ def test_every_parameter_gets_a_gradient_and_bfloat16_stays_near_float32(network
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize(("name", "checkpointing"), [("smoke", True), ("swint", False)])
+@pytest.mark.parametrize(("name", "checkpointing"), [("smoke", True), ("swint", False), ("swint", True)])
 def test_weights_that_are_cast_together_give_what_autocast_gives(name, checkpointing):
     config = small(name, checkpointing=checkpointing, dropout=0.1)
     model, found = build(config).train(), []

@@ -89,12 +89,12 @@ def relative_position_index() -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def shift_mask(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """What shifted windows of a padded map of ``height`` x ``width`` tokens add to the scores, [L, 1, N, N].
+    """What shifted windows of a map of ``height`` x ``width`` tokens, padded, add to the scores: [L, 1, N, N].
     The cyclic shift joins strips of opposite edges in one window; their tokens must not see each other."""
     with torch.inference_mode(False):  # as above
-        rows, columns = (torch.arange(length) for length in (height, width))
-        rows = (rows >= height - WINDOW).long() + (rows >= height - SHIFT)
-        columns = (columns >= width - WINDOW).long() + (columns >= width - SHIFT)
+        rows, columns = (torch.arange(-(length + -length % WINDOW), 0) for length in (height, width))  # from the end
+        rows = (rows >= -WINDOW).long() + (rows >= -SHIFT)
+        columns = (columns >= -WINDOW).long() + (columns >= -SHIFT)
         region = (rows[:, None] * 3 + columns).unflatten(1, (-1, WINDOW)).unflatten(0, (-1, WINDOW))
         region = region.transpose(1, 2).reshape(-1, WINDOW**2)
         separate = region[:, None, :] != region[:, :, None]
@@ -153,8 +153,7 @@ class WindowAttention(nn.Module):
         forth, back, forth_heads, back_heads = window_rows(batch, height, width, self.heads, shift, x.device)
         x = take(x.reshape(-1, channels), forth, back)
         qkv = self.qkv(x).view(batch, -1, WINDOW**2, 3, self.heads, channels // self.heads)
-        padded = (length + -length % WINDOW for length in (height, width))
-        mask = shift_mask(*padded, qkv.dtype, x.device) if shift else None
+        mask = shift_mask(height, width, qkv.dtype, x.device) if shift else None
         qkv = qkv.permute(3, 0, 1, 4, 2, 5).contiguous()  # [3, B, L, h, N, d]
         x = _Attend.apply(qkv, bias, mask, self.scale).view(-1, channels // self.heads)
         # tokens are projected one by one, so that the padding can go before
@@ -175,8 +174,7 @@ class _GeluLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         flat = gradient.flatten(0, -2)
         of_weight = flat.t() @ F.gelu(x).flatten(0, -2)
-        of_hidden = gradient @ weight.to(gradient.dtype)  # autocast may have cast it
-        return torch.ops.aten.gelu_backward(of_hidden, x), of_weight, flat.sum(0)
+        return torch.ops.aten.gelu_backward(gradient @ weight, x), of_weight, flat.sum(0)
 
 
 class SwinBlock(nn.Module):
@@ -201,8 +199,10 @@ class SwinBlock(nn.Module):
         normed, x = (self.norm1(x), x) if branch is None else add_layer_norm(self.norm1, x, branch, scale)
         normed, x = add_layer_norm(self.norm2, x, self.attn(normed, bias, self.shift), attention_scale)
         fc1, fc2 = self.mlp["fc1"], self.mlp["fc2"]
-        parts = normed.chunk(2) if self.halves else [normed]
-        branches = [_GeluLinear.apply(fc1(part), fc2.weight, fc2.bias) for part in parts]
+        hidden = [fc1(part) for part in (normed.chunk(2) if self.halves else [normed])]
+        # cast here, for autocast: recomputation sees the weights that mixed precision has replaced in the first pass
+        weights = [weight.to(hidden[0].dtype) for weight in (fc2.weight, fc2.bias)]
+        branches = [_GeluLinear.apply(part, *weights) for part in hidden]
         return x, torch.cat(branches) if self.halves else branches[0]
 
 
@@ -221,8 +221,9 @@ class PatchMerging(nn.Module):
             x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
         x = x.view(batch, (height + 1) // 2, 2, (width + 1) // 2, 2, channels)
         x = self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3))  # column by column of the 2 x 2
-        merged = x.flatten(0, 2).mm(self.reduction.weight.t())  # the weight's gradient comes in the weight's layout
-        return merged.to(x.dtype).unflatten(0, x.shape[:3])  # not autocast's: sums of branches stay in float32
+        merged = x.flatten(0, 2).mm(self.reduction.weight.t())  # torch_npu's @ gives the weight a transposed gradient
+        # A card's or an NPU's norm gives float32 under autocast, and the sums of branches stay so.
+        return merged.to(x.dtype).unflatten(0, x.shape[:3])
 
 
 class SwinStage(nn.Module):

@@ -23,7 +23,7 @@ def add_layer_norm(
 
 class _AddLayerNorm(torch.autograd.Function):
     """CANN's kernel, which also adds up the gradients of the two results; the branch may be bfloat16. It differentiates
-    the norm of two tensors: here of their sum, which the next block keeps anyway, and of zeros."""
+    the norm of two tensors: here of their sum, which Swin's next block keeps anyway, and of zeros."""
 
     @staticmethod
     def forward(
@@ -46,7 +46,8 @@ class _AddLayerNorm(torch.autograd.Function):
             of_sum, _, of_weight, of_bias = torch.ops.npu.npu_add_layer_norm_backward(
                 of_normed, total, zeros, rstd, mean, weight, of_total
             )
-        assert of_sum is not None
+        if of_sum is None:
+            return (None,) * 6
         if scale is None:
             of_branch = of_sum.to(ctx.dtype)
         else:

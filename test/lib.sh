@@ -71,7 +71,7 @@ make_venv() {
       # nuscenes-devkit's only source-only dependency is pure Python: no compiler is needed for it
       if grep -q nuscenes "$file"; then options+=(--no-binary=fire); fi
       run "${pip[@]}" "${options[@]}" -r "$file" ||
-        die "pip could not install $file (see above); check the package index, then run this again"
+        die "pip could not install $file (see above); check the package index and the disk (8 GB), then run this again"
     done
     run "${pip[@]}" --no-deps --no-build-isolation -e "$ROOT" ||
       die "pip could not install the package pivotnet itself (see above)"

@@ -135,13 +135,12 @@ class _Attend(torch.autograd.Function):
 class WindowAttention(nn.Module):
     """Multi-head self-attention within windows, with a learned bias for each relative position."""
 
-    relative_position_index: Tensor
-
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.scale = (channels // heads) ** -0.5
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * WINDOW - 1) ** 2, heads))
+        # Nothing here reads it: upstream's checkpoints have it.
         self.register_buffer("relative_position_index", relative_position_index())
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)

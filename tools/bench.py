@@ -5,7 +5,8 @@
     python tools/bench.py criterion  matching and losses alone, on random predictions and drawn targets
 
 With --against CHECKOUT (of upstream, unmodified) the sides take turns, each in a process of its own, on a CPU or a GPU
-(for which upstream's operator is compiled: nvcc and ninja are needed); without it ours alone is measured."""
+(for which upstream's operator is compiled: nvcc and ninja are needed), and the loss of the same weights and inputs and
+its gradient are compared; without it ours alone is measured."""
 
 from __future__ import annotations
 
@@ -14,19 +15,21 @@ import itertools
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.linalg import norm
 from rich.console import Console
 from rich.table import Table
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
 from benchmarks import train_tasks  # noqa: E402
-from benchmarks.turns import TOTAL, Measurement, Task, take_turns  # noqa: E402
+from benchmarks.turns import TOTAL, Gradients, Measurement, Task, take_turns  # noqa: E402
 from recordings import inputs, shim  # noqa: E402
 
 from pivotnet import device as devices  # noqa: E402
@@ -36,44 +39,66 @@ from pivotnet.errors import PivotNetError, run_command  # noqa: E402
 from pivotnet.training.loop import AMP  # noqa: E402
 
 GIB = 2**30
+QUANTILES = {"median": 0.5, "95 %": 0.95, "worst": 1.0}
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Measure every case and batch size, upstream where the batch size is 1, and list them. Raises PivotNetError:
-    upstream knows no such preset or batch size, nothing can be profiled, or a side fails."""
-    if args.against and args.preset not in shim.PRESETS:
-        raise PivotNetError(f"--preset {args.preset}: upstream has {', '.join(shim.PRESETS)}")
+    """Measure every preset, case and batch size, upstream where the batch size is 1, and list them. Raises
+    PivotNetError: upstream knows no such preset or batch size, nothing can be profiled, or a side fails."""
+    if args.against and (unknown := [name for name in args.presets if name not in shim.PRESETS]):
+        raise PivotNetError(f"--presets {unknown[0]}: upstream has {', '.join(shim.PRESETS)}")
     if args.against and 1 not in args.batch_sizes:
         raise PivotNetError(f"--batch-sizes {args.batch_sizes}: upstream knows 1 only; add it, or leave --against out")
     if args.profile and torch.device(args.device).type != "cuda":
         raise PivotNetError(f"--profile with --device {args.device}: the kernels of a GPU are listed; give cuda")
-    rows = []
-    for case, size in itertools.product(args.cases, args.batch_sizes):
-        sides = _sides(args, case, size)
-        results = take_turns(sides, args.threads, args.rounds, args.warmup, profile=args.profile)
-        title = f"{args.benchmark} of {args.preset}, targets {case}, batch {size}"
-        print_columns(f"{title}: wall and CPU s", [{p: one.median(p) for p in one.rounds} for one in results], sides)
-        if args.profile:
-            print_columns(f"{title}: number and ms on the card", [one.profile for one in results], sides)
-        rows += [[case, str(size), *summary(one, results, size)] for one in results]
+    rows, equal = [], []
+    with tempfile.TemporaryDirectory(prefix="pivotnet-operator-") as folder:
+        for preset, case, size in itertools.product(args.presets, args.cases, args.batch_sizes):
+            sides = _sides(args, preset, case, size, Path(folder))
+            compared = "upstream" in sides and args.benchmark == "step"
+            extras = [name for name, wanted in (("profile", args.profile), ("gradients", compared)) if wanted]
+            results = take_turns(sides, args.threads, args.rounds, args.warmup, extras=extras)
+            title = f"{args.benchmark} of {preset}, targets {case}, batch {size}"
+            print_columns(
+                f"{title}: wall and CPU s", [{p: one.median(p) for p in one.rounds} for one in results], sides
+            )
+            if args.profile:
+                print_columns(f"{title}: number and ms on the card", [one.extras["profile"] for one in results], sides)
+            if compared:
+                equal.append([preset, case, *equality(results[0].extras["gradients"], results[-1].extras["gradients"])])
+            rows += [[preset, case, str(size), *summary(one, results, size)] for one in results]
     times = ("mean s", "median s", "range", "CPU s", "samples/s", "peak GiB", "GMAC")
     against = ("wall / upstream (range)", "CPU / upstream (range)", "memory / upstream") if args.against else ()
-    print_table(f"{args.benchmark} of {args.preset}", ("targets", "batch", "side", *times, *against), rows)
+    print_table(args.benchmark, ("preset", "targets", "batch", "side", *times, *against), rows)
+    if equal:
+        heads = ("loss", "gradient", *(f"of a parameter: {name}" for name in QUANTILES))
+        print_table("ours and upstream's, relative difference, float32", ("preset", "targets", *heads), equal)
 
 
-def _sides(args: argparse.Namespace, case: str, size: int) -> dict[str, Callable[[], Task]]:
-    """How to make each side's task, by name; upstream last."""
+def equality(ours: Gradients, upstream: Gradients) -> list[str]:
+    """Relative differences of the loss, of the whole gradient and of each parameter's, by their norms."""
+    (loss, gradients), (expected_loss, expected) = ours, upstream
+    if gradients.keys() != expected.keys():
+        raise PivotNetError(f"only one side has gradients of {sorted(gradients.keys() ^ expected.keys())}")
+    norms = [(norm(expected[key] - gradients[key]), norm(expected[key])) for key in expected]
+    strayed, whole = np.array(norms).T
+    each = np.quantile(strayed / np.maximum(whole, 1e-30), list(QUANTILES.values()))
+    return [f"{value:.1e}" for value in (abs(loss / expected_loss - 1), norm(strayed) / norm(whole), *each)]
+
+
+def _sides(args: argparse.Namespace, preset: str, case: str, size: int, folder: Path) -> dict[str, Callable[[], Task]]:
+    """How to make each side's task, by name; upstream last, whose operator is compiled in ``folder``."""
     common = {"case": case, "device": args.device}
     if args.benchmark == "criterion":
         sides = {"ours": partial(train_tasks.our_criterion, batch_size=size, **common)}
-        upstream = partial(train_tasks.upstream_criterion, args.against, **common)
+        upstream = partial(train_tasks.upstream_criterion, args.against, folder=folder, **common)
     else:
         sides = {}
         for amp, graph in itertools.product(args.amp, [False, True] if args.graph else [False]):
             name = " ".join(["ours", *([amp] if AMP[amp] else []), *(["graph"] if graph else [])])
-            options = {"preset_name": args.preset, "checkpointing": args.checkpointing, **common}
+            options = {"preset_name": preset, "checkpointing": args.checkpointing, **common}
             sides[name] = partial(train_tasks.our_step, batch_size=size, amp=AMP[amp], graph=graph, **options)
-        upstream = partial(train_tasks.upstream_step, args.against, args.preset, **common)
+        upstream = partial(train_tasks.upstream_step, args.against, preset, folder=folder, **common)
     return {**sides, "upstream": upstream} if args.against and size == 1 else sides
 
 
@@ -123,7 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
     step = benchmarks.add_parser("step", help="a training step")
     criterion = benchmarks.add_parser("criterion", help="matching and losses alone")
-    criterion.set_defaults(preset="swint", profile=False)
+    criterion.set_defaults(presets=["swint"], profile=False)
     for add in (step.add_argument, criterion.add_argument):
         add("--against", type=Path, metavar="CHECKOUT", help="a checkout of upstream (default: ours alone)")
         add("--rounds", type=positive, default=3, help="measured turns of each side (3)")
@@ -133,7 +158,7 @@ def build_parser() -> argparse.ArgumentParser:
         add("--batch-sizes", nargs="+", type=batch_size, default=[1], help="ours; upstream knows 1")
         add("--threads", type=positive, default=2, help="torch's threads (2)")
         add("--device", default="cpu", help="npu, cuda, cpu; upstream runs on the last two (cpu)")
-    step.add_argument("--preset", choices=tuple(PRESETS), default="swint", help="(swint)")
+    step.add_argument("--presets", nargs="+", choices=tuple(PRESETS), default=["swint"], help="(swint)")
     step.add_argument("--checkpointing", action="store_true", help="ours recomputes activations, as upstream does")
     step.add_argument("--amp", nargs="+", choices=tuple(AMP), default=["none"], help="of ours, a side each (none)")
     step.add_argument(
@@ -145,9 +170,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     args = build_parser().parse_args()
-    load_before = os.getloadavg()[0]
+    load_before, device = os.getloadavg()[0], devices.select_device(args.device)
     measure(args)
-    print(f"{devices.device_name(devices.select_device(args.device))}; {os.cpu_count()} cores, {platform.platform()}")
+    print(f"{devices.device_name(device)}; {os.cpu_count()} cores, {platform.platform()}")
     print(" ".join(f"{name} {version}" for name, version in devices.versions().items()))
     load = f"load average {load_before:.1f} before, {os.getloadavg()[0]:.1f} after"
     print(f"{load}; CPU seconds do not contain waiting for a core")

@@ -37,7 +37,7 @@ def missing() -> str | None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     problem = None if INSIDE else missing()
     for item in items:
-        if Path(__file__).parent in item.path.parents and "cuda" not in item.name:
+        if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.skip(reason=problem) if problem else pytest.mark.npu)
 
 

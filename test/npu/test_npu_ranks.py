@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from cannsim.counters import faults
-from scene import assert_near, batch, needs_graphs
 from support.commands import ROOT
+from support.scene import assert_near, batch, needs_graphs
 from support.small import network, small
 
 from pivotnet.criterion.criterion import Criterion

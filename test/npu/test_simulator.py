@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from cannsim.counters import Counters, contract, faults
-from scene import NPU, batch, losses, trainer
+from support.scene import NPU, batch, losses, trainer
 from support.small import small
 from torch import Tensor
 

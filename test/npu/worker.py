@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from scene import batch
+from support.scene import batch
 from support.small import network, small, target_part
 
 from pivotnet import device as devices

@@ -16,13 +16,13 @@ from pivotnet.errors import PivotNetError, run_command
 def test_sides_take_turns_and_are_measured(tmp_path):
     path = tmp_path / "diary"
     sides = {"ours": partial(diary, path, "a"), "upstream": partial(diary, path, "b", sleep=0.3, mebibytes=200)}
-    ours, other = take_turns(sides, threads=1, rounds=2, turn_seconds=0.0)
+    ours, other = take_turns(sides, threads=1, rounds=2, turn_seconds=0.0, extras=["gradients"])
     assert path.read_text().startswith("ababab")
     assert list(ours.rounds) == ["work", "sleep", TOTAL]
     assert all(np.shape(rounds) == (2, 2) for one in (ours, other) for rounds in one.rounds.values())
     assert other.median("sleep")[0] >= 0.3 and other.median()[0] >= 0.35 and ours.median("work")[1] >= 0.05
     assert other.peak_bytes - ours.peak_bytes > 150 * 2**20
-    assert ours.flops == 2 * 3**3
+    assert ours.flops == 2 * 3**3 and ours.extras == {"gradients": (1.0, {"a": 0})}
 
 
 @pytest.mark.parametrize(("fail", "message"), [("made", "ours failed: cannot be made: try"), ("run", "in the run")])
@@ -55,6 +55,15 @@ def test_ratios_are_taken_round_by_round():
     assert bench.ratios(ours, np.zeros((1, 2))) == ["-", "-"]
 
 
+def test_gradients_are_compared_by_their_norms():
+    expected = {"a": np.array([3.0, 4.0]), "b": np.array([[12.0]])}
+    strayed = {"a": np.array([3.0, 4.5]), "b": np.array([[12.0]])}
+    found = bench.equality((1.001, strayed), (1.0, expected))
+    assert [float(text) for text in found] == pytest.approx([1e-3, 0.5 / 13, 0.05, 0.095, 0.1], rel=0.05)
+    with pytest.raises(PivotNetError, match=r"only one side has gradients of \['b'\]"):
+        bench.equality((1.0, {"a": expected["a"]}), (1.0, expected))
+
+
 @pytest.mark.parametrize(
     ("name", "group"),
     [
@@ -77,7 +86,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     ("options", "words"),
     [
         ("criterion", ("criterion of swint", "GMAC", "load average")),
-        pytest.param("step --preset smoke --batch-sizes 1 2", ("batch 2",), marks=pytest.mark.full),
+        pytest.param("step --presets smoke --batch-sizes 1 2", ("batch 2",), marks=pytest.mark.full),
     ],
 )
 def test_a_benchmark_from_the_command_line(options, words, monkeypatch, capsys):
@@ -90,6 +99,7 @@ def test_a_benchmark_from_the_command_line(options, words, monkeypatch, capsys):
     ("options", "message"),
     [
         ("step --against upstream --batch-sizes 2 4", "--batch-sizes [2, 4]: upstream knows 1 only"),
+        ("step --against upstream --presets swint smoke", "--presets smoke: upstream has swint, res50, effb0"),
         ("step --profile", "--profile with --device cpu: the kernels of a GPU are listed"),
     ],
 )

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from recordings import inputs, shim
 from recordings.golden_criterion import FIELDS, OF_PIXELS, as_predictions, as_sample, as_targets, nested, post_processor
-from recordings.golden_network import network_inputs, upsampled
-from torch import nn
+from recordings.golden_network import build, network_inputs, quiet, upsampled
+from recordings.golden_training import run_as_recorded
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from benchmarks.turns import Clock, Task
+from benchmarks.turns import Clock, Gradients, Task
 from pivotnet import device as devices
 from pivotnet.audit.sample import random_batch
 from pivotnet.audit.step import NETWORK_PHASES, announce_phases
@@ -64,20 +65,38 @@ def our_step(
     def step() -> None:
         trainer.train_step(batch)
 
-    return Task(clock, step, first_phase="network forward" if graph else "input")
+    def gradients() -> Gradients:
+        own = quiet(preset_name)
+        network = build(own).to(clock.device).eval()
+        if clock.device.type == "cpu":
+            run_as_recorded(network)
+        points, valid = project_bev_grid(*(each[0] for each in inputs.cameras(SEED)), own.model.bev_size, own.map)
+        given = (tensor.to(clock.device) for tensor in (inputs.images(SEED), points[None], valid[None]))
+        targets = build_targets(drawn_samples(case, 1), own).to(clock.device)
+        return differentiated(network, Criterion(own).to(clock.device)(network(*given), targets).total)
+
+    return Task(clock, step, "network forward" if graph else "input", gradients)
 
 
-def upstream_clock(checkout: Path, device: str) -> Clock:
-    """Upstream is imported for that device, a CPU or a GPU; TF32 is off, as in ours."""
+def differentiated(network: nn.Module, loss: Tensor) -> Gradients:
+    """The loss and its gradient; weights are those of the recordings, batch norms in evaluation mode, dropout off."""
+    loss.backward()
+    found = ((name, parameter.grad) for name, parameter in network.named_parameters())
+    return loss.item(), {name: gradient.cpu().numpy() for name, gradient in found if gradient is not None}
+
+
+def upstream_clock(checkout: Path, device: str, folder: Path) -> Clock:
+    """Upstream is imported for that device, a CPU or a GPU, for which its operator is compiled in ``folder``; TF32 is
+    off, as in ours."""
     clock = Clock(devices.select_device(device))
     devices.set_reduced_precision(False)
-    shim.import_upstream(checkout, gpu=clock.device.type == "cuda")
+    shim.import_upstream(checkout, folder if clock.device.type == "cuda" else None)
     return clock
 
 
-def upstream_step(checkout: Path, preset_name: str, case: str, device: str) -> Task:
+def upstream_step(checkout: Path, preset_name: str, case: str, device: str, folder: Path) -> Task:
     """The same step of upstream, batch 1 (it knows no other); dropout and checkpointing as it ships."""
-    clock = upstream_clock(checkout, device)
+    clock = upstream_clock(checkout, device, folder)
     torch.manual_seed(SEED)
     network = shim.build(preset_name, deterministic=False).to(clock.device).train()
     network.register_forward_pre_hook(move_inputs)
@@ -93,12 +112,19 @@ def upstream_step(checkout: Path, preset_name: str, case: str, device: str) -> T
         total.backward()
         optimizer.step()
 
-    return Task(clock, step)
+    def gradients() -> Gradients:
+        same = shim.build(preset_name).to(clock.device).eval()
+        same.register_forward_pre_hook(move_inputs)
+        inputs.fill(same.state_dict())
+        total, _ = same.get_submodule("post_processor").train()(same(images)["outputs"], as_targets(target))
+        return differentiated(same, total)
+
+    return Task(clock, step, gradients=gradients)
 
 
 def move_inputs(_: nn.Module, arguments: tuple[Any, ...]) -> Any:
     """What upstream's DistributedDataParallel does before the network runs."""
-    return tree_map(lambda leaf: leaf.cuda() if isinstance(leaf, torch.Tensor) else leaf, arguments)
+    return tree_map(lambda leaf: leaf.cuda() if isinstance(leaf, Tensor) else leaf, arguments)
 
 
 def drawn_outputs(seed: int, case: str, bev_size: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -133,9 +159,9 @@ def our_criterion(case: str, batch_size: int, device: str) -> Task:
     return Task(clock, run, first_phase="targets")
 
 
-def upstream_criterion(checkout: Path, case: str, device: str) -> Task:
+def upstream_criterion(checkout: Path, case: str, device: str, folder: Path) -> Task:
     """The same of upstream, one sample. Its network has upsampled the masks before, its criterion makes the targets."""
-    clock = upstream_clock(checkout, device)
+    clock = upstream_clock(checkout, device, folder)
     processor = post_processor().to(clock.device).train()
     target = inputs.target(SEED, case)
     config = preset("swint")

@@ -9,8 +9,8 @@ import contextlib
 import multiprocessing
 import re
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,7 @@ CPU = torch.device("cpu")
 TOTAL = "total"
 
 Seconds = dict[str, np.ndarray]  # by phase: wall and CPU [2]
+Gradients = tuple[float, dict[str, np.ndarray]]  # a loss, and its gradient by upstream's names of the parameters
 # What kernels do, by their names; the first that fits.
 GROUPS = {
     "copies to the card": "Memcpy HtoD",
@@ -84,6 +85,7 @@ class Task:
     clock: Clock
     run: Callable[[], None]  # calls clock.enter where a phase begins
     first_phase: str = "input"
+    gradients: Callable[[], Gradients] | None = None
 
     def timed_run(self) -> Seconds:
         """Wall and CPU seconds by phase of one run."""
@@ -138,7 +140,7 @@ class Measurement:
     rounds: dict[str, list[np.ndarray]] = field(default_factory=dict)  # by phase and in total: wall and CPU seconds [2]
     peak_bytes: int = 0  # resident (CPU) or allocated (card) at the most during the runs
     flops: int = 0
-    profile: dict[str, np.ndarray] = field(default_factory=dict)  # see Task.profile
+    extras: dict[str, Any] = field(default_factory=dict)  # what Task's methods of these names gave
 
     def median(self, phase: str = TOTAL) -> np.ndarray:
         """Wall and CPU seconds of a phase [2]."""
@@ -151,21 +153,25 @@ def take_turns(
     rounds: int,
     warmup: int = 1,
     turn_seconds: float = 1.0,
-    profile: bool = False,
+    extras: Collection[str] = (),
 ) -> list[Measurement]:
     """Measure the sides (how to make the task of each, by name; picklable) with so many threads of torch: ``rounds``
-    turns of each, after ``warmup`` turns, of ``turn_seconds`` at least.
+    turns of each, after ``warmup`` turns, of ``turn_seconds`` at least; then ``extras`` ("profile", "gradients"). The
+    tasks are made all at once, which takes long.
 
     Raises:
-        PivotNetError: a side fails, with its message or traceback."""
+            PivotNetError: a side fails, with its message or traceback."""
     results = [Measurement(name) for name in sides]
     context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
         pools = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=context)) for name in sides}
 
         def ask(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+            return answer(name, pools[name].submit(function, *arguments))
+
+        def answer(name: str, future: Future[Any]) -> Any:
             try:
-                return pools[name].submit(function, *arguments).result()
+                return future.result()
             except BrokenProcessPool as error:
                 raise PivotNetError(
                     f"the process that measures {name} was killed (too little memory? choose a smaller size)"
@@ -174,8 +180,9 @@ def take_turns(
                 cause = error if isinstance(error, PivotNetError) else error.__cause__ or error
                 raise PivotNetError(f"{name} failed: {str(cause).strip()}") from error
 
-        for name, make in sides.items():
-            ask(name, _make, make, threads)
+        made = {name: pools[name].submit(_make, make, threads) for name, make in sides.items()}
+        for name, future in made.items():
+            answer(name, future)
         for number in range(warmup + rounds):
             for result in results:
                 seconds = ask(result.name, _call, "take_turn", turn_seconds)
@@ -183,9 +190,8 @@ def take_turns(
                     result.rounds.setdefault(phase, []).append(seconds[phase])
         for result in results:
             result.peak_bytes = ask(result.name, _call, "peak_memory")
-            if profile:
-                result.profile = ask(result.name, _call, "profile")
             result.flops = ask(result.name, _call, "flops")
+            result.extras = {method: ask(result.name, _call, method) for method in extras}
     return results
 
 

@@ -76,7 +76,7 @@ def check_trajectory(
     """Losses, gradient norms and batch counts of AdamW steps on one sample, with checkpointing as upstream has it."""
     config = quiet(recorded["meta"]["config"])
     network = build(config).train()
-    _run_as_recorded(network)
+    run_as_recorded(network)
     criterion = Criterion(config)
     targets = build_targets([as_sample(sample)], config)
     cameras = sample["extrinsic"][0], sample["intrinsic"][0]
@@ -115,7 +115,7 @@ def _compare_norms(ours: dict[str, float], recorded: dict[str, float]) -> list[C
     return comparisons
 
 
-def _run_as_recorded(network: PivotNet) -> None:
+def run_as_recorded(network: PivotNet) -> None:
     """Run the batch norms of the input projections as they ran for the recordings. torch's CPU kernel computes a wrong
     gradient when a contiguous input meets a channels-last gradient: that of the bias is not the sum of the output's
     gradient (seen with torch 2.8 and 2.13; CUDA is not concerned). Upstream's layout runs into it, ours does not. To

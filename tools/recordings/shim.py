@@ -13,6 +13,8 @@ Where torch_npu's transfer_to_npu was imported before, CUDA means the NPU, and t
 CUDA stays what it is, and the operator is upstream's own.
 Besides this project's requirements it needs mmcv 1.7.2 (pure Python), addict, yapf, tabulate, loguru, tensorboardX."""
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import importlib
@@ -49,9 +51,10 @@ RENAMED_IN_TORCH = {
 }
 
 
-def import_upstream(checkout: Path, gpu: bool = False) -> Path:
-    """Make ``mapmaster``, ``tools`` and the modules of configs/ of that checkout importable, to run on a GPU if asked.
-    Idempotent. Raises PivotNetError: no checkout of upstream is there, or a package that it imports is missing."""
+def import_upstream(checkout: Path, gpu: Path | None = None) -> Path:
+    """Make ``mapmaster``, ``tools`` and the modules of configs/ of that checkout importable: for a CPU, or for a GPU,
+    where ``gpu`` is the folder in which its operator is compiled. Idempotent. Raises PivotNetError: no checkout of
+    upstream is there, a package that it imports is missing, or the operator does not compile."""
     checkout = checkout.resolve()
     missing = [name for name in COMMIT_FILES if not (checkout / name).is_file()]
     if missing:
@@ -69,7 +72,7 @@ def import_upstream(checkout: Path, gpu: bool = False) -> Path:
     warnings.filterwarnings("ignore", category=UserWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
     if gpu:
-        compile_operator(checkout)
+        compile_operator(checkout, gpu)
     elif not _on_npu():
         for kind in (torch.Tensor, nn.Module):
             kind.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign,assignment]
@@ -88,29 +91,29 @@ def import_upstream(checkout: Path, gpu: bool = False) -> Path:
     return checkout
 
 
-def compile_operator(checkout: Path) -> None:
-    """Compile upstream's operator for GPUs outside its checkout, and make it importable; nothing stays on the disk.
-    Raises PivotNetError: nvcc (CUDA_HOME) or ninja is missing, or the compiler fails."""
+def compile_operator(checkout: Path, folder: Path) -> None:
+    """Compile upstream's operator for GPUs in ``folder``, outside its checkout, unless that was done before, and make
+    it importable. Raises PivotNetError: nvcc (CUDA_HOME) or ninja is missing, or the compiler fails."""
     from torch.utils import cpp_extension  # here: it warns where there is no GPU
 
-    with tempfile.TemporaryDirectory(prefix="pivotnet-operator-") as folder:
-        for path in (checkout / OPERATOR_SOURCES).rglob("*.*"):
-            text = path.read_text()
-            for old, new in RENAMED_IN_TORCH.items():
-                text = text.replace(old, new)
-            copied = Path(folder, path.relative_to(checkout / OPERATOR_SOURCES))
-            copied.parent.mkdir(exist_ok=True)
+    for path in (checkout / OPERATOR_SOURCES).rglob("*.*"):
+        text = path.read_text()
+        for old, new in RENAMED_IN_TORCH.items():
+            text = text.replace(old, new)
+        copied = folder / path.relative_to(checkout / OPERATOR_SOURCES)
+        copied.parent.mkdir(exist_ok=True)
+        if not copied.exists():  # ninja compiles what is newer than its objects
             copied.write_text(text)
-        sources = [str(path) for path in Path(folder).rglob("*.c*") if path.suffix in (".cpp", ".cu")]
-        flags = ["-DWITH_CUDA"]
-        try:
-            sys.modules[OPERATOR] = cpp_extension.load(
-                OPERATOR, sources, flags, flags, build_directory=folder, extra_include_paths=[folder], with_cuda=True
-            )
-        except (RuntimeError, ImportError, OSError) as error:
-            lines = [line.strip() for line in str(error).splitlines()]
-            reason = next((line for line in lines if "error:" in line), lines[0])
-            raise PivotNetError(f"upstream's operator does not compile ({reason}): leave --against out") from error
+    sources = [str(path) for path in sorted(folder.rglob("*.c*")) if path.suffix in (".cpp", ".cu")]
+    flags = ["-DWITH_CUDA"]
+    try:
+        sys.modules[OPERATOR] = cpp_extension.load(
+            OPERATOR, sources, flags, flags, build_directory=str(folder), extra_include_paths=[str(folder)]
+        )
+    except (RuntimeError, ImportError, OSError) as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        reason = next((line for line in lines if "error:" in line), lines[0])
+        raise PivotNetError(f"upstream's operator does not compile ({reason}): leave --against out") from error
 
 
 def _on_npu() -> bool:

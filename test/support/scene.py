@@ -1,4 +1,4 @@
-"""Random inputs and drawn targets for the tests on simulated NPUs, and how to compare."""
+"""Random inputs and drawn targets for the tests on devices, and how to compare."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from support.small import network
 from torch import Tensor
 
 from pivotnet.audit.sample import random_batch
@@ -16,6 +15,7 @@ from pivotnet.config import Config
 from pivotnet.distributed import Ranks
 from pivotnet.structures import Batch
 from pivotnet.training.loop import Run, Trainer
+from support.small import network
 
 CPU = torch.device("cpu")
 # The ordinary test process, where torch has no NPU, reads these files too, to know their tests.

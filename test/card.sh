@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# What needs a CUDA GPU, in under 8 minutes: the tests, then the tables of docs/performance.md on that GPU.
+#
+#   bash test/card.sh CHECKOUT [options of tools/bench.py step]
+#
+# CHECKOUT is of upstream (bash tools/upstream.sh fetch); its operator is compiled: nvcc and ninja are needed.
+# Environment: PYTHON names an interpreter.
+# shellcheck source=test/lib.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+
+case "${1:-}" in
+  -h | --help) sed -n '2,/^# shellcheck/{/^# shellcheck/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit ;;
+  "" | -*) die "name a checkout of upstream first (bash tools/upstream.sh fetch makes one); see --help" ;;
+esac
+checkout="$(realpath -- "$1")"
+# shellcheck disable=SC2034  # read in lib.sh
+TEST_MODULES=(pytest)
+choose_python test
+CDPATH='' cd -- "$ROOT"
+"$PY" -m pytest -ra test/card test/unit/test_deformable_attention.py -k "card or cuda"
+exec "$PY" tools/bench.py step --device cuda --against "$checkout" --presets swint res50 effb0 --amp none bf16 --graph \
+  --profile "${@:2}"

@@ -64,6 +64,7 @@ class Audit:
     wait_lines: Counter[tuple[str, str]] = field(default_factory=Counter)  # (phase, line) -> waits
     fallback_names: Counter[str] = field(default_factory=Counter)
     operators: Counter[tuple[str, str]] = field(default_factory=Counter)  # (phase, operator) -> launches
+    operand_bytes: int = 0  # inputs and results of the launches
 
     def total(self, name: str) -> int:
         """One of NUMBERS over all phases."""
@@ -78,6 +79,7 @@ class Audit:
                 {"phase": phase, "line": line, "count": count} for (phase, line), count in self.wait_lines.most_common()
             ],
             "cpu_fallbacks": dict(self.fallback_names),
+            "operand_bytes": self.operand_bytes,
             "operators": {
                 phase: {name: count for (where, name), count in self.operators.most_common() if where == phase}
                 for phase in self.phases

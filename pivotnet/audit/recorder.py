@@ -179,6 +179,7 @@ class Recorder(TorchDispatchMode):
             return
         self.audit.operators[self.phase, name] += 1
         self.counts.launches += 1
+        self.audit.operand_bytes += sum(tensor.numel() * tensor.element_size() for tensor in inputs + outputs)
         if asked:
             self.counts.float64 += any(output.dtype in WIDE for output in outputs)
             if name in KNOWN_FALLBACKS:

@@ -65,6 +65,10 @@ def test_what_is_counted(program, expected):
     assert {name: count for name, count in found.items() if count} == expected
 
 
+def test_the_bytes_of_operands_are_those_of_launches():
+    assert recorded(views_and_operators).operand_bytes == 4 * (24 + 4 * 3 * 6)
+
+
 @pytest.mark.parametrize(
     "read",
     [

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pivotnet.errors import PivotNetError
 
@@ -177,16 +176,29 @@ class Config:
         return dataclasses.asdict(self)
 
 
-SMALL: dict[str, Any] = {  # the network of the preset smoke
-    **{"image_size": (64, 128), "bev_size": (32, 16), "mask_stride": 4, "deformable_points": 4, "heads": 4},
-    **{"hidden": 64, "bev_feedforward": 128, "line_feedforward": 128, "point_features": 32, "head_hidden": 64},
-    **{"bev_encoder_layers": 1, "bev_decoder_layers": 2, "line_decoder_layers": 3},
-}
 PRESETS = {
     **{name: Config(name, ModelConfig(name, backbone.channels)) for name, backbone in BACKBONES.items()},
     "smoke": Config(
         "smoke",
-        ModelConfig("effb0", BACKBONES["effb0"].channels, **SMALL, dropout=0.0, drop_connect=0.0),
+        ModelConfig(
+            "effb0",
+            BACKBONES["effb0"].channels,
+            image_size=(64, 128),
+            hidden=64,
+            heads=4,
+            bev_size=(32, 16),
+            bev_encoder_layers=1,
+            bev_decoder_layers=2,
+            bev_feedforward=128,
+            deformable_points=4,
+            dropout=0.0,
+            line_decoder_layers=3,
+            line_feedforward=128,
+            point_features=32,
+            head_hidden=64,
+            drop_connect=0.0,
+            mask_stride=4,
+        ),
         MapConfig(num_queries=(12, 10, 8)),
         CriterionConfig(decoder_weights=(0.4, 0.8, 1.6), bev_weights=(0.8, 2.4)),
         OptimConfig(lr=1e-3, backbone_lr=1e-3, epochs=160, scale_lr=False),

@@ -18,9 +18,16 @@ PREFIXES = ("ASCEND_", "HCCL_", "TASK_QUEUE_", "COMBINED_", "CPU_AFFINITY_", "PY
 NAMES = ("LD_PRELOAD", "LD_LIBRARY_PATH", "DATA_ROOT", "PIVOTNET_DIR", "NNODES", "NODE_RANK", "MASTER_ADDR")
 # Checks of the machine by the topic under which one that fails itself is reported, in the order of the report.
 CHECKS = {
-    **{"NPU": npu.check_devices, "driver": npu.check_driver, "CANN": npu.check_cann, "HCCL": npu.check_hccl},
-    **{"environment": npu.check_variables, "Python": host.check_python, "packages": host.check_packages},
-    **{"torch_npu": host.check_npu_packages, "tcmalloc": host.check_tcmalloc, "cores": host.check_cores},
+    "NPU": npu.check_devices,
+    "driver": npu.check_driver,
+    "CANN": npu.check_cann,
+    "HCCL": npu.check_hccl,
+    "environment": npu.check_variables,
+    "Python": host.check_python,
+    "packages": host.check_packages,
+    "torch_npu": host.check_npu_packages,
+    "tcmalloc": host.check_tcmalloc,
+    "cores": host.check_cores,
     "shared memory": host.check_shared_memory,
 }
 OF_NPUS = ("driver", "CANN", "HCCL", "environment")  # asked only where there is one

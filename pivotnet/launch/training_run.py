@@ -193,10 +193,16 @@ def _train_patched(choices: Choices, checkout: Path, device: str, logs: Path) ->
     environment = torchrun.environment(choices.cards)
     changes = {
         "PATH": f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}",  # run.sh calls python3
-        **{"PIVOTNET_OUTPUT": choices.output, "PIVOTNET_DEVICE": device, "CARDS": choices.cards, "PIVOTNET_LOGS": logs},
-        **{"DATA_ROOT": choices.data_root, "BATCH_SIZE": choices.batch_size or "", "WEIGHTS": choices.weights or ""},
-        **({} if full else {"PIVOTNET_PERFORMANCE_FLAG": 1, "PIVOTNET_PERFORMANCE_STEPS": choices.steps}),
+        "PIVOTNET_OUTPUT": choices.output,
+        "PIVOTNET_DEVICE": device,
+        "PIVOTNET_LOGS": logs,
+        "CARDS": choices.cards,
+        "DATA_ROOT": choices.data_root,
+        "BATCH_SIZE": choices.batch_size or "",
+        "WEIGHTS": choices.weights or "",
     }
+    if not full:
+        changes.update(PIVOTNET_PERFORMANCE_FLAG=1, PIVOTNET_PERFORMANCE_STEPS=choices.steps)
     environment.update({name: str(value) for name, value in changes.items()})
 
     def run(*words: object) -> None:

@@ -32,7 +32,8 @@ _RECORD = fields(
         "data_wait": _SECONDS,  # of these, in which the loop waited for the loader
         "counted": flag,  # used by the summary: not in the warm-up, no checkpoint or evaluation in between
         "lr": number(0, 1e300),  # of the first parameter group
-        **{"loss": _FINITE, "terms": mapping(_FINITE, file_token)},  # weighted, means over the ranks
+        "loss": _FINITE,  # mean over the ranks
+        "terms": mapping(_FINITE, file_token),  # weighted, means over the ranks
     }
 )
 

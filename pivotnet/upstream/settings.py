@@ -11,12 +11,19 @@ from pivotnet.errors import PivotNetError
 BASE = ModelConfig()
 # upstream's pivot configs all say this; other values are other networks
 BEV_FIXED: dict[str, Any] = {
-    **{"activation": "relu", "return_intermediate_dec": True, "src_pos_encode": "learned", "tgt_pos_encode": "learned"},
-    **{"use_projection": True, "image_shape": (900, 1600)},
+    "activation": "relu",
+    "return_intermediate_dec": True,
+    "src_pos_encode": "learned",
+    "tgt_pos_encode": "learned",
+    "use_projection": True,
+    "image_shape": (900, 1600),
 }
 LINE_FIXED: dict[str, Any] = {
-    **{"num_feature_levels": 1, "mask_classification": True, "num_classes": 1},
-    **{"pre_norm": False, "enforce_input_project": False},
+    "num_feature_levels": 1,
+    "mask_classification": True,
+    "num_classes": 1,
+    "pre_norm": False,
+    "enforce_input_project": False,
 }
 LOSS_FIXED: dict[str, Any] = {"ce_weight": 1, "dice_weight": 1}
 

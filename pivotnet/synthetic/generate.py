@@ -27,7 +27,7 @@ from pivotnet.synthetic.plan import CAMERA_MODEL, LIDAR, Options, Plan, Pose, Sc
 from pivotnet.synthetic.town import Town
 
 MARKER = "synthetic.json"  # in a finished data set: what it was made from
-FORMAT = 3  # raise when the same options give other bytes
+FORMAT = 4  # raise when the same options give other bytes
 NEAR, FAR = 1.0, 120.0  # metres ahead of a camera between which the ground is drawn
 HALF_VIEW = 1.1  # metres to either side a metre ahead, a little more than the widest camera sees
 HAZE_START, HAZE_DEPTH = 25.0, 40.0  # metres

@@ -149,16 +149,15 @@ def build_expansion(town: Town, seed: int) -> dict[str, Any]:
     def line(points: np.ndarray) -> str:
         return expansion.add("line", node_tokens=nodes(points))
 
-    def polygon(ring: np.ndarray, hole: np.ndarray | None = None) -> str:
-        holes = [] if hole is None else [{"node_tokens": nodes(hole)}]
-        return expansion.add("polygon", exterior_node_tokens=nodes(ring), holes=holes)
+    def polygon(ring: np.ndarray) -> str:
+        return expansion.add("polygon", exterior_node_tokens=nodes(ring), holes=[])
 
     def marks(line: np.ndarray) -> list[dict[str, str]]:  # a dashed line's segments
         return [{"node_token": name, "segment_type": "SINGLE_DASHED_WHITE"} for name in nodes(line)]
 
     segments = []
-    for ring, hole, is_intersection in town.segments:
-        outline = polygon(ring, hole)
+    for ring, is_intersection in town.segments:
+        outline = polygon(ring)
         area = expansion.add("drivable_area", polygon_tokens=[outline])
         fields = {"polygon_token": outline, "is_intersection": is_intersection, "drivable_area_token": area}
         segments.append(expansion.add("road_segment", **fields))

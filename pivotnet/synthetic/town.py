@@ -20,8 +20,6 @@ LANES = ((1, 1), (1, 1), (2, 1), (1, 2), (2, 2), (2, 0), (3, 0))  # forward and 
 MARGIN = 100.0  # metres of open land round the grid
 SECTION_STEP = 1.5  # metres between the cross sections of a road
 LANE_WIDTH = 3.5
-MEDIAN_WIDTH = 1.8  # of the island between the two directions
-MEDIAN_MARGIN = 10  # cross sections without island at either end of a road
 SHORTEST_DIVIDER = 3.0  # metres
 CROSSING_MARGIN = 1.5  # metres without divider on both sides of a crossing
 
@@ -90,50 +88,27 @@ class Road:
     forward: int  # lanes from start to end
     backward: int  # lanes from end to start; 0 on a one-way road
     drive_right: bool
-    median: bool  # whether there is an island between the directions
-    crossings: list[Crossing] = field(init=False, default_factory=list)
+    crossings: list[Crossing] = field(init=False, default_factory=list)  # along the road
 
     def __post_init__(self) -> None:
         self.lengths = lengths_along(self.centre)  # [n] metres
         self.length = float(self.lengths[-1])
-        self.median = self.median and self.backward > 0 and len(self.centre) >= 3 * MEDIAN_MARGIN
         count = self.forward + self.backward
         # lanes right of the border between the directions
         self.right_lanes = count if not self.backward else self.forward if self.drive_right else self.backward
-        edges = (np.arange(count + 1) - count / 2) * LANE_WIDTH  # to the left of the centre line
-        offsets = np.repeat(np.stack([edges[:-1], edges[1:]], axis=1)[..., None], len(self.centre), axis=2)
-        if self.median:
-            section = np.arange(len(self.centre))
-            from_tip = np.minimum(section, section[::-1]) - MEDIAN_MARGIN
-            opening = MEDIAN_WIDTH / 2 * (from_tip / 5).clip(0, 1)
-            offsets[: self.right_lanes] -= opening
-            offsets[self.right_lanes :] += opening
-        #: right and left side of every lane, from start to end: [lanes, 2, n, 2]
-        self.sides = self.centre + offsets[..., None] * left_normals(self.centre)
-
-    def section(self, index: int) -> np.ndarray:
-        """Where the lanes' sides meet the first (0) or last (-1) cross section, from right to left: [lanes + 1, 2]."""
-        return np.concatenate([self.sides[:, 0, index], self.sides[-1:, 1, index]])
+        offsets = (np.arange(count + 1) - count / 2) * LANE_WIDTH  # to the left of the centre line
+        #: sides of the lanes from right to left, each from start to end: [lanes + 1, n, 2]
+        self.sides = self.centre + offsets[:, None, None] * left_normals(self.centre)
 
     @property
     def ring(self) -> np.ndarray:
         """Outline of the road, counter-clockwise, not closed: [m, 2]."""
-        right, left = self.sides[0, 0], self.sides[-1, 1]
-        return np.concatenate([right, self.section(-1)[1:], left[-2::-1], self.section(0)[-2:0:-1]])
-
-    @property
-    def island(self) -> np.ndarray | None:
-        """Outline of the median island, not closed: [m, 2]."""
-        if not self.median:
-            return None
-        part = slice(MEDIAN_MARGIN, len(self.centre) - MEDIAN_MARGIN)
-        right, left = self.sides[self.right_lanes - 1, 1, part], self.sides[self.right_lanes, 0, part]
-        return np.concatenate([right, left[-2:0:-1]])
+        return np.concatenate([self.sides[0], self.sides[1:, -1], self.sides[-1, -2::-1], self.sides[-2:0:-1, 0]])
 
     @property
     def lanes(self) -> list[Lane]:
         lanes = []
-        for number, (right, left) in enumerate(self.sides):
+        for number, (right, left) in enumerate(zip(self.sides, self.sides[1:])):
             forward = not self.backward or (number < self.right_lanes) == self.drive_right
             lanes.append(Lane(left, right, True) if forward else Lane(right[::-1], left[::-1], False))
         return lanes
@@ -141,36 +116,28 @@ class Road:
     def add_crossing(self, distance: float, width: float, skew: float) -> None:
         """A crossing centred ``distance`` along the road; its left side lies ``skew`` metres further than its right."""
         ends = np.array([-width / 2, width / 2])
-        right = at_lengths(self.sides[0, 0], distance - skew / 2 + ends, self.lengths)
-        left = at_lengths(self.sides[-1, 1], distance + skew / 2 + ends, self.lengths)
+        right = at_lengths(self.sides[0], distance - skew / 2 + ends, self.lengths)
+        left = at_lengths(self.sides[-1], distance + skew / 2 + ends, self.lengths)
         reach = (width + abs(skew)) / 2 + CROSSING_MARGIN
         corners = np.stack([right[0], left[0], left[1], right[1]])
         self.crossings.append(Crossing(corners, (distance - reach, distance + reach)))
 
     @property
     def dividers(self) -> list[tuple[str, np.ndarray]]:
-        """The painted lines [n, 2], interrupted at the crossings and, between the directions, at the island; before
-        each its layer in the map expansion: road_divider (between the directions) or lane_divider."""
-        crossed = [crossing.span for crossing in self.crossings]
-        island = [(self.lengths[MEDIAN_MARGIN], self.lengths[-1 - MEDIAN_MARGIN])] if self.median else []
-        found = []
-        for number in range(1, len(self.sides)):
-            between = number == self.right_lanes
-            for start, end in self._free(crossed + island if between else crossed):
+        """The painted lines [n, 2], interrupted at the crossings; before each its layer in the map expansion:
+        road_divider (between the directions) or lane_divider."""
+        stretches = []  # distances of their vertices
+        start = 0.0
+        for end, behind in [*(crossing.span for crossing in self.crossings), (self.length, self.length)]:
+            if end - start > SHORTEST_DIVIDER:
                 inside = self.lengths[(self.lengths > start) & (self.lengths < end)]
-                line = at_lengths(self.sides[number, 0], np.array([start, *inside, end]), self.lengths)
-                found.append(("road_divider" if between else "lane_divider", line))
-        return found
-
-    def _free(self, gaps: list[tuple[float, float]]) -> list[tuple[float, float]]:
-        """The stretches of the road outside all gaps."""
-        free = []
-        position = 0.0
-        for start, end in [*sorted(gaps), (self.length, self.length)]:
-            if start - position > SHORTEST_DIVIDER:
-                free.append((position, start))
-            position = max(position, end)
-        return free
+                stretches.append(np.array([start, *inside, end]))
+            start = behind
+        return [
+            ("road_divider" if number == self.right_lanes else "lane_divider", at_lengths(side, stretch, self.lengths))
+            for number, side in enumerate(self.sides[1:-1], start=1)
+            for stretch in stretches
+        ]
 
 
 @dataclass
@@ -200,13 +167,12 @@ class Town:
         return self.location.startswith("boston")
 
     @property
-    def segments(self) -> list[tuple[np.ndarray, np.ndarray | None, bool]]:
-        """Outline, island and whether it is a junction, of every road segment of the map: roads, then junctions."""
-        roads = [(road.ring, road.island, False) for road in self.roads]
-        return [*roads, *((ring, None, True) for ring in self.junctions)]
+    def segments(self) -> list[tuple[np.ndarray, bool]]:
+        """Outline, and whether it is a junction, of every road segment of the map: roads, then junctions."""
+        return [*((road.ring, False) for road in self.roads), *((ring, True) for ring in self.junctions)]
 
     def paved(self) -> shapely.Geometry:
-        return shapely.union_all([Polygon(ring, [] if hole is None else [hole]) for ring, hole, _ in self.segments])
+        return shapely.union_all([Polygon(ring) for ring, _ in self.segments])
 
 
 def build_town(location: str, side: int, rng: np.random.Generator) -> Town:
@@ -220,8 +186,7 @@ def build_town(location: str, side: int, rng: np.random.Generator) -> Town:
     trims = _trims(pairs, curves, lanes)
     for (a, b), curve, (forward, backward), (first, last) in zip(pairs, curves, lanes, trims):
         centre = resample(curve, first, lengths_along(curve)[-1] - last, SECTION_STEP)
-        median = forward + backward >= 3 and rng.random() < 0.6
-        road = Road(a, b, centre, forward, backward, town.drive_right, median)
+        road = Road(a, b, centre, forward, backward, town.drive_right)
         _add_crossings(road, rng)
         town.roads.append(road)
     for node in range(len(nodes)):
@@ -274,7 +239,7 @@ def _add_crossings(road: Road, rng: np.random.Generator) -> None:
     at_end = 1.4 + (widths + abs(skews)) / 2
     if draws[0] < 0.95:
         road.add_crossing(at_end[0], widths[0], skews[0])
-    if draws[1] < 0.6 and not road.median and road.length > 45.0:
+    if draws[1] < 0.6 and road.length > 45.0:
         road.add_crossing(road.length / 2, widths[1], skews[1])
     if draws[2] < 0.95:
         road.add_crossing(road.length - at_end[2], widths[2], skews[2])
@@ -287,7 +252,7 @@ def _arms(roads: list[Road], node: int) -> list[Arm]:
         if node not in (road.start, road.end):
             continue
         starts = road.start == node
-        line, section = (road.centre, road.section(0)) if starts else (road.centre[::-1], road.section(-1)[::-1])
+        line, section = (road.centre, road.sides[:, 0]) if starts else (road.centre[::-1], road.sides[::-1, -1])
         outward = (line[1] - line[0]) / np.hypot(*(line[1] - line[0]))
         forward = [lane.forward for lane in road.lanes]
         entering = [lane for lane, along in enumerate(forward) if along != starts]

@@ -4,53 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    track,
-)
+from rich.progress import track
 
 T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def long_run(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function that draws (done, to do) on the terminal; in the block, SIGTERM raises KeyboardInterrupt."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True))
-
-    def show(done: int, total: int) -> None:
-        if not bar.console.is_terminal:
-            return
-        if not bar.tasks:  # only now, since its thread must not run while workers are forked
-            bar.add_task(what, total=total)
-            bar.start()
-        bar.update(bar.tasks[0].id, completed=done)
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, stop)
+def interrupted_by_sigterm() -> Iterator[None]:
+    """In the block, SIGTERM raises KeyboardInterrupt."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        yield show
+        yield
     finally:
-        if bar.tasks:
-            bar.stop()
         signal.signal(signal.SIGTERM, previous)
 
 
-def progress(items: Iterable[T], what: str, total: int, quiet: bool = False) -> Iterable[T]:
-    """``items`` with a bar on the terminal, which is removed at the end, so that an error message stands alone."""
+def progress(items: Iterable[T], what: str, total: int, quiet: bool = False) -> Iterator[T]:
+    """``items`` with a bar on the terminal, which is removed at the end, so that an error message stands alone. It
+    begins with the first of them, since its thread must not run while workers are forked."""
     console = Console(stderr=True)
-    if quiet or total == 0 or not console.is_terminal:
-        return items  # rich's own switch would still print an empty line
-    return track(items, what, total, console=console, transient=True)
+    iterator = iter(items)
+    found = chain(list(islice(iterator, 1)), iterator)
+    # rich's own switch would still print an empty line
+    shown = total > 0 and not quiet and console.is_terminal
+    yield from track(found, what, total, console=console, transient=True) if shown else found

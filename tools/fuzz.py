@@ -32,7 +32,7 @@ import mutations  # noqa: E402
 import torch  # noqa: E402
 from readers import KINDS, choose  # noqa: E402
 
-from pivotnet.console import long_run  # noqa: E402
+from pivotnet.console import interrupted_by_sigterm, progress  # noqa: E402
 from pivotnet.errors import PivotNetError  # noqa: E402
 
 OUTCOMES = ("clean", "same", "other", "traceback", "hang", "memory", "crash", "outside")
@@ -167,9 +167,8 @@ def main() -> int:
     cases = range(args.cases) if args.only is None else range(args.only, args.only + 1)
     found: Counter[tuple[str, str]] = Counter()
     harmful = 0
-    with long_run("fuzz") as show:
-        for number, case in enumerate(run_cases(args.seed, cases), 1):
-            show(number, len(cases))
+    with interrupted_by_sigterm():
+        for case in progress(run_cases(args.seed, cases), "fuzz", len(cases)):
             found[case.kind, case.outcome] += 1
             if case.outcome in BAD or args.only is not None:
                 harmful += case.outcome in BAD

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import shapely
@@ -17,7 +17,7 @@ from pivotnet.annotation.npz import is_whole
 from pivotnet.annotation.tables import Sample, read_samples
 from pivotnet.annotation.vectors import control_lines, ego_vectors, pivot_lines, rasterize
 from pivotnet.config import CLASSES, MapConfig
-from pivotnet.console import long_run
+from pivotnet.console import interrupted_by_sigterm, progress
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike, atomic_write, make_folder
 from pivotnet.pool import available_cores, run_in_pool
@@ -70,12 +70,10 @@ def annotate(
     bezier: bool = False,
     workers: int | None = None,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
 ) -> str:
     """Annotate the samples of a nuScenes version under ROOT/customer/pivot-bezier and write its split lists; returns
     what was done, in a few lines. Raises PivotNetError: anything that the user can repair. Whenever it stops, every
-    file is whole; the next run keeps those, unless ``overwrite``. Options: see ``pivotnet annotate``; ``progress`` is
-    called with (samples done, samples to do) after every few samples."""
+    file is whole; the next run keeps those, unless ``overwrite``. Options: see ``pivotnet annotate``."""
     config = MapConfig()
     samples = read_samples(root, version)
     locations = sorted({sample.location for sample in samples})
@@ -90,10 +88,8 @@ def annotate(
     method = "fork" if sys.platform == "linux" else "spawn"
     counts: list[list[int]] = []
     start = time.perf_counter()
-    for some in run_in_pool(job, chunks, workers or available_cores(), method):
+    for some in progress(run_in_pool(job, chunks, workers or available_cores(), method), "annotate", len(chunks)):
         counts += some
-        if progress:
-            progress(len(counts), len(todo))
     seconds = time.perf_counter() - start
     sizes = []
     for split in ("test",) if version.endswith("test") else ("train", "val"):
@@ -118,7 +114,6 @@ def annotate(
 def annotate_on_terminal(
     root: PathLike, version: str, bezier: bool, workers: int | None = None, overwrite: bool = False
 ) -> None:
-    """``annotate`` with a progress bar, and its summary printed."""
-    with long_run("annotate") as progress:
-        summary = annotate(root, version, bezier, workers, overwrite, progress)
-    print(summary)
+    """``annotate``, which SIGTERM interrupts, and its summary printed."""
+    with interrupted_by_sigterm():
+        print(annotate(root, version, bezier, workers, overwrite))

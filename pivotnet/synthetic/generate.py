@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from shapely.geometry import LineString, Polygon
 from shapely.ops import substring
 
 from pivotnet.config import CAMERA_IMAGE_SIZE
+from pivotnet.console import progress
 from pivotnet.errors import PivotNetError
 from pivotnet.files import read_json
 from pivotnet.pool import run_in_pool
@@ -47,10 +47,9 @@ ZENITH, HAZE = np.array([215, 150, 95]), np.array([235, 220, 205])
 Layer = tuple[tuple[int, int, int], np.ndarray]  # colour and polygons, object [k]
 
 
-def generate(folder: Path, options: Options, workers: int, progress: Callable[[int, int], None]) -> bool:
-    """Make a data set in ``folder``; ``progress(done, total)`` is called as samples are drawn. Returns False when a
-    finished one of the same options is there already. Raises PivotNetError: options out of range, a folder that holds
-    something else, an unwritable or full disk."""
+def generate(folder: Path, options: Options, workers: int) -> bool:
+    """Make a data set in ``folder``. Returns False when a finished one of the same options is there already. Raises
+    PivotNetError: options out of range, a folder that holds something else, an unwritable or full disk."""
     plan = make_plan(options)
     wanted = {"format": FORMAT, **asdict(options)}
     target = Path(os.path.realpath(folder))  # Path.resolve raises for a loop of links
@@ -59,7 +58,7 @@ def generate(folder: Path, options: Options, workers: int, progress: Callable[[i
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
         temporary.mkdir(parents=True)
-        _write(temporary, plan, workers, progress)
+        _write(temporary, plan, workers)
         (temporary / MARKER).write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
         os.rename(temporary, target)
     except OSError as error:
@@ -95,7 +94,7 @@ def _is_there(folder: Path, wanted: dict[str, Any]) -> bool:
     return True
 
 
-def _write(root: Path, plan: Plan, workers: int, progress: Callable[[int, int], None]) -> None:
+def _write(root: Path, plan: Plan, workers: int) -> None:
     """Tables, maps and, unless the options say otherwise, images."""
     seed = plan.options.seed
     for name, records in nuscenes_tables.build_tables(plan).items():
@@ -107,10 +106,9 @@ def _write(root: Path, plan: Plan, workers: int, progress: Callable[[int, int], 
         for camera in CAMERA_MODEL:
             (root / "samples" / camera).mkdir(parents=True)
         samples = [(scene, sample) for scene in plan.scenes for sample in range(len(scene.poses))]
-        progress(0, len(samples))
         drawn = run_in_pool(ImageWriter(root, plan), samples, workers, "spawn")
-        for done, _ in enumerate(drawn, start=1):
-            progress(done, len(samples))
+        for _ in progress(drawn, "synth", len(samples)):
+            pass
 
 
 def _write_json(path: Path, content: Any, indent: int | None = None) -> None:

@@ -185,7 +185,7 @@ def test_profiles_agree_with_the_tables_and_the_requirements(pytestconfig):
 def made(tmp_path_factory) -> Path:
     """An annotated data set; its images are empty files."""
     root = tmp_path_factory.mktemp("data") / "root"
-    generate(root, Options(scenes=2, samples_per_scene=1, seed=3, images=False), 1, lambda done, total: None)
+    generate(root, Options(scenes=2, samples_per_scene=1, seed=3, images=False), 1)
     for row in json.loads((root / "v1.0-trainval" / "sample_data.json").read_text()):
         if row["filename"].startswith("samples/CAM"):
             path = root / row["filename"]

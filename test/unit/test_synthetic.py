@@ -39,7 +39,7 @@ def contents(folder):
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("synthetic") / "set"
-    assert generator.generate(folder, OPTIONS, 1, lambda done, total: None)
+    assert generator.generate(folder, OPTIONS, 1)
     return folder
 
 
@@ -80,7 +80,7 @@ def _die(of):
 def test_a_full_disk_an_interrupt_or_a_dead_worker_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patched, pytest.raises(PivotNetError, match="--workers"):
         patched.setattr(generator, "ImageWriter", lambda root, plan: _die)
-        generator.generate(tmp_path / "set", Options(scenes=1, samples_per_scene=2), 2, lambda done, total: None)
+        generator.generate(tmp_path / "set", Options(scenes=1, samples_per_scene=2), 2)
     for error, status in ((OSError(errno.ENOSPC, "No space left on device"), 2), (KeyboardInterrupt(), 130)):
 
         def stop(*_, error=error):
@@ -93,7 +93,7 @@ def test_a_full_disk_an_interrupt_or_a_dead_worker_leaves_nothing_behind(tmp_pat
 
 
 def test_the_seed_decides_every_byte(root, tmp_path):
-    assert generator.generate(tmp_path / "again", OPTIONS, 1, lambda done, total: None)
+    assert generator.generate(tmp_path / "again", OPTIONS, 1)
     assert contents(tmp_path / "again") == contents(root)
     assert make_plan(replace(OPTIONS, seed=12)).scenes[0].poses != make_plan(OPTIONS).scenes[0].poses
 
@@ -164,7 +164,7 @@ def test_roads_fit_together_and_lanes_cover_them(seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_default_set_shows_all_classes_in_sixteen_training_samples(tmp_path, seed):
-    assert generator.generate(tmp_path / "set", Options(seed=seed, images=False), 1, lambda done, total: None)
+    assert generator.generate(tmp_path / "set", Options(seed=seed, images=False), 1)
     annotate(tmp_path / "set", workers=1)
     classes = {}
     for split in ("train", "val"):

@@ -269,7 +269,7 @@ def record_annotation(seed: int, checkout: Path, converter_python: str, folder: 
     ``converter_python`` runs) and eval.tar.gz (made-up detections for it, and upstream's evaluation of them)."""
     with tempfile.TemporaryDirectory() as scratch:
         root, evaluation = Path(scratch) / "nuscenes", Path(scratch) / "eval"
-        generate(root, Options(8, 3, seed, images=False), 1, lambda done, total: None)
+        generate(root, Options(8, 3, seed, images=False), 1)
         converter = checkout / "tools" / "anno_converter" / "nuscenes"
         environment = dict(os.environ, PYTHONPATH=f"{checkout}:{converter}", TORCH_DEVICE_BACKEND_AUTOLOAD="0")
         command = [converter_python, "-B", str(converter / "convert.py"), "-d", str(root)]

@@ -9,7 +9,7 @@ there is no pivot_length; padding is added by the reader."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
@@ -60,6 +60,7 @@ class Line:
 
     points: np.ndarray  # float64 [n, 2]
     label: int  # index into config.CLASSES
+    score: Optional[float] = None  # probability, where a network predicted it
 
 
 @dataclass

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrow, Rectangle
 
-from pivotnet.annotation.format import Annotation
+from pivotnet.annotation.format import Annotation, Line
 from pivotnet.config import CAMERAS, CLASSES, MapConfig
 from pivotnet.data.dataset import camera_paths
 from pivotnet.data.images import read_image
-from pivotnet.evaluation.vector_map import MapLine, annotated_lines, annotated_pivots
+from pivotnet.evaluation.vector_map import annotated_lines, annotated_pivots
 from pivotnet.files import PathLike, atomic_write
 
 NEAR = 0.3  # metres in front of the camera; what is nearer is cut off
@@ -40,7 +40,7 @@ def render_sample(
     annotation: Annotation,
     data_root: PathLike,
     map_config: MapConfig,
-    predicted: list[MapLine] | None = None,
+    predicted: list[Line] | None = None,
 ) -> None:
     """Write the PNG of one sample: cameras on the left, on the right the map from above, truth beside prediction.
     Raises PivotNetError: an image is missing or broken, or the PNG cannot be written. In the images the truth is dashed
@@ -78,7 +78,7 @@ def render_sample(
 
 
 def _draw_camera(
-    axes: Axes, image: np.ndarray, annotation: Annotation, camera: int, solid: list[MapLine], dashed: list[MapLine]
+    axes: Axes, image: np.ndarray, annotation: Annotation, camera: int, solid: list[Line], dashed: list[Line]
 ) -> None:
     height, width = image.shape[:2]
     small = cv2.resize(image, IMAGE_SIZE, interpolation=cv2.INTER_AREA)
@@ -115,10 +115,10 @@ def project_ground_line(
 def _draw_map(
     axes: Axes,
     title: str,
-    lines: list[MapLine],
-    pivots: list[MapLine],
+    lines: list[Line],
+    pivots: list[Line],
     map_config: MapConfig,
-    behind: Sequence[MapLine] = (),
+    behind: Sequence[Line] = (),
 ) -> None:
     """The map from above, front up: metres to the left run to the left."""
     x_half, y_half = (size / 2 for size in map_config.ego_size)

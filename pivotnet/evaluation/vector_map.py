@@ -15,23 +15,13 @@ sample::
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from pivotnet.annotation.format import Annotation, unpadded_pivots
+from pivotnet.annotation.format import Annotation, Line, unpadded_pivots
 from pivotnet.config import CLASSES, MapConfig
 from pivotnet.evaluation.results import MapInstances
 from pivotnet.files import PathLike, write_json
-
-
-@dataclass
-class MapLine:
-    """A polyline of the map."""
-
-    points: np.ndarray  # float64 [p, 2] (x forward, y left), metres
-    label: int  # index into config.CLASSES
-    score: float | None = None  # None in ground truth
 
 
 def pixels_to_ego(pixels: np.ndarray, map_config: MapConfig) -> np.ndarray:
@@ -40,26 +30,27 @@ def pixels_to_ego(pixels: np.ndarray, map_config: MapConfig) -> np.ndarray:
     return half - np.asarray(pixels, np.float64) * map_config.resolution
 
 
-def predicted_lines(instances: MapInstances, map_config: MapConfig) -> list[MapLine]:
+def predicted_lines(instances: MapInstances, map_config: MapConfig) -> list[Line]:
+    """The predicted lines in metres."""
     return [
-        MapLine(pixels_to_ego(points, map_config), int(label), float(score))
+        Line(pixels_to_ego(points, map_config), int(label), float(score))
         for points, label, score in zip(instances.points, instances.labels, instances.scores)
     ]
 
 
-def annotated_lines(annotation: Annotation) -> list[MapLine]:
+def annotated_lines(annotation: Annotation) -> list[Line]:
     """The annotated lines in metres, a point a metre."""
-    return [MapLine(line.points, line.label) for line in annotation.ego_vectors if len(line.points) > 1]
+    return [line for line in annotation.ego_vectors if len(line.points) > 1]
 
 
-def annotated_pivots(annotation: Annotation, map_config: MapConfig) -> list[MapLine]:
+def annotated_pivots(annotation: Annotation, map_config: MapConfig) -> list[Line]:
     """The annotated lines in metres, pivot points only."""
     size = np.array(map_config.map_size)
-    return [MapLine(pixels_to_ego(line.points * size, map_config), line.label) for line in unpadded_pivots(annotation)]
+    return [Line(pixels_to_ego(line.points * size, map_config), line.label) for line in unpadded_pivots(annotation)]
 
 
 def save_vector_map(
-    path: PathLike, token: str, lines: Sequence[MapLine], checkpoint: PathLike, map_config: MapConfig
+    path: PathLike, token: str, lines: Sequence[Line], checkpoint: PathLike, map_config: MapConfig
 ) -> None:
     """Write the JSON of one sample; points are rounded to millimetres, scores to four digits."""
     x, y = (size / 2 for size in map_config.ego_size)

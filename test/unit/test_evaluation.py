@@ -29,7 +29,7 @@ from pivotnet.evaluation.drawing import COLOURS, NEAR, project_ground_line, rend
 from pivotnet.evaluation.inference import Predictor, draw_mask, postprocess
 from pivotnet.evaluation.results import MapInstances, load_result, open_folder, read_run, save_result
 from pivotnet.evaluation.score import format_table, write_table
-from pivotnet.evaluation.vector_map import MapLine, predicted_lines, save_vector_map
+from pivotnet.evaluation.vector_map import predicted_lines, save_vector_map
 from pivotnet.launch import torchrun
 from pivotnet.model.pivotnet import PivotNet
 from pivotnet.structures import Predictions
@@ -457,7 +457,7 @@ def test_a_prediction_stands_beside_the_truth(tmp_path):
     sample = one_divider("a", 80)
     sample.ego_vectors += [Line(np.array([[20.0, 3], [20, -3]]), 1), Line(np.array([[5.0, 5]]), 2)]
     write_images(tmp_path, sample)
-    predicted = [MapLine(np.array([[25.0, -8], [3, -2], [-25, -2]]), 2, 0.8)]
+    predicted = [Line(np.array([[25.0, -8], [3, -2], [-25, -2]]), 2, 0.8)]
     render_sample(tmp_path / "both.png", "a", sample, tmp_path, MAP, predicted)
     render_sample(tmp_path / "truth.png", "a", sample, tmp_path, MAP)
     truth, both = (cv2.imread(str(tmp_path / f"{name}.png")).astype(float) for name in ("truth", "both"))

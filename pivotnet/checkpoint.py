@@ -24,7 +24,7 @@ from pivotnet import device as devices
 from pivotnet.config import BACKBONES, PRESETS, WEIGHT_MAGIC, Config, MapConfig
 from pivotnet.errors import PivotNetError
 from pivotnet.files import PathLike, atomic_write, open_file
-from pivotnet.schema import Misfit, Rule, check, fields, flag, items, mapping, nullable, number, refuse, text
+from pivotnet.schema import Misfit, Rule, check, fields, flag, items, mapping, nullable, number, text
 
 
 def _tensor(value: Any) -> None:
@@ -97,19 +97,13 @@ def _average(value: Any) -> None:
         raise Misfit("wants a gradient")
 
 
-def _parameter_states(value: Any) -> None:
-    if not isinstance(value, dict):
-        refuse(value, "an object")
-    items(_COUNT)(list(value))
-    items(fields({"step": _step, "exp_avg": _average, "exp_avg_sq": _average}))(list(value.values()))
-
-
+_PARAMETER_STATE = fields({"step": _step, "exp_avg": _average, "exp_avg_sq": _average})
 _CHECKPOINT = fields(
     {"model_state": mapping(weight)},
     {
         "epoch": number(-1, 1e9, whole=True),
         "global_step": _COUNT,
-        "optimizer_state": fields({"state": _parameter_states, "param_groups": items(_GROUP, 1)}),
+        "optimizer_state": fields({"state": mapping(_PARAMETER_STATE, _COUNT), "param_groups": items(_GROUP, 1)}),
         "pivotnet": fields({"config": _config_rule(PRESETS["swint"])}, PROGRESS),
         "checksum": text,
     },

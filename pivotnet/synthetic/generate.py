@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,8 @@ def _write(root: Path, plan: Plan, workers: int) -> None:
         for camera in CAMERA_MODEL:
             (root / "samples" / camera).mkdir(parents=True)
         samples = [(scene, sample) for scene in plan.scenes for sample in range(len(scene.poses))]
-        drawn = run_in_pool(ImageWriter(root, plan), samples, workers, "spawn")
+        ground = {location: ground_of(town) for location, town in plan.towns.items()}
+        drawn = run_in_pool(partial(_write_images, root, ground), samples, workers, "spawn")
         for _ in progress(drawn, "synth", len(samples)):
             pass
 
@@ -116,34 +118,32 @@ def _write_json(path: Path, content: Any, indent: int | None = None) -> None:
     path.write_text(json.dumps(content, indent=indent), encoding="utf-8")
 
 
-class Ground:
-    """What lies on the grass of one town."""
+def ground_of(town: Town) -> list[Layer]:
+    """What lies on the grass of a town, to be drawn in this order, in the map's frame."""
+    paved = town.paved()
+    dividers = [divider for road in town.roads for divider in road.dividers]
+    dashed = [dash for layer, line in dividers if layer == "lane_divider" for dash in _dashes(line)]
+    solid = [line for layer, line in dividers if layer == "road_divider"]
+    corners = np.stack([crossing.corners for road in town.roads for crossing in road.crossings])
+    edges = [*corners[:, :2], *corners[:, 2:]]
+    return [
+        (KERB, np.array([paved.buffer(KERB_WIDTH, quad_segs=2, join_style="mitre")])),
+        (ASPHALT, np.array([paved])),
+        (YELLOW if town.drive_right else WHITE, _bands(solid)),
+        (WHITE, np.concatenate([_bands(dashed), _bands(edges), *map(_stripes, corners)])),
+    ]
 
-    def __init__(self, town: Town) -> None:
-        paved = town.paved()
-        dividers = [divider for road in town.roads for divider in road.dividers]
-        dashed = [dash for layer, line in dividers if layer == "lane_divider" for dash in _dashes(line)]
-        solid = [line for layer, line in dividers if layer == "road_divider"]
-        corners = np.stack([crossing.corners for road in town.roads for crossing in road.crossings])
-        edges = [*corners[:, :2], *corners[:, 2:]]
-        #: drawn in this order, in the map's frame
-        self.layers: list[Layer] = [
-            (KERB, np.array([paved.buffer(KERB_WIDTH, quad_segs=2, join_style="mitre")])),
-            (ASPHALT, np.array([paved])),
-            (YELLOW if town.drive_right else WHITE, _bands(solid)),
-            (WHITE, np.concatenate([_bands(dashed), _bands(edges), *map(_stripes, corners)])),
-        ]
 
-    def around(self, pose: Pose) -> list[Layer]:
-        """The layers within sight of the car, in the ego frame."""
-        reach = 1.5 * FAR
-        window = shapely.box(pose.x - reach, pose.y - reach, pose.x + reach, pose.y + reach)
-        shapely.prepare(window)
-        found = []
-        for colour, polygons in self.layers:
-            near = polygons[shapely.intersects(window, polygons)]
-            found.append((colour, shapely.transform(shapely.intersection(near, window), pose.to_ego)))
-        return found
+def around(pose: Pose, layers: list[Layer]) -> list[Layer]:
+    """What of a town's layers is within sight of the car, in the ego frame."""
+    reach = 1.5 * FAR
+    window = shapely.box(pose.x - reach, pose.y - reach, pose.x + reach, pose.y + reach)
+    shapely.prepare(window)
+    found = []
+    for colour, polygons in layers:
+        near = polygons[shapely.intersects(window, polygons)]
+        found.append((colour, shapely.transform(shapely.intersection(near, window), pose.to_ego)))
+    return found
 
 
 def _bands(lines: list[np.ndarray]) -> np.ndarray:
@@ -203,19 +203,11 @@ def _view(sensor: Sensor) -> Polygon:
     return Polygon(sensor.translation[:2] + np.array(corners))
 
 
-class ImageWriter:
-    """Writes the images of one data set's samples below ``root``."""
-
-    def __init__(self, root: Path, plan: Plan) -> None:
-        self._root, self._towns = root, plan.towns
-        self._grounds: dict[str, Ground] = {}
-
-    def __call__(self, of: tuple[Scene, int]) -> None:
-        scene, sample = of
-        if scene.location not in self._grounds:
-            self._grounds[scene.location] = Ground(self._towns[scene.location])
-        layers = self._grounds[scene.location].around(scene.poses[sample])
-        for sensor in scene.sensors:
-            if sensor.channel != LIDAR:
-                path = self._root / nuscenes_tables.sensor_path(scene, sample, sensor.channel)
-                path.write_bytes(draw_image(sensor, layers, scene.brightness))
+def _write_images(root: Path, ground: dict[str, list[Layer]], of: tuple[Scene, int]) -> None:
+    """A sample's images below ``root``; ``ground`` by location."""
+    scene, sample = of
+    layers = around(scene.poses[sample], ground[scene.location])
+    for sensor in scene.sensors:
+        if sensor.channel != LIDAR:
+            path = root / nuscenes_tables.sensor_path(scene, sample, sensor.channel)
+            path.write_bytes(draw_image(sensor, layers, scene.brightness))

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import shapely
+from scipy.spatial.transform import Rotation
 
 from pivotnet.config import CAMERA_IMAGE_SIZE
 from pivotnet.synthetic.plan import LIDAR, Plan, Scene
@@ -92,8 +93,9 @@ def _add_scene(tables: _Records, number: int, scene: Scene) -> None:
     about = {"name": scene.name, "description": "Synthetic drive"}
     tables.add("scene", number, log_token=tables.token("log", number), **samples, **about)
     for sensor in scene.sensors:
+        x, y, z, w = Rotation.from_matrix(sensor.rotation).as_quat().tolist()
         mount: dict[str, Any] = {"sensor_token": tables.token("sensor", sensor.channel)}
-        mount |= {"translation": sensor.translation.tolist(), "rotation": sensor.quaternion}
+        mount |= {"translation": sensor.translation.tolist(), "rotation": [w, x, y, z]}
         mount |= {"camera_intrinsic": sensor.intrinsic.tolist()}
         tables.add("calibrated_sensor", number, sensor.channel, **mount)
 

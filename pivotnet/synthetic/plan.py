@@ -69,12 +69,6 @@ class Sensor:
     rotation: np.ndarray  # [3, 3]
     intrinsic: np.ndarray  # [3, 3], pixels; empty for the lidar
 
-    @property
-    def quaternion(self) -> list[float]:
-        """The rotation as (w, x, y, z)."""
-        x, y, z, w = Rotation.from_matrix(self.rotation).as_quat().tolist()
-        return [w, x, y, z]
-
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pixels and depths of points in the ego frame: [n, 3] -> [n, 2], [n]; valid where the depth is positive."""
         local = (points - self.translation) @ self.rotation
@@ -102,18 +96,14 @@ class Plan:
     scenes: list[Scene]
 
 
-def is_val(scene: int, scenes: int) -> bool:
-    """Whether the ``scene``-th of ``scenes`` belongs to val: every fourth, or the last of two or three."""
-    return scene % 4 == 3 or (1 < scenes < 4 and scene == scenes - 1)
-
-
 def scene_names(scenes: int) -> list[str]:
-    """A name for every scene, from the split that :func:`is_val` says."""
+    """A name for every scene. Every fourth, or the last of two or three, has one of the val split."""
     train, val = (
         (f"scene-{number:04d}" for first, last in runs for number in range(first, last + 1))
         for runs in (TRAIN_RUNS, VAL_RUNS)
     )
-    return [next(val if is_val(scene, scenes) else train) for scene in range(scenes)]
+    of_val = max(1, min(scenes - 1, 3))
+    return [next(val if scene % 4 == of_val else train) for scene in range(scenes)]
 
 
 def _random_sensors(rng: np.random.Generator) -> list[Sensor]:

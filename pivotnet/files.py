@@ -85,6 +85,14 @@ def read_file(path: PathLike, largest: int = LARGEST) -> bytes:
         return stream.read()
 
 
+def read_or_fail(path: PathLike, remedy: str, largest: int = LARGEST) -> bytes:
+    """As ``read_file``, but PivotNetError, which ends with ``remedy``."""
+    try:
+        return read_file(path, largest)
+    except OSError as error:
+        raise PivotNetError(f"cannot read {path}: {error.strerror or error}; {remedy}") from error
+
+
 def lock_output(folder: PathLike) -> contextlib.AbstractContextManager[None]:
     """``locked`` for the output folder of a run; PivotNetError where another run has locked it."""
     return locked(folder, busy=f"another run is writing into {folder}: wait for it, or choose another --output")
@@ -117,9 +125,7 @@ def read_json(
     each object while it is parsed, as for json.loads. Raises PivotNetError, which ends with ``remedy``: the file is
     missing, unreadable, truncated, no JSON or against the rule."""
     try:
-        content = json.loads(read_file(path, largest), object_hook=object_hook)
-    except OSError as error:
-        raise PivotNetError(f"cannot read {path}: {error.strerror or error}; {remedy}") from error
+        content = json.loads(read_or_fail(path, remedy, largest), object_hook=object_hook)
     except Misfit as error:  # of the hook
         raise PivotNetError(f"{path}: {error}; {remedy}") from error
     except (ValueError, RecursionError) as error:

@@ -9,7 +9,7 @@ import numpy as np
 import shapely
 
 from pivotnet.errors import PivotNetError
-from pivotnet.files import PathLike, read_file, read_json
+from pivotnet.files import PathLike, read_json, read_or_fail
 from pivotnet.schema import Rule, check, fields, items, number, text
 
 LAYERS = ("road_divider", "lane_divider", "ped_crossing", "road_segment", "lane")  # lines of three, then areas of two
@@ -57,13 +57,8 @@ def expansion_path(root: PathLike, location: str) -> Path:
 def fingerprint(path: Path) -> str:
     """SHA-256 of a map file, by which a changed map is noticed. Raises PivotNetError: the file is missing or cannot be
     read."""
-    try:
-        return hashlib.sha256(read_file(path, _LARGEST)).hexdigest()
-    except OSError as error:
-        raise PivotNetError(
-            f"map expansion {path} is missing ({error.strerror or error}): unpack nuScenes-map-expansion-v1.3 into "
-            f"{path.parent.parent}"
-        ) from error
+    remedy = f"unpack nuScenes-map-expansion-v1.3 into {path.parent.parent}"
+    return hashlib.sha256(read_or_fail(path, remedy, _LARGEST)).hexdigest()
 
 
 def _crossing_edges(polygon: shapely.Polygon) -> list[shapely.LineString]:

@@ -1,11 +1,10 @@
 """Batches of random images with drawn lines: what a step computes does not depend on what the pictures show."""
 
-import cv2
 import numpy as np
 import torch
 
 from pivotnet.config import CAMERAS, Config, MapConfig
-from pivotnet.data.targets import Sample, build_targets
+from pivotnet.data.targets import Sample, build_targets, draw_line
 from pivotnet.structures import Batch
 
 INSTANCES = (6, 3, 4)  # dividers, crossings and boundaries of a sample: as in the counts of upstream
@@ -42,7 +41,6 @@ def random_lines(
             sizes[0][: len(lengths)] = lengths
         for line, size in zip(points[label], sizes[label]):
             line[:size] = np.clip(rng.random(2) + np.cumsum(rng.normal(0, 0.05, (int(size), 2)), 0), 0, 0.999)
-            pixels = (line[:size] * map_config.map_size).astype(np.int32)[:, ::-1]
             identifier += 2
-            cv2.polylines(mask[label], [np.ascontiguousarray(pixels)], False, (identifier,), map_config.mask_thickness)
+            draw_line(mask[label], line[:size] * map_config.map_size, identifier, map_config.mask_thickness)
     return Sample(mask, points, sizes)

@@ -72,9 +72,14 @@ def _instances(sample: tuple, label: int, map_config: MapConfig) -> tuple[np.nda
 
 
 def _draw(points: np.ndarray, map_config: MapConfig) -> np.ndarray:
-    """Masks uint8 [n, H, W] of polylines float64 [n, P, 2], padding included, coordinates truncated to pixels."""
-    pixels = (points * map_config.map_size).astype(np.int32)[..., ::-1]  # cv2 takes (column, row)
+    """Masks uint8 [n, H, W] of polylines float64 [n, P, 2], padding included."""
     masks = np.zeros((len(points), *map_config.map_size), np.uint8)
-    for mask, line in zip(masks, pixels):
-        cv2.polylines(mask, [np.ascontiguousarray(line)], False, (1,), thickness=map_config.mask_thickness)
+    for mask, line in zip(masks, points * map_config.map_size):
+        draw_line(mask, line, 1, map_config.mask_thickness)
     return masks
+
+
+def draw_line(canvas: np.ndarray, points: np.ndarray, value: int, thickness: int) -> None:
+    """Draws (row, column) ``points`` [p, 2], truncated to whole pixels, into ``canvas`` [rows, columns]."""
+    corners = np.ascontiguousarray(points.astype(np.int32)[:, ::-1])  # OpenCV wants (x, y)
+    cv2.polylines(canvas, [corners], isClosed=False, color=(value,), thickness=thickness)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -17,6 +16,7 @@ from pivotnet.annotation.npz import is_whole
 from pivotnet.config import Config, MapConfig
 from pivotnet.console import progress
 from pivotnet.data.dataset import build_loader
+from pivotnet.data.targets import draw_line
 from pivotnet.distributed import Ranks, agreed, gather_objects
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation import results
@@ -144,9 +144,3 @@ def draw_mask(instances: MapInstances, map_config: MapConfig) -> np.ndarray:
     for index, (points, label) in enumerate(zip(instances.points, instances.labels)):
         draw_line(mask[label], points, index + 1, map_config.result_thickness)
     return mask
-
-
-def draw_line(canvas: np.ndarray, points: np.ndarray, value: int, thickness: int) -> None:
-    """Draws (row, column) ``points`` [p, 2], truncated to whole pixels, into ``canvas`` [rows, columns]."""
-    corners = np.ascontiguousarray(points.astype(np.int32)[:, ::-1])  # OpenCV wants (x, y)
-    cv2.polylines(canvas, [corners], isClosed=False, color=(value,), thickness=thickness)

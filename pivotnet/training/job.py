@@ -26,7 +26,7 @@ from pivotnet.structures import Batch
 from pivotnet.training.loop import Run, Trainer
 from pivotnet.training.records import Monitor, StepRecords
 from pivotnet.training.shutdown import Shutdown
-from pivotnet.training.summary import is_finished, summarise, write_summary
+from pivotnet.training.summary import SUMMARY, read_summary, summarise, write_summary
 
 PROFILE_AFTER = 10  # steps before a profile begins
 SAVE_AT_LEAST = 200  # steps between checkpoints, where an epoch is shorter
@@ -145,8 +145,8 @@ def find_resumed(run: Run, config: Config, ranks: Ranks) -> tuple[Path | None, d
     ):
         if old != new:
             raise PivotNetError(f"checkpoint {path} was trained with {what} = {old}, now it is {new}: keep it")
-    complete = before["step"] == run.steps and not run.evaluate and is_finished(run.output)
-    if before["step"] > run.steps or complete:
+    complete = before["step"] == run.steps and not run.evaluate and (run.output / SUMMARY).exists()
+    if before["step"] > run.steps or (complete and read_summary(run.output)["finished"]):
         raise PivotNetError(f"{path} has all of the {run.steps} steps asked for: give more --steps")
     return path, state, bad
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pivotnet.distributed import CollectiveError
 from pivotnet.errors import PivotNetError
-from pivotnet.files import PathLike, atomic_write, read_file
+from pivotnet.files import PathLike, atomic_write, read_or_fail
 from pivotnet.schema import check, fields, file_token, flag, mapping, nullable, number
 
 LOG_NAME = "train.log"
@@ -49,10 +49,7 @@ def records_path(folder: PathLike, rank: int) -> Path:
 def read_records(path: PathLike) -> Iterator[dict[str, Any]]:
     """Records of a file, but a last line cut off by a kill; PivotNetError where another line is no record."""
     remedy = "it holds no records of pivotnet train"
-    try:
-        lines = read_file(path, _LARGEST).split(b"\n")
-    except OSError as error:
-        raise PivotNetError(f"cannot read {path}: {error.strerror or error}; {remedy}") from error
+    lines = read_or_fail(path, remedy, _LARGEST).split(b"\n")
     for index, line in enumerate(lines[:-1], 1):
         try:
             record = json.loads(line)

@@ -101,11 +101,6 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return read_json(path, "it was not written by pivotnet train of this version; run the training again", _SUMMARY)
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether ``folder`` has the summary of a run that came to its end."""
-    return (folder / SUMMARY).exists() and bool(read_summary(folder)["finished"])
-
-
 def earlier_seconds(summary: dict[str, Any], folder: Path) -> float:
     """Seconds that the processes which this run resumed have trained, up to the checkpoint that it went on from."""
     if not summary["start_step"]:

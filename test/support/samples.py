@@ -15,7 +15,8 @@ from pivotnet.annotation.folder import split_path
 from pivotnet.annotation.format import FOLDER, Annotation, Line, save_annotation
 from pivotnet.audit.sample import random_lines
 from pivotnet.config import CAMERA_IMAGE_SIZE, CAMERAS, MapConfig
-from pivotnet.evaluation.inference import draw_line, draw_mask
+from pivotnet.data.targets import draw_line
+from pivotnet.evaluation.inference import draw_mask
 from pivotnet.evaluation.results import MapInstances, result_path, save_result
 
 COMMITTED = Path(__file__).parents[1] / "golden" / "recordings"

@@ -465,7 +465,7 @@ def test_bad_maps_and_tables(root, capsys):
     city, table = "maps/expansion/singapore-queenstown.json", f"{VERSION}/sample_data.json"
     old = "is of map expansion version {}, too old"
     for name, edit, message in (
-        (city, None, f"{root / city} is missing (No such file or directory): unpack nuScenes-map-expansion-v1.3"),
+        (city, None, f"cannot read {root / city}: No such file or directory; unpack nuScenes-map-expansion-v1.3"),
         (city, lambda content: content.update(version="1.2"), old.format("1.2")),
         (city, lambda content: content["node"].pop(), "is no consistent map expansion (KeyError"),
         (city, lambda content: content["node"][0].update(x=float("nan")), ".node[0].x is nan, not a number"),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pivotnet.config import preset
-from pivotnet.criterion.criterion import TERMS, Criterion, CriterionResult
+from pivotnet.criterion.criterion import TERMS, Criterion
 from pivotnet.criterion.sequence import match_points, sequence_costs
 from pivotnet.data.targets import build_targets
 from pivotnet.evaluation.inference import draw_mask, postprocess
@@ -160,7 +160,13 @@ def check_loss(recorded: Mapping[str, np.ndarray]) -> list[Comparison]:
         result.total.backward()
         found = {"total": result.total, **{f"loss/{name}": result.terms[name] for name in TERMS}}
         for i, label in itertools.product(range(inputs.DECODERS), range(3)):
-            found[f"match_dt/{i}/{label}"], found[f"match_gt/{i}/{label}"] = _pairs(result, i, label)
+            matches = result.matches[label]
+            chosen = np.flatnonzero(matches.decoder == i)
+            order = chosen[np.argsort(matches.query[chosen])]  # as upstream lists them
+            found[f"match_dt/{i}/{label}"], found[f"match_gt/{i}/{label}"] = (
+                matches.query[order],
+                matches.instance[order],
+            )
         for label in range(3):
             count = int(targets.counts[0, label])
             drawn, padding = targets.masks[0, label, :count], targets.masks[0, label, count:]
@@ -174,14 +180,6 @@ def check_loss(recorded: Mapping[str, np.ndarray]) -> list[Comparison]:
         compare(groups, found, ChainMap(theirs, recorded), f"{case}/")
         del predictions, gradients, targets, result, found, theirs  # before the next case is made: memory
     return list(groups.values())
-
-
-def _pairs(result: CriterionResult, decoder: int, label: int) -> tuple[np.ndarray, np.ndarray]:
-    """Matched (queries, instances) of one decoder and class, by ascending query as upstream lists them."""
-    found = result.matches[label]
-    chosen = np.flatnonzero(found.decoder == decoder)
-    order = chosen[np.argsort(found.query[chosen])]
-    return found.query[order], found.instance[order]
 
 
 def record_matching(seed: int) -> dict[str, np.ndarray]:

@@ -24,9 +24,9 @@ from pivotnet.annotation.format import FOLDER, lines_to_arrays, load_annotation,
 from pivotnet.annotation.runner import annotate
 from pivotnet.config import preset
 from pivotnet.data.images import resize
+from pivotnet.data.targets import draw_line
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.ap import RECALLS, THRESHOLDS, ApResult, accumulate, sample_ap
-from pivotnet.evaluation.inference import draw_line
 from pivotnet.evaluation.score import format_table, score_results
 from pivotnet.files import atomic_write
 from pivotnet.model.pivotnet import PivotNet

@@ -17,7 +17,7 @@ from recordings.golden_data import compare_annotations, compare_curves
 from recordings.shim import NEEDED
 from support.commands import ROOT
 from support.samples import unpack_hard_samples
-from support.upstream_tree import SCRIPT, UPSTREAM, command, needs_checkout
+from support.upstream_tree import SCRIPT, UPSTREAM, command, cut_splits, needs_checkout
 
 from pivotnet.annotation.format import FOLDER
 
@@ -69,9 +69,7 @@ def data(patched, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("synthetic") / "nuscenes"
     command([sys.executable, "-m", "pivotnet", "synth", root, "--scenes", 4, "--samples-per-scene", 2], ROOT)
     command(["python3", "tools/anno_converter/nuscenes/convert.py", "-d", root, "--bezier"], patched)
-    for split, samples in (("train", 4), ("val", 2)):
-        path = root / FOLDER / "splits" / f"{split}.txt"
-        path.write_text("".join(f"{token}\n" for token in path.read_text().split()[:samples]))
+    cut_splits(root)
     return root
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from support.commands import ROOT
 from support.script_copy import FULL, PERFORMANCE, TITLE, ScriptCopy, final_result, losses
-from support.upstream_tree import UPSTREAM, needs_checkout, shrink_bemapnet
+from support.upstream_tree import UPSTREAM, cut_splits, needs_checkout, shrink_bemapnet
 
 from pivotnet.annotation.format import FOLDER
 
@@ -74,12 +74,6 @@ class User:
         assert bool(done.returncode) == fails, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    def cut_splits(self) -> None:
-        """Four samples to train on and two to evaluate."""
-        for split, samples in (("train", 4), ("val", 2)):
-            path = self.tree / "data" / "nuscenes" / FOLDER / "splits" / f"{split}.txt"
-            path.write_text("".join(f"{token}\n" for token in path.read_text().split()[:samples]))
-
 
 @pytest.fixture(scope="module")
 def user(tmp_path_factory) -> User:
@@ -88,7 +82,7 @@ def user(tmp_path_factory) -> User:
     user.types(STEP_7, user.root)
     user.types("python3 -m pivotnet synth PivotNet/data/nuscenes --scenes 4 --samples-per-scene 2", user.root)
     user.types(ANNOTATE, user.tree)
-    user.cut_splits()
+    cut_splits(user.tree / "data" / "nuscenes")
     return user
 
 
@@ -164,7 +158,7 @@ def test_bemapnet_is_trained_on_curves_evaluated_and_resumed(user, tmp_path):
     command = re.search(r"python3 \S+convert.py .* --bezier --overwrite", err)
     assert command
     user.types(command[0], user.root)
-    user.cut_splits()
+    cut_splits(user.tree / "data" / "nuscenes")
     status, out, err = user.scripts.run(PERFORMANCE, *options, "--steps", 2, "--output", tmp_path / "performance")
     assert status == 0, out + err
     assert final_result(out)["CaseName"] == "BeMapNet_bs1_2p_performance" and out.count(TITLE) == 1

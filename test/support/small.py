@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from recordings.inputs import fill
-from torch import Tensor
 
 from pivotnet.audit.sample import random_lines
 from pivotnet.config import Config, CriterionConfig, preset
@@ -29,14 +28,14 @@ def sample(seed: int, counts: tuple[int, ...], lengths: tuple[int, ...] = ()) ->
     return random_lines(MAP, np.random.default_rng(seed), counts, lengths)
 
 
-def targets(*counts: tuple[int, ...], seed: int = 0, config: Config = CONFIG) -> Targets:
+def targets(*counts: tuple[int, ...]) -> Targets:
     """Targets of a batch; each sample's counts by class."""
-    return build_targets([sample(seed + b, n) for b, n in enumerate(counts)], config)
+    return build_targets([sample(b, n) for b, n in enumerate(counts)], CONFIG)
 
 
-def predictions(batch: int, seed: int = 0, size: tuple[int, int] = CONFIG.mask_size) -> Predictions:
+def predictions(batch: int, size: tuple[int, int] = CONFIG.mask_size) -> Predictions:
     """Random predictions that require a gradient, with masks of ``size``."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     d, e = len(CONFIG.criterion.decoder_weights), len(CONFIG.criterion.bev_weights)
     q, t = MAP.total_queries, MAP.total_points
     drawn = (
@@ -49,19 +48,9 @@ def predictions(batch: int, seed: int = 0, size: tuple[int, int] = CONFIG.mask_s
     return Predictions(*(value.requires_grad_() for value in drawn))
 
 
-def prediction_part(predicted: Predictions, samples: slice) -> Predictions:
-    """Some samples of a batch, as leaves of their own."""
-    own = {name: getattr(predicted, name)[:, samples].detach().clone().requires_grad_() for name in FIELDS}
-    return Predictions(**own)
-
-
 def target_part(batch: Targets, samples: slice) -> Targets:
     names = ("points", "lengths", "counts", "masks", "semantic")
     return Targets(**{name: getattr(batch, name)[samples] for name in names})
-
-
-def gradients(predicted: Predictions) -> dict[str, Tensor]:
-    return {name: getattr(predicted, name).grad for name in FIELDS}
 
 
 def small(name: str, **changes: Any) -> Config:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pivotnet.annotation.folder import split_path
 from support.commands import ROOT
 
 UPSTREAM = Path(os.environ.get("PIVOTNET_UPSTREAM", ROOT / "PivotNet"))
@@ -34,6 +35,13 @@ def git(folder: Path, *words: str) -> str:
     identity = ("-c", "user.name=t", "-c", "user.email=t@localhost")
     command = ["git", "-C", str(folder), *identity, *words]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def cut_splits(data: Path) -> None:
+    """Four samples to train on and two to evaluate."""
+    for split, samples in (("train", 4), ("val", 2)):
+        path = split_path(data, split)
+        path.write_text("".join(f"{token}\n" for token in path.read_text().split()[:samples]))
 
 
 def shrink_bemapnet(tree: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 import torch
 from support.commands import fails, wait_for
 from support.samples import Reduced, make_data
+from support.script_copy import losses
 from torch import nn
 
 from pivotnet import cli, config
@@ -360,12 +361,6 @@ def whole(train, tmp_path_factory) -> Path:
     return output
 
 
-def losses(output: Path) -> list[tuple]:
-    records = list(read_records(output / "steps.rank0.jsonl"))
-    assert [record["step"] for record in records] == list(range(len(records)))
-    return [(record["loss"], record["terms"]) for record in records]
-
-
 def kept(output: Path) -> list[str]:
     return [path.name for path in list_checkpoints(output / "checkpoints")]
 
@@ -377,6 +372,7 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
 def test_a_run_leaves_what_it_promises(whole):
     assert kept(whole) == [NAME.format(6), NAME.format(7)]
     records = list(read_records(whole / "steps.rank0.jsonl"))
+    assert [record["step"] for record in records] == list(range(7))
     assert records[0]["seconds"] is None and all(record["seconds"] > 0 for record in records[1:])
     # warm-up: 7 // 4 = 1 step; steps 2, 4 and 6 begin with a checkpoint
     assert [record["step"] for record in records if record["counted"]] == [1, 3, 5]
@@ -435,10 +431,8 @@ def test_a_profile_is_a_trace_that_perfetto_opens(train, tmp_path, monkeypatch):
 
 
 def test_sigterm_saves_and_leaves(train, tmp_path):
-    records = tmp_path / "steps.rank0.jsonl"
-
     def ask():
-        wait_for(lambda: records.exists() and len(list(read_records(records))) >= 2)
+        wait_for(lambda: len(losses(tmp_path)) >= 2)
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)

@@ -160,13 +160,10 @@ def check_loss(recorded: Mapping[str, np.ndarray]) -> list[Comparison]:
         result.total.backward()
         found = {"total": result.total, **{f"loss/{name}": result.terms[name] for name in TERMS}}
         for i, label in itertools.product(range(inputs.DECODERS), range(3)):
-            matches = result.matches[label]
-            chosen = np.flatnonzero(matches.decoder == i)
-            order = chosen[np.argsort(matches.query[chosen])]  # as upstream lists them
-            found[f"match_dt/{i}/{label}"], found[f"match_gt/{i}/{label}"] = (
-                matches.query[order],
-                matches.instance[order],
-            )
+            own = result.matches[label]
+            chosen = np.flatnonzero(own.decoder == i)
+            order = chosen[np.argsort(own.query[chosen])]  # as upstream lists them
+            found[f"match_dt/{i}/{label}"], found[f"match_gt/{i}/{label}"] = own.query[order], own.instance[order]
         for label in range(3):
             count = int(targets.counts[0, label])
             drawn, padding = targets.masks[0, label, :count], targets.masks[0, label, count:]

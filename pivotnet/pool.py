@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -18,11 +18,13 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_in_pool(job: Callable[[Any], Any], items: Sequence[Any], workers: int, method: str) -> Iterator[Any]:
-    """``job(item)`` of all items, as they are finished; in this process if one worker is enough. ``method`` starts the
-    workers: "fork" shares this process's memory with them, "spawn" pickles the job for each. Raises PivotNetError: a
-    worker was killed."""
-    workers = min(workers, len(items))
+def run_in_pool(
+    job: Callable[[Any], Any], items: Sequence[Any], workers: int, method: str, chunk: int = 1
+) -> Iterator[Any]:
+    """``job(item)`` of all items, in their order; in this process if one worker is enough. ``method`` starts the
+    workers: "fork" shares this process's memory with them, "spawn" pickles the job for each. A worker takes ``chunk``
+    items at once. Raises PivotNetError: a worker was killed."""
+    workers = min(workers, -(-len(items) // chunk))
     if workers <= 1:
         for item in items:
             heartbeat.alive()
@@ -30,9 +32,9 @@ def run_in_pool(job: Callable[[Any], Any], items: Sequence[Any], workers: int, m
         return
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (job,))
     try:
-        for future in as_completed([pool.submit(_work, item) for item in items]):
+        for result in pool.map(_work, items, chunksize=chunk):
             heartbeat.alive()
-            yield future.result()
+            yield result
     except BrokenProcessPool as error:
         what = f"one of {workers} processes was killed (out of memory?)"
         raise PivotNetError(f"{what}: run again with fewer --workers") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import shapely
@@ -52,16 +52,13 @@ def _convert(sample: Sample, location: LocationMap, config: MapConfig, bezier: b
     )
 
 
-def _annotate_some(
-    root: PathLike, maps: Mapping[str, LocationMap], config: MapConfig, bezier: bool, samples: Sequence[Sample]
-) -> list[list[int]]:
-    """Annotate and write some samples; instances by class of each."""
-    counts = []
-    for sample in samples:
-        annotation = _convert(sample, maps[sample.location], config, bezier)
-        save_annotation(sample_path(root, sample.token), annotation)
-        counts.append([len(lengths) for lengths in annotation.pivot_lengths.values()])
-    return counts
+def _annotate_one(
+    root: PathLike, maps: Mapping[str, LocationMap], config: MapConfig, bezier: bool, sample: Sample
+) -> list[int]:
+    """Annotate and write a sample; its instances by class."""
+    annotation = _convert(sample, maps[sample.location], config, bezier)
+    save_annotation(sample_path(root, sample.token), annotation)
+    return [len(lengths) for lengths in annotation.pivot_lengths.values()]
 
 
 def annotate(
@@ -82,14 +79,12 @@ def annotate(
     maps = {location: read_map(root, location) for location in sorted({sample.location for sample in todo})}
     # Only now is anything written: all input is there and readable.
     folder = open_folder(root, bezier, config, fingerprints, overwrite)
-    chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
-    job = functools.partial(_annotate_some, root, maps, config, bezier)
+    job = functools.partial(_annotate_one, root, maps, config, bezier)
     # Forked workers share the maps' memory; elsewhere, where forking is unsafe or unknown, each gets a pickled copy.
     method = "fork" if sys.platform == "linux" else "spawn"
-    counts: list[list[int]] = []
     start = time.perf_counter()
-    for some in progress(run_in_pool(job, chunks, workers or available_cores(), method), "annotate", len(chunks)):
-        counts += some
+    made = run_in_pool(job, todo, workers or available_cores(), method, _CHUNK)
+    counts = list(progress(made, "annotate", len(todo)))
     seconds = time.perf_counter() - start
     sizes = []
     for split in ("test",) if version.endswith("test") else ("train", "val"):

@@ -23,7 +23,7 @@ from pivotnet.schema import check
 
 SAMPLES_PER_WORKER = 200  # a process costs about as much time to start as these samples take
 _TRUTH = {"instance_mask": INSTANCE_MASK}
-CHUNK = 8  # samples that a process scores before it reports
+CHUNK = 8  # samples handed to a worker at once
 _HEADER = ("Class", "AP@.2", "AP@.5", "AP@1.", "AP@1.5", "mAP@HARD", "mAP@EASY")
 _ROW_NAMES = ("Divider", "PedCross", "Contour", "Average")  # upstream's names of config.CLASSES
 
@@ -48,24 +48,18 @@ def score_files(
     module again if nothing guards it."""
     if workers is None:
         workers = min(available_cores(), len(pairs) // SAMPLES_PER_WORKER)
-    chunks = [(start, pairs[start : start + CHUNK]) for start in range(0, len(pairs), CHUNK)]
-    per_sample = np.empty((len(pairs), len(CLASSES), len(THRESHOLDS)), np.float32)
-    scored = run_in_pool(partial(_score, resolution=resolution), chunks, workers, start_method)
-    for start, rows in progress(scored, "evaluate", len(chunks)):
-        per_sample[start : start + CHUNK] = rows
-    return accumulate(per_sample)
+    scored = run_in_pool(partial(_score, resolution=resolution), pairs, workers, start_method, CHUNK)
+    per_sample = list(progress(scored, "evaluate", len(pairs)))
+    return accumulate(np.array(per_sample, np.float32).reshape(-1, len(CLASSES), len(THRESHOLDS)))
 
 
-def _score(chunk: tuple[int, Sequence[tuple[Path, Path]]], resolution: float) -> tuple[int, list[np.ndarray]]:
-    """AP of some samples, float32 [C, 4] each, after the index of the first."""
-    start, pairs = chunk
-    rows = []
-    for result_file, annotation_file in pairs:
-        drawn, instances = load_result(result_file)
-        truth = read_npz(annotation_file, _TRUTH)["instance_mask"]
-        check(partial(check_thin_mask, "instance_mask"), truth, annotation_file, "delete it and annotate again")
-        rows.append(sample_ap(drawn, instances.scores, truth, resolution))
-    return start, rows
+def _score(pair: tuple[Path, Path], resolution: float) -> np.ndarray:
+    """AP of a sample, float32 [C, 4]."""
+    result_file, annotation_file = pair
+    drawn, instances = load_result(result_file)
+    truth = read_npz(annotation_file, _TRUTH)["instance_mask"]
+    check(partial(check_thin_mask, "instance_mask"), truth, annotation_file, "delete it and annotate again")
+    return sample_ap(drawn, instances.scores, truth, resolution)
 
 
 def table_values(ap: np.ndarray) -> np.ndarray:

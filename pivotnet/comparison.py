@@ -132,10 +132,8 @@ def draw_curves(runs: list[RunData], path: Path) -> None:
         for run in runs:
             # checkpoints and first steps may take a hundred times as long as the counted steps
             found = [record for record in run.records if record["counted"] or name != "s/step"]
-            values = [
-                (record["step"] + 1, {**record, **record["terms"], "s/step": record["seconds"]}) for record in found
-            ]
-            points = np.array([(step, value[name]) for step, value in values if name in value], float).reshape(-1, 2)
+            values = [{**record, **record["terms"], "s/step": record["seconds"]} for record in found]
+            points = np.array([(one["step"] + 1, one[name]) for one in values if name in one], float).reshape(-1, 2)
             if len(points):
                 parts = np.array_split(points, min(POINTS, len(points)))
                 axis.plot(*np.transpose([part.mean(axis=0) for part in parts]), label=run.name.replace("$", r"\$"))

@@ -39,7 +39,6 @@ class LocationMap:
     valid polygons of the areas."""
 
     def __init__(self, layers: Sequence[np.ndarray]) -> None:
-        self.layers = layers
         self._geometries = np.concatenate(layers)
         self._ends = np.cumsum([len(layer) for layer in layers])
         self._tree = shapely.STRtree(self._geometries)

@@ -26,17 +26,20 @@ _CHUNK = 8  # samples handed to a worker at once: short enough to stop soon
 _MERGING_INSTANCES = 128  # from here on ids no longer fit into a byte
 
 
-def _convert(sample: Sample, location: LocationMap, config: MapConfig, bezier: bool) -> Annotation:
-    """Annotate one sample. Raises PivotNetError: the map's geometry around the sample cannot be clipped or joined."""
+def _annotate_one(
+    root: PathLike, maps: Mapping[str, LocationMap], config: MapConfig, bezier: bool, sample: Sample
+) -> list[int]:
+    """Annotate and write a sample; its instances by class. Raises PivotNetError: the map's geometry around the sample
+    cannot be clipped or joined, or the file cannot be written."""
     try:
-        lines = ego_vectors(location, *sample.translation, sample.yaw, config)
+        lines = ego_vectors(maps[sample.location], *sample.translation, sample.yaw, config)
         (thin, thick), map_vectors = rasterize(lines, config)
     except shapely.errors.GEOSException as error:
         raise PivotNetError(
             f"the map {sample.location} around sample {sample.token} has broken geometry ({error}): fix the map"
         ) from error
     points, lengths = pad_pivots(pivot_lines(map_vectors, config))
-    return Annotation(
+    annotation = Annotation(
         image_paths=sample.image_paths,
         trans=sample.trans,
         rots=sample.rots,
@@ -50,15 +53,8 @@ def _convert(sample: Sample, location: LocationMap, config: MapConfig, bezier: b
         pivot_points=points,
         pivot_lengths=lengths,
     )
-
-
-def _annotate_one(
-    root: PathLike, maps: Mapping[str, LocationMap], config: MapConfig, bezier: bool, sample: Sample
-) -> list[int]:
-    """Annotate and write a sample; its instances by class."""
-    annotation = _convert(sample, maps[sample.location], config, bezier)
     save_annotation(sample_path(root, sample.token), annotation)
-    return [len(lengths) for lengths in annotation.pivot_lengths.values()]
+    return [len(own) for own in lengths.values()]
 
 
 def annotate(

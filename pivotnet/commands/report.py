@@ -1,6 +1,7 @@
 """``pivotnet report``: what training runs have measured."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -28,9 +29,7 @@ def run(args: argparse.Namespace) -> int:
         _print_final(args)
         return 0
     runs = [read_run(folder) for folder in args.runs]
-    console = Console(markup=False)
-    if not console.is_terminal:
-        console = Console(width=FILE_WIDTH, markup=False)
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, markup=False)
     console.print(comparison_table(runs))
     console.print(published_table())
     path = args.curves or args.runs[0] / "curves.png"

@@ -65,18 +65,12 @@ def _instances(sample: tuple, label: int, map_config: MapConfig) -> tuple[np.nda
     ids = np.flatnonzero(np.bincount(mask.ravel())[1:]) + 1
     if len(ids) == len(lengths):
         masks = (mask == ids[:, None, None]).astype(np.uint8)
-    else:
-        masks = _draw(points, map_config)
+    else:  # drawn anew, padding included
+        masks = np.zeros((len(points), *map_config.map_size), np.uint8)
+        for drawn, line in zip(masks, points * map_config.map_size):
+            draw_line(drawn, line, 1, map_config.mask_thickness)
     lines = lengths >= 2
     return points[lines], lengths[lines], masks[lines]
-
-
-def _draw(points: np.ndarray, map_config: MapConfig) -> np.ndarray:
-    """Masks uint8 [n, H, W] of polylines float64 [n, P, 2], padding included."""
-    masks = np.zeros((len(points), *map_config.map_size), np.uint8)
-    for mask, line in zip(masks, points * map_config.map_size):
-        draw_line(mask, line, 1, map_config.mask_thickness)
-    return masks
 
 
 def draw_line(canvas: np.ndarray, points: np.ndarray, value: int, thickness: int) -> None:

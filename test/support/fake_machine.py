@@ -57,11 +57,9 @@ class FakeMachine(Machine):
         self.import_problems: dict[str, str] = {}
         self.locked: set[str] = set()
         self.space = (100 * GIB, 90 * GIB)
-        if npus:
-            self._add_npus(npus)
-
-    def _add_npus(self, count: int) -> None:
-        for name in ("davinci_manager", "devmm_svm", "hisi_hdc", *(f"davinci{number}" for number in range(count))):
+        if not npus:
+            return
+        for name in ("davinci_manager", "devmm_svm", "hisi_hdc", *(f"davinci{number}" for number in range(npus))):
             self.write(f"/dev/{name}", "")
         self.write("/etc/ascend_install.info", f"Driver_Install_Path_Param={ASCEND}\n")
         self.write(f"{ASCEND}/driver/version.info", "Version=25.2.0\nascendhal_version=7.35.23\n")
@@ -69,7 +67,7 @@ class FakeMachine(Machine):
         self.write(CANN_INFO, "package_name=Ascend-cann-toolkit\nversion=8.5.0\n")
         (self.path(f"{ASCEND}/cann/opp")).mkdir()
         self.write(TCMALLOC, "")
-        self.write("/etc/hccn.conf", "".join(f"address_{number}=192.168.100.{number}\n" for number in range(count)))
+        self.write("/etc/hccn.conf", "".join(f"address_{number}=192.168.100.{number}\n" for number in range(npus)))
         self.environ = {
             **{"ASCEND_HOME_PATH": f"{ASCEND}/cann", "LD_PRELOAD": TCMALLOC},
             **{"HCCL_IF_IP": "10.0.0.5", "HCCL_CONNECT_TIMEOUT": "1200", "TASK_QUEUE_ENABLE": "2"},
@@ -77,9 +75,9 @@ class FakeMachine(Machine):
         }
         self.packages |= {"torch_npu": "2.8.0.post2", "mx-driving": "26.2.0.post2"}
         self.commands = {
-            SMI: (0, npu_smi(dict.fromkeys(range(count), "OK"))),
+            SMI: (0, npu_smi(dict.fromkeys(range(npus), "OK"))),
             ("hostname", "-I"): (0, "10.0.0.5 172.17.0.1 \n"),
-            **{link_command(number): (0, "link status: UP\n") for number in range(count)},
+            **{link_command(number): (0, "link status: UP\n") for number in range(npus)},
         }
 
     def write(self, name: str, text: str) -> None:

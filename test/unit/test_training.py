@@ -340,7 +340,6 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(trained, tmp_path
 SMALL = {"image_size": (64, 96), "hidden": 32, "heads": 4, "bev_size": (16, 8), "mask_stride": 8}
 MODEL = dataclasses.replace(CONFIG.model, **SMALL, dropout=0.1, drop_connect=0.2)
 TINY = dataclasses.replace(CONFIG, name="tiny", model=MODEL, map=config.MapConfig(num_queries=(5, 5, 5)))
-Train = Callable[[Path, str], int]
 
 
 @pytest.fixture(scope="module")

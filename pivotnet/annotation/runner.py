@@ -57,6 +57,7 @@ def _annotate_one(
     return [len(own) for own in lengths.values()]
 
 
+@interrupted_by_sigterm()
 def annotate(
     root: PathLike,
     version: str = "v1.0-trainval",
@@ -100,11 +101,3 @@ def annotate(
         f"splits     {', '.join(sizes)}\n"
         f"time       {seconds:.1f} s, {len(todo) / seconds if todo else 0.0:.1f} samples/s{note if merging else ''}"
     )
-
-
-def annotate_on_terminal(
-    root: PathLike, version: str, bezier: bool, workers: int | None = None, overwrite: bool = False
-) -> None:
-    """``annotate``, which SIGTERM interrupts, and its summary printed."""
-    with interrupted_by_sigterm():
-        print(annotate(root, version, bezier, workers, overwrite))

@@ -2,7 +2,7 @@
 
 import argparse
 
-from pivotnet.annotation.runner import annotate_on_terminal
+from pivotnet.annotation.runner import annotate
 from pivotnet.commands import processes
 
 
@@ -16,5 +16,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    annotate_on_terminal(args.data_root, args.version, args.bezier, args.workers, args.overwrite)
+    print(annotate(args.data_root, args.version, args.bezier, args.workers, args.overwrite))
     return 0

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 from pivotnet.commands import positive, processes, seed
-from pivotnet.console import interrupted_by_sigterm
 from pivotnet.pool import available_cores
 from pivotnet.synthetic.generate import generate
 from pivotnet.synthetic.plan import Options
@@ -27,8 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     options = Options(args.scenes, args.samples_per_scene, args.seed, args.images)
     started = time.monotonic()
-    with interrupted_by_sigterm():
-        made = generate(args.out, options, args.workers or available_cores())
+    made = generate(args.out, options, args.workers or available_cores())
     what = f"{options.scenes} scenes of {options.samples_per_scene} samples, seed {options.seed}"
     how = f"made in {time.monotonic() - started:.1f} s" if made else "already there"
     print(f"{args.out}: {what}, {how}")

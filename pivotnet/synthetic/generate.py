@@ -19,7 +19,7 @@ from shapely.geometry import LineString, Polygon
 from shapely.ops import substring
 
 from pivotnet.config import CAMERA_IMAGE_SIZE
-from pivotnet.console import progress
+from pivotnet.console import interrupted_by_sigterm, progress
 from pivotnet.errors import PivotNetError
 from pivotnet.files import read_json
 from pivotnet.pool import run_in_pool
@@ -48,6 +48,7 @@ ZENITH, HAZE = np.array([215, 150, 95]), np.array([235, 220, 205])
 Layer = tuple[tuple[int, int, int], np.ndarray]  # colour and polygons, object [k]
 
 
+@interrupted_by_sigterm()
 def generate(folder: Path, options: Options, workers: int) -> bool:
     """Make a data set in ``folder``. Returns False when a finished one of the same options is there already. Raises
     PivotNetError: options out of range, a folder that holds something else, an unwritable or full disk."""

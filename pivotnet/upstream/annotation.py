@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from pivotnet.annotation.runner import annotate_on_terminal
+from pivotnet.annotation.runner import annotate
 from pivotnet.errors import exit_on_error
 from pivotnet.upstream.settings import require
 
@@ -30,4 +30,4 @@ def convert_annotations(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     require("the converter", vars(args), FIXED)
     for version in args.version:
-        annotate_on_terminal(args.data_root, version, args.bezier, overwrite=args.overwrite)
+        print(annotate(args.data_root, version, args.bezier, overwrite=args.overwrite))

@@ -25,7 +25,6 @@ LINE_FIXED: dict[str, Any] = {
     "pre_norm": False,
     "enforce_input_project": False,
 }
-LOSS_FIXED: dict[str, Any] = {"ce_weight": 1, "dice_weight": 1}
 
 
 def require(what: str, given: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
@@ -92,7 +91,7 @@ def criterion_config(
     """CriterionConfig of the post-processor's net_kwargs, but its map_conf and pivot_conf."""
     require("matcher_conf", matcher_conf, {"coe_endpts": coe_endpts})
     for conf in (matcher_conf, sem_loss_conf):
-        require("mask_loss_conf", conf["mask_loss_conf"], LOSS_FIXED)
+        require("mask_loss_conf", conf["mask_loss_conf"], {"ce_weight": 1, "dice_weight": 1})
     weights = criterion_conf["weight_dict"]
     return CriterionConfig(
         cost_object=matcher_conf["cost_obj"],

@@ -30,7 +30,6 @@ from support.script_copy import (
     TITLE,
     ScriptCopy,
     final_result,
-    final_state,
     interrupt,
     losses,
     processes,
@@ -60,7 +59,7 @@ def check_equal(whole: Path, parts: Path, steps: int) -> None:
     assert not [path for path in parts.rglob("*") if path.name.endswith(".tmp")]
     for rank in (0, 1):
         assert losses(parts, rank) == losses(whole, rank) and len(losses(parts, rank)) == steps
-    one, other = final_state(whole), final_state(parts)
+    one, other = (read_checkpoint(list_checkpoints(output / "checkpoints")[-1]) for output in (whole, parts))
     for key in ("model_state", "optimizer_state"):
         torch.testing.assert_close(one[key], other[key], rtol=0, atol=0)
 

@@ -7,9 +7,7 @@ import signal
 import sys
 from pathlib import Path
 from subprocess import PIPE, Popen
-from typing import Any
 
-from pivotnet.checkpoint import list_checkpoints, read_checkpoint
 from pivotnet.launch.choices import OPTIONS, SCRIPTS
 from pivotnet.training.records import read_records, records_path
 from pivotnet.training.summary import TITLE
@@ -75,10 +73,6 @@ def processes(file: str, content: str) -> set[int]:
 def rank_in(output: Path, rank: int) -> int:
     """Process number of a rank of the training that writes into ``output``."""
     return min(processes("environ", f" RANK={rank} ") & processes("cmdline", str(output)))
-
-
-def final_state(output: Path) -> dict[str, Any]:
-    return read_checkpoint(list_checkpoints(output / "checkpoints")[-1])
 
 
 def interrupt(process: Popen[str], number: int = signal.SIGINT) -> tuple[str, str]:

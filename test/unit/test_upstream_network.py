@@ -115,9 +115,6 @@ def test_other_numbers_are_taken_over():
     assert criterion(no_object_coe=0.25).no_object_weight == 0.25
 
 
-MASK_LOSS = {"decoder_weights": [1, 1, 1, 1], "mask_loss_conf": {"ce_weight": 2, "dice_weight": 1}}
-
-
 @pytest.mark.parametrize(
     ("convert", "changes", "message"),
     [
@@ -125,7 +122,7 @@ MASK_LOSS = {"decoder_weights": [1, 1, 1, 1], "mask_loss_conf": {"ce_weight": 2,
         (bev, {"src_shape": [(32, 336), (8, 84)]}, "bev_decoder has src_shape="),
         (line, {"num_classes": 3}, "ins_decoder has num_classes="),
         (criterion, {"coe_endpts": 4}, "matcher_conf has coe_endpts="),
-        (criterion, {"sem_loss_conf": MASK_LOSS}, "mask_loss_conf has ce_weight=2"),
+        (criterion, {"sem_loss_conf": {"mask_loss_conf": {"ce_weight": 2}}}, "mask_loss_conf has ce_weight=2"),
     ],
 )
 def test_what_the_port_does_not_support_is_refused(convert, changes, message):
@@ -366,7 +363,7 @@ def test_the_table_is_that_of_our_own_evaluation(tmp_path, capsys):
 
 def test_the_converter_takes_upstreams_options(monkeypatch):
     seen = []
-    called = "pivotnet.upstream.annotation.annotate_on_terminal"
+    called = "pivotnet.upstream.annotation.annotate"
     monkeypatch.setattr(called, lambda *words, **more: seen.append((*words, more)))
     convert_annotations(["-d", "root", "-v", "v1.0-mini", "v1.0-test", "--bezier"])
     assert seen == [("root", version, True, {"overwrite": False}) for version in ("v1.0-mini", "v1.0-test")]

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 from dataclasses import asdict
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,7 @@ from pivotnet.errors import PivotNetError
 from pivotnet.files import read_json
 from pivotnet.pool import run_in_pool
 from pivotnet.synthetic import nuscenes_tables
-from pivotnet.synthetic.plan import CAMERA_MODEL, LIDAR, Options, Plan, Pose, Scene, Sensor, make_plan
-from pivotnet.synthetic.town import Town
+from pivotnet.synthetic.plan import CAMERA_MODEL, LIDAR, Options, Plan, Pose, Scene, Sensor, make_plan, town_of
 
 MARKER = "synthetic.json"  # in a finished data set: what it was made from
 FORMAT = 4  # raise when the same options give other bytes
@@ -108,8 +107,7 @@ def _write(root: Path, plan: Plan, workers: int) -> None:
         for camera in CAMERA_MODEL:
             (root / "samples" / camera).mkdir(parents=True)
         samples = [(scene, sample) for scene in plan.scenes for sample in range(len(scene.poses))]
-        ground = {location: ground_of(town) for location, town in plan.towns.items()}
-        drawn = run_in_pool(partial(_write_images, root, ground), samples, workers, "spawn")
+        drawn = run_in_pool(partial(_write_images, root, seed), samples, workers, "spawn")
         for _ in progress(drawn, "synth", len(samples)):
             pass
 
@@ -119,8 +117,11 @@ def _write_json(path: Path, content: Any, indent: int | None = None) -> None:
     path.write_text(json.dumps(content, indent=indent), encoding="utf-8")
 
 
-def ground_of(town: Town) -> list[Layer]:
-    """What lies on the grass of a town, to be drawn in this order, in the map's frame."""
+@lru_cache
+def ground_of(location: str, seed: int) -> list[Layer]:
+    """What lies on the grass of a town, to be drawn in this order, in the map's frame. Each worker makes it anew: a
+    pool can hang where a worker dies while much is handed to another."""
+    town = town_of(location, seed)
     paved = town.paved()
     dividers = [divider for road in town.roads for divider in road.dividers]
     dashed = [dash for layer, line in dividers if layer == "lane_divider" for dash in _dashes(line)]
@@ -204,10 +205,10 @@ def _view(sensor: Sensor) -> Polygon:
     return Polygon(sensor.translation[:2] + np.array(corners))
 
 
-def _write_images(root: Path, ground: dict[str, list[Layer]], of: tuple[Scene, int]) -> None:
-    """A sample's images below ``root``; ``ground`` by location."""
+def _write_images(root: Path, seed: int, of: tuple[Scene, int]) -> None:
+    """A sample's images below ``root``."""
     scene, sample = of
-    layers = around(scene.poses[sample], ground[scene.location])
+    layers = around(scene.poses[sample], ground_of(scene.location, seed))
     for sensor in scene.sensors:
         if sensor.channel != LIDAR:
             path = root / nuscenes_tables.sensor_path(scene, sample, sensor.channel)

@@ -85,10 +85,9 @@ def test_batches_of_training(root, workers):
     assert len(first) == 4 and loader.dataset.known.all()
 
 
-@pytest.mark.parametrize("seconds, cores, expected", [(0.1, 16, [7, 8]), (0.2, 4, [3]), (0.0, 16, range(1, 7))])
+@pytest.mark.parametrize("seconds, cores, expected", [(0.1, 16, [7, 8]), (0.2, 4, [3]), (0.0, 16, [1])])
 def test_slow_samples_get_more_workers(root, monkeypatch, seconds, cores, expected):
-    load = MapDataset.load
-    monkeypatch.setattr(MapDataset, "load", lambda self, index: time.sleep(seconds) or load(self, index))
+    monkeypatch.setattr(MapDataset, "load", lambda self, index: time.sleep(seconds))
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     assert training_loader(root, steps=1, workers=None).num_workers in expected
 

@@ -120,7 +120,9 @@ def checksum(state: dict[str, Any]) -> str:
     def add(value: Any) -> None:
         if isinstance(value, Tensor):
             digest.update(f"{value.dtype}{tuple(value.shape)}{value.requires_grad}".encode())
-            digest.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            # a single element counts as contiguous with any stride, which a view as bytes does not take
+            flat = value.detach().contiguous().as_strided((value.numel(),), (1,))
+            digest.update(flat.view(torch.uint8).numpy().data)
         elif isinstance(value, dict):
             digest.update(f"{{{len(value)}".encode())
             for key, item in value.items():

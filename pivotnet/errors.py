@@ -20,6 +20,10 @@ class PivotNetError(Exception):
     """Bad input or a bad machine, reported in one line: what is wrong, where, and what to do. The command line prints
     the message after ``error: `` and exits with status 2, without a traceback."""
 
+    def __str__(self) -> str:
+        # what a file or a name holds must neither break the line nor steer the terminal
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().__str__())
+
 
 class LostRankError(PivotNetError):
     """Another rank is gone. The process ends at once: threads that still wait for that rank abort at a usual exit."""

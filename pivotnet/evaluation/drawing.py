@@ -109,7 +109,7 @@ def project_ground_line(
     seen = np.insert(seen, before + 1, seen[before] * (1 - share) + seen[before + 1] * share, axis=0)
     visible = seen[:, 2] > NEAR - 1e-9
     pieces = np.split(seen @ intrinsic.T, np.flatnonzero(np.diff(visible)) + 1)
-    return [piece[:, :2] / piece[:, 2:] for piece in pieces[int(not visible[0]) :: 2]]
+    return [piece[:, :2] / piece[:, 2:] for piece in pieces[int(not visible[:1].any()) :: 2]]
 
 
 def _draw_map(

@@ -86,7 +86,7 @@ def hand_over(kind: type[BaseException], error: BaseException, trace: TracebackT
     if not expected:
         sys.__excepthook__(kind, error, trace)
     # a worker of a data loader wraps the message in its traceback, of which it is the last line
-    message = (str(error).strip().splitlines() or [""])[-1]
+    message = ((Exception.__str__(error) if expected else str(error)).strip().splitlines() or [""])[-1]
     message = message[message.startswith("pivotnet.") and message.find(": ") + 2 :]
     if ERROR_FILE in os.environ:
         content = {"message": message if expected else f"{kind.__name__}: {message}", "timestamp": int(time.time())}

@@ -25,10 +25,11 @@ def test_sides_take_turns_and_are_measured(tmp_path):
     assert ours.flops == 2 * 3**3 and ours.extras == {"gradients": (1.0, {"a": 0})}
 
 
-@pytest.mark.parametrize(("fail", "message"), [("made", "ours failed: cannot be made: try"), ("run", "in the run")])
-def test_a_failing_side_is_reported(tmp_path, fail, message):
-    with pytest.raises(PivotNetError, match=message):
-        take_turns({"ours": partial(diary, tmp_path / "diary", "a", fail=fail)}, threads=1, rounds=1, warmup=0)
+def test_a_failing_side_is_reported(tmp_path):
+    with pytest.raises(PivotNetError, match="^ours failed: cannot be made: try another$"):
+        take_turns({"ours": partial(diary, tmp_path / "diary", "a", fail="made")}, threads=1, rounds=1, warmup=0)
+    with pytest.raises(ZeroDivisionError, match="in the run"):
+        take_turns({"ours": partial(diary, tmp_path / "diary", "a", fail="run")}, threads=1, rounds=1, warmup=0)
 
 
 def test_a_turn_is_the_median_of_its_runs_whose_phases_are_summed():

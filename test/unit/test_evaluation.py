@@ -425,7 +425,7 @@ def test_the_parts_of_a_line_ahead_of_the_camera_are_projected():
     (line,) = project([[11, 0], [21, -2]])
     # 10 m ahead, 1.5 m below: 150 pixels below the centre; 20 m ahead, 2 m to the right
     np.testing.assert_allclose(line, [[800, 600], [900, 525]])
-    assert project([[-10, 0], [-2, 3]]) == []
+    assert project([[-10, 0], [-2, 3]]) == project(np.empty((0, 2))) == []
     (line,) = project([[-9, 2], [11, 2]])  # is cut at the near plane
     depth = 1000 * PLACE[2] / (line[:, 1] - 450)
     np.testing.assert_allclose(depth, [NEAR, 10])

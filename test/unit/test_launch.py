@@ -57,6 +57,7 @@ def test_bad_options_are_one_line(arguments, message, capsys):
     ("error", "status", "said"),
     [
         (PivotNetError("the disk is on fire: fetch water"), 2, "error: the disk is on fire: fetch water\n"),
+        (PivotNetError("a\nb \x1b[2Jc: \u4e2d"), 2, "error: a\\nb \\x1b[2Jc: \u4e2d\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (INTERRUPTED_NUMPY, 130, "interrupted\n"),
         (BrokenPipeError(), 1, ""),

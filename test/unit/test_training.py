@@ -298,6 +298,8 @@ def test_a_changed_bit_of_any_tensor_is_noticed(saved, tmp_path):
         (tmp_path / "bad.pth").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(PivotNetError, match="bad.pth has changed since it was written"):
             read_checkpoint(tmp_path / "bad.pth")
+    one = {"one": torch.ones(1, dtype=torch.int64).as_strided((1,), (0,))}  # an element of no stride
+    assert read_checkpoint(rewritten(saved, tmp_path / "one.pth", lambda state: state["model_state"].update(one), True))
     older = rewritten(saved, tmp_path / "older.pth", lambda state: state["model_state"][WEIGHT].add_(1), False)
     assert not torch.equal(read_checkpoint(older)["model_state"][WEIGHT], state["model_state"][WEIGHT])
 

@@ -160,7 +160,7 @@ def take_turns(
     tasks are made all at once, which takes long.
 
     Raises:
-            PivotNetError: a side fails, with its message or traceback."""
+            PivotNetError: a side cannot be made or run, or was killed."""
     results = [Measurement(name) for name in sides]
     context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
@@ -176,9 +176,8 @@ def take_turns(
                 raise PivotNetError(
                     f"the process that measures {name} was killed (too little memory? choose a smaller size)"
                 ) from error
-            except Exception as error:
-                cause = error if isinstance(error, PivotNetError) else error.__cause__ or error
-                raise PivotNetError(f"{name} failed: {str(cause).strip()}") from error
+            except PivotNetError as error:
+                raise PivotNetError(f"{name} failed: {error}") from error
 
         made = {name: pools[name].submit(_make, make, threads) for name, make in sides.items()}
         for name, future in made.items():

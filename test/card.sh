@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What needs a CUDA GPU, in under 8 minutes: the tests, then the tables of docs/performance.md on that GPU.
+# What needs a CUDA GPU: the tests, then most tables of docs/performance.md. Made to take less than 8 minutes.
 #
 #   bash test/card.sh CHECKOUT [options of tools/bench.py step]
 #
-# CHECKOUT is of upstream (bash tools/upstream.sh fetch); its operator is compiled: nvcc and ninja are needed.
+# CHECKOUT is one of upstream (bash tools/upstream.sh fetch makes it); its operator is compiled: nvcc and ninja are needed.
 # Environment: PYTHON names an interpreter.
 # shellcheck source=test/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"

@@ -186,7 +186,7 @@ def read_tensors(path: PathLike) -> Any:
     missing; PivotNetError: it is damaged, no file of torch, or holds anything else; the message names no remedy."""
     try:
         with open_file(path) as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch says of its own code that it is deprecated
+            warnings.simplefilter("ignore")  # torch's own code is deprecated, and warns of it
             if not stream.read(4).startswith(WEIGHT_MAGIC):  # old tar files would be unpacked by old releases of torch
                 raise ValueError("it is of another kind")
             if zipfile.is_zipfile(stream):
@@ -226,7 +226,7 @@ def read_checkpoint(path: PathLike) -> dict[str, Any]:
 
 
 def newest_good(paths: Sequence[Path]) -> tuple[Path, dict[str, Any], list[str]]:
-    """The last checkpoint that can be read, its state, and what is wrong with those behind it; else PivotNetError."""
+    """The last checkpoint that can be read, its state, and what is wrong with newer ones; else PivotNetError."""
     bad: list[str] = []
     for path in reversed(paths):
         try:
@@ -277,6 +277,6 @@ def load_weights(model: nn.Module, state: dict[str, Any], path: PathLike, config
         if names:
             raise PivotNetError(
                 f"checkpoint {path} does not fit preset {config.name}: "
-                f"it {problem} {len(names)} of {len(own)} tensors, the first is {names[0]}"
+                f"it {problem} {len(names)} of {len(own)} tensors, the first is {names[0]}; take another one"
             )
     model.load_state_dict(weights)

@@ -68,7 +68,7 @@ def exit_on_error() -> Iterator[None]:
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind the error: numpy makes a ValueError of an interrupt that comes within its C code."""
+    """Whether Ctrl-C caused the error: numpy raises ValueError for an interrupt that comes within its C code."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None

@@ -5,8 +5,8 @@
     python tools/bench.py criterion  matching and losses alone, on random predictions and drawn targets
 
 With --against CHECKOUT (of upstream, unmodified) the sides take turns, each in a process of its own, on a CPU or a GPU
-(for which upstream's operator is compiled: nvcc and ninja are needed), and the loss of the same weights and inputs and
-its gradient are compared; without it ours alone is measured."""
+(for which upstream's operator is compiled: nvcc and ninja are needed). Loss and gradient for the same weights and
+inputs are compared, too. Without it ours alone is measured."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def measure(args: argparse.Namespace) -> None:
     if args.against and 1 not in args.batch_sizes:
         raise PivotNetError(f"--batch-sizes {args.batch_sizes}: upstream knows 1 only; add it, or leave --against out")
     if args.profile and torch.device(args.device).type != "cuda":
-        raise PivotNetError(f"--profile with --device {args.device}: the kernels of a GPU are listed; give cuda")
+        raise PivotNetError(f"--profile with --device {args.device}: it lists the kernels of a GPU; give --device cuda")
     rows, equal = [], []
     with tempfile.TemporaryDirectory(prefix="pivotnet-operator-") as folder:
         for preset, case, size in itertools.product(args.presets, args.cases, args.batch_sizes):
@@ -81,9 +81,9 @@ def equality(ours: Gradients, upstream: Gradients) -> list[str]:
     if gradients.keys() != expected.keys():
         raise PivotNetError(f"only one side has gradients of {sorted(gradients.keys() ^ expected.keys())}")
     norms = [(norm(expected[key] - gradients[key]), norm(expected[key])) for key in expected]
-    strayed, whole = np.array(norms).T
-    each = np.quantile(strayed / np.maximum(whole, 1e-30), list(QUANTILES.values()))
-    return [f"{value:.1e}" for value in (abs(loss / expected_loss - 1), norm(strayed) / norm(whole), *each)]
+    differences, sizes = np.array(norms).T
+    each = np.quantile(differences / np.maximum(sizes, 1e-30), list(QUANTILES.values()))
+    return [f"{value:.1e}" for value in (abs(loss / expected_loss - 1), norm(differences) / norm(sizes), *each)]
 
 
 def _sides(args: argparse.Namespace, preset: str, case: str, size: int, folder: Path) -> dict[str, Callable[[], Task]]:
@@ -155,15 +155,13 @@ def build_parser() -> argparse.ArgumentParser:
         add("--warmup", type=whole(0), default=1, help="turns before them (1)")
         cases = "drawn targets; typical has 6 dividers, 3 crossings, 4 boundaries, dense 20, 25, 15"
         add("--cases", nargs="+", choices=tuple(inputs.CASES), default=["typical"], help=cases)
-        add("--batch-sizes", nargs="+", type=batch_size, default=[1], help="ours; upstream knows 1")
+        add("--batch-sizes", nargs="+", type=batch_size, default=[1], help="of ours (1); upstream is measured with 1")
         add("--threads", type=positive, default=2, help="torch's threads (2)")
         add("--device", default="cpu", help="npu, cuda, cpu; upstream runs on the last two (cpu)")
-    step.add_argument("--presets", nargs="+", choices=tuple(PRESETS), default=["swint"], help="(swint)")
+    step.add_argument("--presets", nargs="+", choices=tuple(PRESETS), default=["swint"], help="networks (swint)")
     step.add_argument("--checkpointing", action="store_true", help="ours recomputes activations, as upstream does")
-    step.add_argument("--amp", nargs="+", choices=tuple(AMP), default=["none"], help="of ours, a side each (none)")
-    step.add_argument(
-        "--graph", action="store_true", help="ours as captured graphs too; their arithmetic is not counted"
-    )
+    step.add_argument("--amp", nargs="+", choices=tuple(AMP), default=["none"], help="precisions of ours (none)")
+    step.add_argument("--graph", action="store_true", help="also measure ours as captured graphs; GMAC leaves them out")
     step.add_argument("--profile", action="store_true", help="list what a GPU does in a step, by kind of kernel")
     return parser
 

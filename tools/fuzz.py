@@ -1,4 +1,4 @@
-"""Changes files of every kind that the package reads, by seed, and tells what becomes of each case.
+"""Changes files of every kind that the package reads, by seed, and reports the outcome of each case.
 
     python tools/fuzz.py --cases 20000 --seed 1        # a table, and every case that does harm
     python tools/fuzz.py --seed 1 --only 1234          # one case again
@@ -124,7 +124,7 @@ def resident(worker: BaseProcess) -> int:
 
 
 def serve(pipe: Connection, seed: int, base: Path, place: Path, good: dict[str, str]) -> None:
-    """The process: for each index that it is sent, tells kind and change of the case, and then what came of it."""
+    """The process: for each index that it is sent, reports kind and change of the case, and then its outcome."""
     torch.set_num_threads(1)
     while True:
         index = pipe.recv()

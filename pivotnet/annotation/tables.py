@@ -174,7 +174,7 @@ def _join(folder: Path) -> list[Sample]:
         token, scene = row["token"], scenes[row["scene_token"]]
         missing = [channel for channel in _CHANNELS if (token, channel) not in frames]
         if missing:
-            raise PivotNetError(f"sample {token} in {folder} has no key frame of {', '.join(missing)}")
+            raise PivotNetError(f"sample {token} in {folder} has no key frame of {', '.join(missing)}: {_REMEDY}")
         pose = poses[frames[token, _LIDAR][2]]
         files, used, _ = zip(*(frames[token, camera] for camera in CAMERAS))
         intrinsics = [mounts[mount]["camera_intrinsic"] for mount in used]

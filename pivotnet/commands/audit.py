@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--preset", default="swint", help="swint (default), res50, effb0 or smoke")
     add("--batch-size", type=batch_size, default=1, help="samples a card (1)")
     add("--amp", choices=sorted(AMP), default="none", help="precision of the backbone (none: float32)")
-    size = "smaller network input, as 128x224: saves time and memory, and changes hardly a count but bytes"
+    size = "smaller network input, as 128x224: saves time and memory, and hardly changes the counts, except of bytes"
     add("--image-size", type=_size, metavar="HxW", help=size)
     add("--device", help="npu, cuda, cpu, or one with an index (the first of them that works)")
     add("--json", type=Path, metavar="FILE", help="also write all counts, with the operators of each phase")
@@ -91,7 +91,7 @@ def read_budget(path: Path) -> dict[str, int]:
     limits = read_json(path, "--budget needs a JSON object of whole numbers", mapping(number(0, whole=True)))
     unknown = [name for name in limits if name not in NUMBERS]
     if unknown:
-        raise PivotNetError(f"--budget {path} limits {unknown[0]!r}: choose of {', '.join(NUMBERS)}")
+        raise PivotNetError(f"--budget {path} limits {unknown[0]!r}: choose from {', '.join(NUMBERS)}")
     return limits
 
 

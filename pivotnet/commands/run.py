@@ -24,7 +24,7 @@ one that has the packages they make .venv, from WHEELHOUSE (see tools/wheelhouse
 def configure(parser: argparse.ArgumentParser) -> None:
     """What to run; its options have a parser of their own, for ``--`` and for errors of one line."""
     text = "steps to be timed, or the whole schedule and its accuracy; options: see pivotnet run performance --help"
-    # the only kind of argument that keeps a -- right behind its first word
+    # the only kind of argument that keeps a -- right after its first word
     parser.add_argument("words", nargs=argparse.PARSER, choices=list(SCRIPTS), help=text)
 
 

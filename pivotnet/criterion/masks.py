@@ -11,7 +11,7 @@ from torch import Tensor
 
 def upsample(grids: Tensor, size: tuple[int, ...]) -> Tensor:
     """Bilinear interpolation with aligned corners: [M, h, w] -> [M, H, W] for size = (H, W). As matrix products: their
-    gradient, unlike that of F.interpolate on a card, is always summed in the same order."""
+    gradient, unlike that of F.interpolate on a GPU, is always summed in the same order."""
     if grids.shape[1:] == size:
         return grids
     rows, columns = _interpolation(grids.shape[1:], size, grids.device)

@@ -1,4 +1,4 @@
-"""Which query stands for which target instance: costs on the device, assignment on the host. Upstream's
+"""Assigns queries to target instances: costs on the device, assignment on the host. Upstream's
 HungarianMatcher for all decoders, samples and classes at once. Letters in shapes: see pivotnet.structures; of one
 class, Qc queries of P points, N target instances of all samples of at most n points, K matched pairs."""
 

@@ -12,7 +12,7 @@ import numpy as np
 
 def distances(targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     """L1 distances float32 [n, P, ...] of all target points, float32 [n, 2, ...], to all predicted points, float32 [P,
-    2, ...], computed in float32 as upstream computes them. The axes behind the second are those of the pairs; they
+    2, ...], computed in float32 as upstream computes them. The axes after the second are those of the pairs; they
     broadcast."""
     rows, columns = (np.abs(targets[:, None, i] - predictions[None, :, i]) for i in range(2))
     return rows + columns
@@ -42,7 +42,7 @@ def sequence_costs(cost: np.ndarray, lengths: np.ndarray, end_weight: float) -> 
 def match_points(cost: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The cheapest assignment itself, for ``cost`` and ``lengths`` as above: its sums float64 [K], and which predicted
     point stands for each target point, int64 [K, n], strictly increasing over a line's own points from 0 to P - 1, and
-    P - 1 behind them. Of several cheapest assignments, each target point takes the earliest predicted point, counted
+    P - 1 after them. Of several cheapest assignments, each target point takes the earliest predicted point, counted
     from the line's end backwards, as upstream's does."""
     points, predicted, pairs = cost.shape
     sums = list(_reached(cost))

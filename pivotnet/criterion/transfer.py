@@ -25,7 +25,7 @@ def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor
         same = [index for index, array in enumerate(arrays) if array.dtype == dtype]
         packed = torch.from_numpy(np.concatenate([arrays[index].ravel() for index in same]))
         if devices.pin_memory(device):
-            packed = packed.pin_memory()  # else the host would wait, or the memory go before it was copied
+            packed = packed.pin_memory()  # else the host would wait, or the memory be freed before it is copied
         packed = packed.to(device, non_blocking=True)
         moved.update(zip(same, _split(packed, [arrays[index].shape for index in same])))
     return [moved[index] for index in range(len(arrays))]

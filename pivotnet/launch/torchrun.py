@@ -158,7 +158,7 @@ def _watch(folder: Path, limit: int, receiver: socket.socket) -> None:
             if rank not in reported:
                 clock = time.strftime("%H:%M:%S", time.localtime(since))
                 remedy = "look at its process and its storage; Ctrl-C ends the run"
-                print(f"[pivotnet] rank {rank} is silent since {clock}: {remedy}", file=sys.stderr, flush=True)
+                print(f"[pivotnet] rank {rank} has been silent since {clock}: {remedy}", file=sys.stderr, flush=True)
         reported = silent
         if silent and {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} & {*signals}:
             for beat in beats:

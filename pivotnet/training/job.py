@@ -144,7 +144,7 @@ def find_resumed(run: Run, config: Config, ranks: Ranks) -> tuple[Path | None, d
         ("seed", before["seed"], run.seed),
     ):
         if old != new:
-            raise PivotNetError(f"checkpoint {path} was trained with {what} = {old}, now it is {new}: keep it")
+            raise PivotNetError(f"checkpoint {path} was trained with {what} = {old}, now it is {new}: use {old}")
     complete = before["step"] == run.steps and not run.evaluate and (run.output / SUMMARY).exists()
     if before["step"] > run.steps or (complete and read_summary(run.output)["finished"]):
         raise PivotNetError(f"{path} has all of the {run.steps} steps asked for: give more --steps")

@@ -1,7 +1,7 @@
 """The training loop: one host wait a step. The only place where the host waits for the device is inside the criterion,
 where matching needs the predictions; the loss terms of the step before are piggybacked on the same copy. So losses, the
 NaN check and the request to stop are known one step late, by all ranks at the same step, and checkpoints are written
-only behind a loss known to be finite."""
+only after the loss is known to be finite."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Trainer:
             if stop or self.step == self.run.steps or self.step % self.run.save_every == 0:
                 shutdown.busy = True
                 assert self._pending is not None
-                values, self._pending = self._pending.cpu().numpy(), None  # a host wait more
+                values, self._pending = self._pending.cpu().numpy(), None  # one more host wait
                 stop = self._complete(record, values, records, monitor) or stop
                 record = None
                 self.save(monitor)

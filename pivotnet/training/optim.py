@@ -129,7 +129,8 @@ class FlatAdamW(torch.optim.AdamW):
         sizes = [len(group["params"]) for group in state_dict["param_groups"]]
         own = [len(members) for members in self.members]
         if sizes != own:
-            raise PivotNetError(f"the optimiser's state has groups of {sizes} parameters, the network has {own}")
+            what = f"the optimiser's state has groups of {sizes} parameters, the network has {own}"
+            raise PivotNetError(f"{what}: take a checkpoint of this network")
         state: dict[int, dict[str, Tensor]] = {}
         groups = []
         for index, saved in enumerate(state_dict["param_groups"]):
@@ -144,7 +145,7 @@ class FlatAdamW(torch.optim.AdamW):
                 # AdamW has no state of a parameter that never had a gradient
                 averages = [entry[key] if entry else torch.zeros_like(one) for entry, one in zip(entries, members)]
                 if [average.shape for average in averages] != [one.shape for one in members]:
-                    raise PivotNetError("the optimiser's state is of another network: shapes differ")
+                    raise PivotNetError("the optimiser's state has other shapes: take a checkpoint of this network")
                 state[index][key] = torch.cat([average.flatten().to(members[0].device) for average in averages])
         super().load_state_dict({"state": state, "param_groups": groups})
 

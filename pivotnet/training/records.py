@@ -48,7 +48,7 @@ def records_path(folder: PathLike, rank: int) -> Path:
 
 def read_records(path: PathLike) -> Iterator[dict[str, Any]]:
     """Records of a file, but a last line cut off by a kill; PivotNetError where another line is no record."""
-    remedy = "it holds no records of pivotnet train"
+    remedy = "it holds no records of pivotnet train: move it away"
     lines = read_or_fail(path, remedy, _LARGEST).split(b"\n")
     for index, line in enumerate(lines[:-1], 1):
         try:
@@ -124,7 +124,7 @@ class StepRecords:
 
 class Monitor:
     """Console, train.log and TensorBoard of one run, until ``close``; ``enabled`` is False on all ranks but 0. The
-    progress bar begins at ``start_step``; the points of TensorBoard behind it are replaced. ``log_every``: steps
+    progress bar begins at ``start_step``; TensorBoard's points after it are replaced. ``log_every``: steps
     between lines of the log and points of the curves."""
 
     def __init__(self, folder: Path, *, total_steps: int, start_step: int, log_every: int, enabled: bool) -> None:

@@ -125,7 +125,7 @@ def final_lines(summary: dict[str, Any], kind: str, earlier: float = 0.0) -> lis
     if not summary["finished"]:
         raise PivotNetError("the run was stopped before its end, so there is no final result; go on with --resume")
     if times is None:
-        raise PivotNetError("no step was timed: each was warm-up or came behind a checkpoint; run more steps")
+        raise PivotNetError("no step was timed: each was warm-up or came after a checkpoint; run more steps")
     lines = [
         f"Network: {case_name(summary, kind).partition('_')[0]}",
         f"RankSize: {summary['ranks']}",

@@ -12,7 +12,7 @@ from support import device_checks as checks
 from pivotnet.config import BACKBONES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
-# effb0's batch norms see few values: two implementations of them on one device differ as much
+# effb0's batch norms see few values: two implementations on one device differ by as much
 NEAR = {"swint": 1e-6, "res50": 1e-6, "effb0": 3e-6}
 CHECKS = [
     *((checks.network_and_criterion_equal_the_cpu, name, near) for name, near in NEAR.items()),

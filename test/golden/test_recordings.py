@@ -18,7 +18,7 @@ from pivotnet.errors import run_command
 from pivotnet.model.pivotnet import PivotNet
 
 # Full size, where other parts prove the same: "small" and "backbone" every layer, with gradients and in both modes,
-# "forward/effb0" that full-size networks are put together of them, "loss" all that comes behind.
+# "forward/effb0" that full-size networks are put together of them, "loss" all that comes after.
 FULL = {"trajectory", "forward/swint", "forward/res50"}
 
 

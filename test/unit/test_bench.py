@@ -101,7 +101,7 @@ def test_a_benchmark_from_the_command_line(options, words, monkeypatch, capsys):
     [
         ("step --against upstream --batch-sizes 2 4", "--batch-sizes [2, 4]: upstream knows 1 only"),
         ("step --against upstream --presets swint smoke", "--presets smoke: upstream has swint, res50, effb0"),
-        ("step --profile", "--profile with --device cpu: the kernels of a GPU are listed"),
+        ("step --profile", "--profile with --device cpu: it lists the kernels of a GPU"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(options, message, monkeypatch, capsys):

@@ -137,7 +137,7 @@ def test_compiles_for_cards(name, kernel, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
 def test_without_triton_grid_sample_stays_with_a_warning():
-    with pytest.warns(UserWarning, match="deformable attention runs by grid_sample"):
+    with pytest.warns(UserWarning, match="deformable attention uses grid_sample"):
         assert not deformable_attention._triton_works.__wrapped__()
 
 

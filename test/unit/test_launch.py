@@ -239,7 +239,7 @@ def test_a_stopped_rank_is_named_and_the_first_signal_ends_the_run(tmp_path):
     command = torchrun.command(2, torchrun.Nodes(), [str(tmp_path / "rank.py")])
     environment = {**ENVIRONMENT, heartbeat.SILENCE: "2"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    assert "rank 1 is silent since" in process.stderr.readline()
+    assert "rank 1 has been silent since" in process.stderr.readline()
     process.terminate()
     asked = time.monotonic()
     process.communicate(timeout=60)

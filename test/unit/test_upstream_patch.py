@@ -55,7 +55,7 @@ def test_a_good_patch_passes_whatever_its_line_endings(tmp_path, lines):
         (with_added("from pivotnet.upstream.substitutes import nothing"), "has no nothing"),
         (with_added("from pivotnet.device import select_device"), "may import pivotnet.upstream only"),
         (diff(*MODULE), "there is no module pivotnet.upstream.nowhere"),
-        (diff(*CALL, counts="1,3 1,4"), "load_sample is not called rightly"),
+        (diff(*CALL, counts="1,3 1,4"), "load_sample is not called correctly"),
         (diff(*map(str, range(-201, 0)), "+x", counts="1,201 1,1"), "the patch quotes 201 lines"),
         (diff(*GOOD, header="Why.\n"), "does not name the files"),
         (b"nothing at all\n", "no 'diff --git' line"),

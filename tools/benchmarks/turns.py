@@ -1,7 +1,7 @@
 """Measure one task, or several that do the same, each in a process of its own. The sides take turns (ours, other, ours,
-other, ...) and never run at once, so that what else the machine does meets both alike, and a ratio is taken of
-neighbours in time. A turn of a short task is the median of a second of runs. Processes of their own make peak memory
-comparable, and keep what has to be replaced for one side away from the other."""
+other, ...) and never run at once, so that the machine's other load slows both equally; a ratio is of turns that
+follow each other. A turn of a short task is the median of a second of runs. Separate processes make peak memory
+comparable, and keep one side's stand-ins for modules away from the other."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def group_of(name: str, on_card: bool) -> str | None:
 
 class Clock:
     """Wall and CPU seconds of each phase of a run. CPU seconds are those of all threads of the process. On a shared
-    machine they are the ones to trust: waiting for a core is not in them."""
+    machine they are more reliable: waiting for a core is not in them."""
 
     def __init__(self, device: torch.device = CPU) -> None:
         self.device = device
@@ -105,7 +105,7 @@ class Task:
         return {**medians, TOTAL: np.sum(list(medians.values()), axis=0)}
 
     def peak_memory(self) -> int:
-        """Bytes at the most since the task was made."""
+        """Largest number of bytes in use since the task was made."""
         return devices.peak_memory(self.clock.device)
 
     def flops(self) -> int:
@@ -138,7 +138,7 @@ class Measurement:
 
     name: str
     rounds: dict[str, list[np.ndarray]] = field(default_factory=dict)  # by phase and in total: wall and CPU seconds [2]
-    peak_bytes: int = 0  # resident (CPU) or allocated (card) at the most during the runs
+    peak_bytes: int = 0  # largest number during the runs, resident (CPU) or allocated (card)
     flops: int = 0
     extras: dict[str, Any] = field(default_factory=dict)  # what Task's methods of these names gave
 
@@ -155,12 +155,10 @@ def take_turns(
     turn_seconds: float = 1.0,
     extras: Collection[str] = (),
 ) -> list[Measurement]:
-    """Measure the sides (how to make the task of each, by name; picklable) with so many threads of torch: ``rounds``
-    turns of each, after ``warmup`` turns, of ``turn_seconds`` at least; then ``extras`` ("profile", "gradients"). The
-    tasks are made all at once, which takes long.
-
-    Raises:
-            PivotNetError: a side cannot be made or run, or was killed."""
+    """Measure the sides (functions that make each task, by name; picklable) with ``threads`` of torch: ``rounds`` turns
+    of each, after ``warmup`` turns, of ``turn_seconds`` at least; then ``extras`` ("profile", "gradients"). The tasks
+    are made at the same time, since each takes long. Raises PivotNetError: a side cannot be made or run, or was
+    killed."""
     results = [Measurement(name) for name in sides]
     context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:

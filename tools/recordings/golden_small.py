@@ -1,4 +1,4 @@
-"""Recordings of upstream's backbones on small images, and of a small network behind the backbone. They take seconds,
+"""Recordings of upstream's backbones on small images, and of a small network after the backbone. They take seconds,
 and hold what full-size forward passes do not: gradients, several samples a batch, stochastic depth."""
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def _record_small(seed: int) -> dict[str, np.ndarray] | None:
 
 
 def _statistics(network: nn.Module) -> list[tuple[str, Tensor]]:
-    """Running statistics behind the backbone."""
+    """Running statistics after the backbone."""
     return [(k, b) for k, b in network.named_buffers() if "running" in k and not k.startswith("im_backbone")]
 
 

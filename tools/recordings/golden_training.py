@@ -119,7 +119,7 @@ def run_as_recorded(network: PivotNet) -> None:
     """Run the batch norms of the input projections as they ran for the recordings. torch's CPU kernel computes a wrong
     gradient when a contiguous input meets a channels-last gradient: that of the bias is not the sum of the output's
     gradient (seen with torch 2.8 and 2.13; CUDA is not concerned). Upstream's layout runs into it, ours does not. To
-    compare everything behind it, the comparison runs into it as well."""
+    compare everything after it, the comparison runs into it as well."""
     encoder = network.bev_encoder
     for projection in encoder.input_proj:
         projection[1].forward = functools.partial(_recorded_batch_norm, projection[1], encoder.cameras)

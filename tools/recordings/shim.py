@@ -58,7 +58,8 @@ def import_upstream(checkout: Path, gpu: Path | None = None) -> Path:
     checkout = checkout.resolve()
     missing = [name for name in COMMIT_FILES if not (checkout / name).is_file()]
     if missing:
-        raise PivotNetError(f"{checkout} is no checkout of upstream PivotNet: it lacks {missing[0]}")
+        remedy = "make one with tools/upstream.sh fetch"
+        raise PivotNetError(f"{checkout} is no checkout of upstream PivotNet: it lacks {missing[0]}; {remedy}")
     absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if absent:
         raise PivotNetError(

@@ -73,7 +73,7 @@ def fetch(source: str) -> str:
 
 
 def apply() -> str:
-    """Put the patch on."""
+    """Apply the patch."""
     require_checkout()
     if is_patched():
         return f"{CHECKOUT} has the patch already"
@@ -85,7 +85,7 @@ def apply() -> str:
 
 
 def revert() -> str:
-    """Take the patch off."""
+    """Revert the patch."""
     require_checkout()
     # the lines that come back are upstream's, whatever their white space
     if not is_patched() or not git(CHECKOUT, "apply", "--reverse", "--whitespace=nowarn", PATCH):
@@ -108,7 +108,7 @@ def pack() -> str:
 
 
 def check() -> str:
-    """What the patch is like; exits with status 1 after its faults, if it has some."""
+    """The patch's figures; lists its faults and exits with status 1, if it has some."""
     named = os.environ.get("PIVOTNET_UPSTREAM")
     upstream = Path(named) if named else CHECKOUT if (CHECKOUT / ".git").exists() else None
     faults = patch_check.check(PATCH, upstream, COMMIT)
@@ -126,8 +126,8 @@ def _run() -> int:
     commands = parser.add_subparsers(required=True)
     for command, text in (
         (fetch, "lay out PivotNet/ at the pinned commit"),
-        (apply, "put the patch on"),
-        (revert, "take the patch off"),
+        (apply, "apply the patch"),
+        (revert, "revert the patch"),
         (pack, "diff of the checkout -> pivotnet.patch, its header kept"),
         (check, "check the patch, on the real tree too if a checkout is at hand"),
     ):

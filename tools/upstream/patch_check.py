@@ -31,7 +31,7 @@ class Patch:
     files: dict[str, list[Hunk]]
 
     def counts(self) -> dict[str, int]:
-        """What the README tells of the patch."""
+        """What the README says about the patch."""
         hunks = [hunk for file in self.files.values() for hunk in file]
         added, quoted = (sum(len(lines_of(hunk, signs)) for hunk in hunks) for signs in ("+", " -"))
         return {"files": len(self.files), "hunks": len(hunks), "added": added, "quoted": quoted}
@@ -61,10 +61,8 @@ def parse(data: bytes) -> Patch:
 
 
 def check(path: Path, upstream: Path | None = None, commit: str = "") -> list[str]:
-    """All faults of a patch; on ``upstream``, a checkout which is cloned and not touched, too, if it is at ``commit``.
-
-    Raises:
-        PivotNetError: a package that the check itself needs is missing."""
+    """All faults of a patch, also on a clone of ``upstream``, a checkout, if it is at ``commit``.
+    Raises PivotNetError: a package that the check itself needs is missing."""
     try:
         patch = parse(path.read_bytes())
     except PivotNetError as error:
@@ -151,7 +149,7 @@ def _faults_of_imports(patch: Patch) -> Iterator[str]:
                     try:
                         inspect.signature(names[node.func.id]).bind(*node.args, **keywords)
                     except TypeError as error:
-                        yield f"{path}: {node.func.id} is not called rightly: {error}"
+                        yield f"{path}: {node.func.id} is not called correctly: {error}"
 
 
 def _module(name: str) -> Any:

@@ -25,7 +25,7 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 
 class SamePadConv2d(nn.Conv2d):
     """Convolution with TensorFlow's "same" padding for even sizes: a stride of 2 pads one pixel less before than after.
-    Which side gets less is fixed and does not depend on the size of the input."""
+    The padding is fixed and does not depend on the size of the input."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2

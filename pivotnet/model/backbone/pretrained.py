@@ -14,8 +14,8 @@ from pivotnet.schema import check, mapping
 
 def load_pretrained(backbone: nn.Module, name: str, path: PathLike) -> None:
     """Load the weight file of a backbone (swint, res50 or effb0): all of its weights, or none. ``path`` is the file, or
-    the folder in which it lies under its published name. Raises PivotNetError: file missing or
-    unreadable, or its tensors are not those of this backbone."""
+    the folder in which it lies under its published name. Raises PivotNetError: the file is missing or unreadable, or
+    its tensors are not those of this backbone."""
     info = BACKBONES[name]
     source = Path(path)
     if source.is_dir():

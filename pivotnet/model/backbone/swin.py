@@ -73,7 +73,7 @@ class _Attend(torch.autograd.Function):
     """Attention within windows, from tokens to tokens [B H W, C]: projections, softmax(q k^T / sqrt(d) + bias + mask) v
     as in Swin, equation 4, and a projection. ``rows`` are those of ``window_rows``, ``shape`` is [3, B, L, h, N, d],
     ``bias`` [h, N, N], ``mask`` None or [L, 1, N, N]. One function, so that parts of tokens go into windows, and back,
-    in one copy: padding, which is a token of zeros, is the bias of the projection, in one row behind the tokens."""
+    in one copy: padding is a token of zeros, whose projection is the bias, in one row after the tokens."""
 
     @staticmethod
     def forward(
@@ -144,7 +144,7 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * WINDOW - 1) ** 2, heads))
-        # Nothing here reads it: upstream's checkpoints have it.
+        # Not used here; upstream's checkpoints have it.
         self.register_buffer("relative_position_index", relative_position_index())
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)

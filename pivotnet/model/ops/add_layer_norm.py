@@ -1,4 +1,4 @@
-"""A residual connection and the layer norm behind it."""
+"""A residual connection and the layer norm after it."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ class _AddLayerNorm(torch.autograd.Function):
 
 @lru_cache(maxsize=16)
 def _zeros(shape: torch.Size, device: torch.device) -> Tensor:
-    """Nobody writes into it."""
+    """Shared by all calls: must not be written to."""
     return torch.zeros(shape, device=device)

@@ -13,7 +13,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, masked: Ten
     if query.device.type == "npu":
         import torch_npu
 
-        # the layout of the inputs: torch's own way to this kernel wants the heads before the tokens, each a copy
+        # called directly, in the layout of the inputs: through torch's function each would be copied, heads first
         scale = (query.shape[-1] // heads) ** -0.5
         return torch_npu.npu_fusion_attention(query, key, value, heads, "BSH", atten_mask=masked, scale=scale)[0]
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))

@@ -53,7 +53,7 @@ class _Attention(torch.autograd.Function):
         return grads[0], None, grads[1], grads[2]
 
 
-# Registered as operators, they are one launch each to whoever counts, as the kernels of other devices are.
+# Registered as operators, they count as one launch each, as the kernels of other devices do.
 _library = torch.library.Library("pivotnet", "DEF")
 _library.define("deformable_attention(Tensor value, int[] sizes, Tensor locations, Tensor weights) -> Tensor")
 _library.define(
@@ -72,8 +72,8 @@ _register(deformable_attention_cpu, "CPU")
 
 @cache
 def _triton_works() -> bool:
-    """Whether Triton is installed and compiles for the current GPU, by trying it. Its kernels are compiled when they
-    are first called, which needs a C compiler and Python's headers."""
+    """Whether Triton is installed and compiles for the current GPU; a small call tests it. Kernels are compiled at
+    their first call, which needs a C compiler and Python's headers."""
     try:
         from pivotnet.model.ops import deformable_attention_triton
 
@@ -82,7 +82,7 @@ def _triton_works() -> bool:
     except Exception as error:  # of import, compiler, driver
         reason = " ".join(str(error).split())
         warnings.warn(
-            f"deformable attention runs by grid_sample, slower: Triton does not work ({reason})", stacklevel=2
+            f"deformable attention uses grid_sample, which is slower: Triton does not work ({reason})", stacklevel=2
         )
         return False
     _register(deformable_attention_triton, "CUDA")

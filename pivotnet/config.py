@@ -136,8 +136,8 @@ class CriterionConfig:
     weight_points: float = 30.0
     weight_collinear: float = 10.0
     weight_point_logits: float = 2.0
-    decoder_weights: tuple[float, ...] = (0.4, 0.4, 0.4, 0.8, 1.2, 1.6)  # one a line decoder layer
-    bev_weights: tuple[float, ...] = (0.4, 0.8, 1.6, 2.4)  # one a BEV decoder layer (semantic masks)
+    decoder_weights: tuple[float, ...] = (0.4, 0.4, 0.4, 0.8, 1.2, 1.6)  # one per line decoder layer
+    bev_weights: tuple[float, ...] = (0.4, 0.8, 1.6, 2.4)  # one per BEV decoder layer (semantic masks)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ def interrupted_by_sigterm() -> Iterator[None]:
 
 
 def progress(items: Iterable[T], what: str, total: int, quiet: bool = False) -> Iterator[T]:
-    """``items`` with a bar on the terminal, which is removed at the end, so that an error message stands alone. It
-    begins with the first of them, since its thread must not run while workers are forked."""
+    """``items`` with a bar on the terminal, which is removed at the end, so that an error message stands alone. The bar
+    begins with the first item, since its thread must not run while workers are forked."""
     console = Console(stderr=True)
     iterator = iter(items)
     found = chain(list(islice(iterator, 1)), iterator)

@@ -114,7 +114,7 @@ def check_graphs(device: torch.device) -> None:
 
 
 def doubts(device: torch.device, dtype: torch.dtype | None) -> list[str]:
-    """What the release of CANN leaves open of mixed precision in ``dtype``, for the log."""
+    """What this release of CANN does not document of mixed precision in ``dtype``, for the log."""
     if dtype is None or not (release := _old_cann(device)):
         return []
     remedy = "compare some losses with float32, or try 8.5.0"
@@ -159,7 +159,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def pin_memory(device: torch.device) -> bool:
-    """Whether copies to the device want page-locked host memory."""
+    """Whether copies to the device need page-locked host memory to be asynchronous."""
     return device.type != "cpu"
 
 

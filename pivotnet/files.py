@@ -137,7 +137,7 @@ def read_json(
 def read_tokens(path: PathLike) -> list[str]:
     """Sample tokens of a list, one a line; they may end in ``.npz``, as upstream's do. FileNotFoundError where it is
     missing, PivotNetError where it cannot be read or lists something else."""
-    remedy = "give a list of sample tokens, one a line"
+    remedy = "give a list of sample tokens, one per line"
     try:
         tokens = [line.removesuffix(".npz") for line in read_file(path).decode().split()]
     except FileNotFoundError:

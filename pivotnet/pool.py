@@ -48,14 +48,14 @@ _job: Callable[[Any], Any]  # of this worker process
 def _start_worker(job: Callable[[Any], Any]) -> None:
     global _job
     _job = job
-    # Ctrl-C goes to the whole process group: the parent alone decides, after the items in progress are whole.
+    # Ctrl-C goes to the whole process group: the parent alone handles it, after the items in progress are done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_parent()
 
 
 def end_with_parent() -> None:
-    """End this worker when its parent is gone: one that is killed leaves a queue that never ends."""
+    """End this worker when its parent is gone: the queue of a killed parent never ends."""
     parent: Any = multiprocessing.parent_process()
     threading.Thread(target=lambda: parent.join() or os._exit(1), daemon=True).start()
 

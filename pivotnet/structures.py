@@ -1,4 +1,4 @@
-"""What travels between the stages: Targets, Batch and Predictions. Letters in shapes: B samples, C=3 classes, G
+"""Data that the stages exchange: Targets, Batch and Predictions. Letters in shapes: B samples, C=3 classes, G
 instances of the class that has most of them (at least 1, padded), Q=60 instance queries (20 dividers, 25 crossings, 15
 boundaries, in this order), T=700 point queries (20x10, 25x2, 15x30), D line decoder layers, E BEV decoder layers,
 N=2048 BEV cells in a grid of h x w (64x32), H x W mask pixels (400x200)."""
@@ -69,4 +69,4 @@ class Predictions:
     point_logits: Tensor  # [D, B, T, 2], class 1 is "pivot"
     masks: Tensor | None = None  # [D, B, Q, h, w] instance mask logits on the BEV grid
     semantic_logits: Tensor | None = None  # [E, B, C, 2, h, w], channel 0 is never supervised
-    extras: dict[str, Any] | None = None  # what upstream's parts pass on beside it
+    extras: dict[str, Any] | None = None  # what upstream's parts pass on in addition

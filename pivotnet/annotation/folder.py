@@ -124,7 +124,7 @@ def chosen_tokens(data_root: PathLike, split: str, tokens: Sequence[str] | None 
     elif len(tokens) == 1 and os.path.isfile(tokens[0]):
         chosen = read_tokens(tokens[0])
         if not chosen:
-            raise PivotNetError(f"{tokens[0]} lists no tokens: give a file with one token a line")
+            raise PivotNetError(f"{tokens[0]} lists no tokens: give a file with one token per line")
     else:
         chosen = list(tokens)
     require_annotations(data_root, chosen)

@@ -11,7 +11,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("-d", "--data-root", required=True, metavar="ROOT", help="nuScenes root folder")
     add("-v", "--version", default="v1.0-trainval", help="v1.0-trainval, v1.0-mini or v1.0-test (default: %(default)s)")
     add("--bezier", action="store_true", help="fit bezier curves too (BeMapNet's targets)")
-    add("--workers", type=processes, metavar="N", help="processes (default: one a core)")
+    add("--workers", type=processes, metavar="N", help="processes (default: one per core)")
     add("--overwrite", action="store_true", help="annotate everything again, keep nothing")
 
 

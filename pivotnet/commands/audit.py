@@ -32,7 +32,7 @@ WIDTH = 120  # characters a line, where the output is no terminal
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--preset", default="swint", help="swint (default), res50, effb0 or smoke")
-    add("--batch-size", type=batch_size, default=1, help="samples a card (1)")
+    add("--batch-size", type=batch_size, default=1, help="samples per card (1)")
     add("--amp", choices=sorted(AMP), default="none", help="precision of the backbone (none: float32)")
     size = "smaller network input, as 128x224: saves time and memory, and hardly changes the counts, except of bytes"
     add("--image-size", type=_size, metavar="HxW", help=size)

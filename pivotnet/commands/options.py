@@ -23,7 +23,7 @@ def add_prediction_arguments(parser: argparse.ArgumentParser, required: bool = F
     root, text = os.environ.get("DATA_ROOT", DEFAULT_DATA_ROOT), "annotated nuScenes tree (DATA_ROOT, else %(default)s)"
     add("--data-root", default=root, metavar="ROOT", help=text)
     add("--split", choices=SPLITS, default="val", help="samples of this split (default: %(default)s)")
-    text = "these samples of either split instead; a file that lists them, one a line, will do too"
+    text = "these samples of either split instead, or a file that lists them, one per line"
     add("--tokens", nargs="+", metavar="TOKEN", help=text)
 
 

@@ -17,8 +17,8 @@ from pivotnet.files import make_folder
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Draw ground truth and prediction into the six images and from above, OUT/<token>.png. The prediction is that "
-        "of the network --ckpt, or lies in --results; without either the ground truth is drawn alone."
+        "Draw ground truth and prediction into the six images and from above, OUT/<token>.png. The prediction is made "
+        "by the network in --ckpt, or read from --results; without either the ground truth is drawn alone."
     )
     add_prediction_arguments(parser)
     add = parser.add_argument

@@ -15,11 +15,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("out", type=Path, metavar="OUT", help="folder of the data set; new, or empty")
     add("--scenes", type=positive, metavar="N", help="drives (%(default)s)")
-    add("--samples-per-scene", type=positive, metavar="M", help="samples of a drive (%(default)s)")
+    add("--samples-per-scene", type=positive, metavar="M", help="samples per drive (%(default)s)")
     add("--seed", type=seed, metavar="S", help="which data set (%(default)s)")
     text = "tables and maps only; takes a second, but nothing to train on"
     add("--no-images", dest="images", action="store_false", help=text)
-    add("--workers", type=processes, metavar="W", help="drawing processes (one a usable core)")
+    add("--workers", type=processes, metavar="W", help="drawing processes (one per usable core)")
     parser.set_defaults(**dataclasses.asdict(Options()))
 
 

@@ -33,7 +33,7 @@ from pivotnet.files import PathLike
 from pivotnet.structures import Batch
 
 CACHE_BYTES = 512 * 2**20  # decoded images are kept in memory if the whole split's fit into this
-STEP = 0.03  # seconds for which a batch should be there; an H200 takes 0.1 for a step
+STEP = 0.03  # seconds in which all workers together should load a batch; an H200 takes 0.1 for a step
 MOST_WORKERS = 8  # a rank by default: each holds two batches in shared memory
 
 
@@ -205,15 +205,15 @@ def build_loader(
     local_ranks: int = 1,
 ) -> Loader:
     """A loader of the batches that ``sampler`` lists by indices into ``tokens``, for ``device`` (page-locked memory).
-    By default (``workers`` None) as many processes load as the time of a sample asks for, at the most MOST_WORKERS and
-    this rank's share of the cores but one; ``local_ranks`` share the cores and memory of this machine."""
+    By default (``workers`` None) the number of processes follows from the time that a sample takes, up to MOST_WORKERS
+    and this rank's share of the cores but one; ``local_ranks`` share the cores and memory of this machine."""
     height, width = config.model.image_size
     bytes_needed = len(tokens) * len(CAMERAS) * height * width * 3
     shared = isinstance(sampler, TrainingSampler) and multiprocessing.get_start_method() == "fork"
     cache = shared and bytes_needed * local_ranks <= CACHE_BYTES
     dataset = MapDataset(config, data_root, tokens, with_targets=with_targets, cache=cache)
     if workers is None:
-        dataset[0]  # which takes longer: libraries load what they need
+        dataset[0]  # not timed: the first sample takes longer, as libraries initialise
         start = time.perf_counter()
         dataset[len(tokens) - 1]
         needed = math.ceil((time.perf_counter() - start) * sampler.batch_size / STEP)

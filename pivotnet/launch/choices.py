@@ -1,4 +1,4 @@
-"""What a run is asked to be: options, environment variables, and the choices of the run that it resumes."""
+"""The choices of a run: options, environment variables, and the choices of the run that it resumes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Choices:
     network: str | None = _option("NAME", PATCHED, "patched where there is one")
     device: str | None = _option("NAME", "npu, cuda or cpu", "the first of them that works")
     cards: int | None = _option("N", "processes on this machine", "all accelerators, 2 without one")
-    batch_size: int | None = _option("N", "samples a card and step", "the preset's: 1")
+    batch_size: int | None = _option("N", "samples per card and step", "the preset's: 1")
     steps: int | None = _option("N", "end after N steps", "performance: 1500, without accelerator 150")
     epochs: int | None = _option("N", "epochs of the schedule", "the preset's: 30")
     data_root: Path | None = _option("DIR", "nuScenes tree", DATA)

@@ -1,4 +1,4 @@
-"""Commands of which no process is left behind, whatever signal comes."""
+"""Commands that leave no process behind, whatever signal comes."""
 
 import contextlib
 import ctypes

@@ -86,7 +86,7 @@ def test_lists_hold_tokens_only(tmp_path):
     assert read_tokens(path) == ["a", "b-1_C"]
     for bad in (b"a\n../b", b"/etc/x", b"a/b", b"..", b"\xff", b"a\0", "é".encode(), b"a" * 129):
         path.write_bytes(bad)
-        with pytest.raises(PivotNetError, match=r"val\.txt.*give a list of sample tokens, one a line"):
+        with pytest.raises(PivotNetError, match=r"val\.txt.*give a list of sample tokens, one per line"):
             read_tokens(path)
 
 

@@ -1,3 +1,3 @@
 """PivotNet for Ascend NPUs: six camera images in, a vectorised HD map out."""
 
-__version__ = "0.2.0"
+__version__ = "0.2.1"

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     where = devices.device_name(device) if device.type != "cpu" else "a CPU, counted as on a device"
     title = f"One training step of {args.preset}, {ranks.world_size} rank(s), on {where}"
-    console.print(table(audit, f"{title}; its operators' operands have {audit.operand_bytes / 1e9:.1f} GB"))
+    console.print(table(audit, f"{title}; operands of all operators: {audit.operand_bytes / 1e9:.1f} GB"))
     lines = [f"waits {count:4d}  {line}  ({phase})" for (phase, line), count in audit.wait_lines.most_common()]
     lines += [f"falls back to the CPU {count:4d}  {name}" for name, count in audit.fallback_names.most_common()]
     exceeded = [f"{name} {audit.total(name)} > {limit}" for name, limit in budget.items() if audit.total(name) > limit]

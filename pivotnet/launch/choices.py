@@ -19,6 +19,7 @@ from pivotnet.schema import fields, items, text
 _CHECKOUT = Path(__file__).absolute().parents[2]
 ROOT = _CHECKOUT if (_CHECKOUT / "test" / "env_npu.sh").is_file() else Path.cwd()  # installed without its checkout
 OUTPUTS = ROOT / "test" / "output"
+WITHOUT_WEIGHTS = "PIVOTNET_BACKBONE_WEIGHTS"  # "none": start from random backbones where no weight file is
 SAVED = "launch.json"  # in the output folder: the choices, for --resume
 SCRIPTS = {"performance": "train_8p_performance.sh", "full": "train_full_8p.sh"}
 NETWORKS = ("builtin", "patched", "bemapnet")

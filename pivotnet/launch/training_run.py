@@ -14,7 +14,7 @@ from pivotnet.config import BACKBONES
 from pivotnet.errors import PivotNetError
 from pivotnet.files import lock_output, locked, make_folder
 from pivotnet.launch import require_patched_modules, say, torchrun
-from pivotnet.launch.choices import OUTPUTS, ROOT, Choices, checkout_folder
+from pivotnet.launch.choices import OUTPUTS, ROOT, WITHOUT_WEIGHTS, Choices, checkout_folder
 from pivotnet.launch.supervise import supervise
 from pivotnet.limits import SEED, whole_number
 from pivotnet.pool import end_with_parent
@@ -35,6 +35,7 @@ def train(choices: Choices) -> None:
         say(f"resuming {choices.output}")
     device = _choose_device(choices)
     checkout = choose_network(choices)
+    weights = None if checkout or choices.resume else find_weights(choices)
     _prepare_data(choices)
     output, node = make_output(choices), choices.nodes.rank
     own = make_folder(output / "ranks" / f"node{node}", "--output")
@@ -47,7 +48,7 @@ def train(choices: Choices) -> None:
         if checkout:
             _train_patched(choices, checkout, device, logs)
         else:
-            _train_builtin(choices, logs)
+            _train_builtin(choices, weights, logs)
     if node:
         say(f"node {node} has done its part; node 0 prints the result")
     elif supervise([*PIVOTNET, "report", output, "--final", choices.kind, "--log-folder", OUTPUTS]):
@@ -149,7 +150,7 @@ def make_output(choices: Choices) -> Path:
     return make_folder(choices.output, "--output")
 
 
-def _train_builtin(choices: Choices, logs: Path) -> None:
+def _train_builtin(choices: Choices, weights: Path | None, logs: Path) -> None:
     """``pivotnet train`` in every rank. Rank 0 writes its progress to the console."""
     assert choices.cards and choices.data_root
     names = ("preset", "data_root", "output", "device", "batch_size", "steps", "epochs")
@@ -157,7 +158,7 @@ def _train_builtin(choices: Choices, logs: Path) -> None:
     if choices.kind == "full":
         # the score of the train split shows whether a network has learnt synthetic data
         values["evaluate"] = "val,train" if (choices.data_root / "synthetic.json").exists() else "val"
-    values["backbone_weights"] = None if choices.resume else _find_weights(choices)
+    values["backbone_weights"] = weights
     words = [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value]
     words += [*(["--resume"] if choices.resume else []), *choices.extra]
     nodes = choices.nodes
@@ -168,8 +169,9 @@ def _train_builtin(choices: Choices, logs: Path) -> None:
         raise FailedRun(f"training failed (exit status {status}); logs: {choices.output}/train.log and {logs}")
 
 
-def _find_weights(choices: Choices) -> Path | None:
-    """The file that upstream starts this preset from, where the user has placed it."""
+def find_weights(choices: Choices) -> Path | None:
+    """The file that upstream starts this preset from, where the user has placed it. Raises PivotNetError: it is not
+    there, and it was asked for, or days of training on nuScenes would start without it."""
     backbone = BACKBONES.get(choices.preset or "")
     if not backbone:  # upstream has no such network
         return None
@@ -181,8 +183,12 @@ def _find_weights(choices: Choices) -> Path | None:
     remedy = f"python3 tools/download.py {choices.preset} gets it"
     if given:
         raise PivotNetError(f"--weights (WEIGHTS) is {given}, which holds no {name}: {remedy}")
+    missing = f"no {name} in {' or '.join(map(str, folders))}: {remedy}"
+    on_nuscenes = choices.data_root and not (choices.data_root / "synthetic.json").exists()
+    if choices.kind == "full" and on_nuscenes and os.environ.get(WITHOUT_WEIGHTS) != "none":
+        raise PivotNetError(f"{missing}; {WITHOUT_WEIGHTS}=none starts without it, for less accuracy")
     if choices.kind == "full":
-        say(f"no {name} in {folders[0]}: the backbone starts untrained, accuracy will be lower; {remedy}")
+        say(f"{missing}; the backbone starts untrained, for less accuracy")
     return None
 
 

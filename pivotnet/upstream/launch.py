@@ -12,11 +12,11 @@ from pathlib import Path
 from pivotnet import device as devices
 from pivotnet.errors import PivotNetError, exit_on_error
 from pivotnet.launch import torchrun
+from pivotnet.launch.choices import WITHOUT_WEIGHTS
 from pivotnet.limits import WORKERS, whole_number
 
 DEVICE = "PIVOTNET_DEVICE"  # npu, cuda or cpu; the first of them that works where it is not set
 LOGS = "PIVOTNET_LOGS"  # folder for what ranks write; where it is set, only rank 0's stdout goes to the console
-WITHOUT_WEIGHTS = "PIVOTNET_BACKBONE_WEIGHTS"  # "none": start from random backbones where no weight file is
 
 
 def parse_cards(text: str | None) -> list[int]:

@@ -20,7 +20,7 @@ from pivotnet.criterion.criterion import Criterion
 from pivotnet.errors import PivotNetError
 from pivotnet.evaluation.inference import draw_mask, postprocess
 from pivotnet.evaluation.results import to_upstream
-from pivotnet.launch.choices import ROOT
+from pivotnet.launch.choices import ROOT, WITHOUT_WEIGHTS
 from pivotnet.model.backbone.efficientnet import EfficientNet
 from pivotnet.model.backbone.pretrained import load_pretrained
 from pivotnet.model.backbone.resnet import ResNet
@@ -30,7 +30,6 @@ from pivotnet.model.line_decoder import LineDecoder, sine_position
 from pivotnet.model.ops.sync_batch_norm import SyncBatchNorm, convert_sync_batch_norm
 from pivotnet.model.point_head import PointHead
 from pivotnet.structures import Predictions, Targets
-from pivotnet.upstream.launch import WITHOUT_WEIGHTS
 from pivotnet.upstream.settings import BASE, bev_config, criterion_config, line_config, map_config, require
 
 STRIDE_8_BLOCK = 4  # EfficientNet-B0's last block of stride 8

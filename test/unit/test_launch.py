@@ -149,6 +149,21 @@ def test_options_rule_over_variables_and_these_over_the_resumed_run(monkeypatch,
         choices.read_choices("full", {"resume": ""}, [])
 
 
+def test_a_full_run_on_nuscenes_wants_a_backbone(monkeypatch, tmp_path):
+    monkeypatch.delenv(choices.WITHOUT_WEIGHTS, raising=False)
+    monkeypatch.setattr(training_run, "ROOT", tmp_path)
+    chosen = choices.Choices("full", preset="swint", data_root=tmp_path)
+    with pytest.raises(
+        PivotNetError, match=f"download.py swint gets it; {choices.WITHOUT_WEIGHTS}=none starts without"
+    ):
+        training_run.find_weights(chosen)
+    (tmp_path / "synthetic.json").touch()
+    assert training_run.find_weights(chosen) is None
+    (tmp_path / "synthetic.json").unlink()
+    monkeypatch.setenv(choices.WITHOUT_WEIGHTS, "none")
+    assert training_run.find_weights(chosen) is None
+
+
 def test_the_patched_checkout_is_taken_where_it_has_the_preset(monkeypatch, place):
     def chosen(preset: str, **wanted: Any) -> Path | None:
         return training_run.choose_network(choices.Choices("full", preset=preset, **wanted))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain
 from typing import TypeVar
 
 from rich.console import Console
@@ -16,7 +17,10 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """In the block, SIGTERM raises KeyboardInterrupt."""
+    """In the block, SIGTERM raises KeyboardInterrupt. Not in a thread, where no handler can be set."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -28,8 +32,10 @@ def progress(items: Iterable[T], what: str, total: int, quiet: bool = False) -> 
     """``items`` with a bar on the terminal, which is removed at the end, so that an error message stands alone. The bar
     begins with the first item, since its thread must not run while workers are forked."""
     console = Console(stderr=True)
-    iterator = iter(items)
-    found = chain(list(islice(iterator, 1)), iterator)
     # rich's own switch would still print an empty line
     shown = total > 0 and not quiet and console.is_terminal
-    yield from track(found, what, total, console=console, transient=True) if shown else found
+    iterator = iter(items)
+    for first in iterator:
+        found = chain(iter([first]), iterator)
+        del first  # it may be large
+        yield from track(found, what, total, console=console, transient=True) if shown else found

@@ -22,17 +22,18 @@ def run_in_pool(
     job: Callable[[Any], Any], items: Sequence[Any], workers: int, method: str, chunk: int = 1
 ) -> Iterator[Any]:
     """``job(item)`` of all items, in their order; in this process if one worker is enough. ``method`` starts the
-    workers: "fork" shares this process's memory with them, "spawn" pickles the job for each. A worker takes ``chunk``
-    items at once. Raises PivotNetError: a worker was killed."""
+    workers: "fork" shares this process's memory with them, "spawn" pickles job and items for each. A worker takes
+    ``chunk`` items at once. Raises PivotNetError: a worker was killed."""
     workers = min(workers, -(-len(items) // chunk))
     if workers <= 1:
         for item in items:
             heartbeat.alive()
             yield job(item)
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (job,))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (job, items))
     try:
-        for result in pool.map(_work, items, chunksize=chunk):
+        # numbers only: Python 3.9 and 3.10 hang where a worker dies while a pipe to the others is full
+        for result in pool.map(_work, range(len(items)), chunksize=chunk):
             heartbeat.alive()
             yield result
     except BrokenProcessPool as error:
@@ -42,12 +43,14 @@ def run_in_pool(
         pool.shutdown(cancel_futures=True)
 
 
-_job: Callable[[Any], Any]  # of this worker process
+# of this worker process
+_job: Callable[[Any], Any]
+_items: Sequence[Any]
 
 
-def _start_worker(job: Callable[[Any], Any]) -> None:
-    global _job
-    _job = job
+def _start_worker(job: Callable[[Any], Any], items: Sequence[Any]) -> None:
+    global _job, _items
+    _job, _items = job, items
     # Ctrl-C goes to the whole process group: the parent alone handles it, after the items in progress are done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -60,5 +63,5 @@ def end_with_parent() -> None:
     threading.Thread(target=lambda: parent.join() or os._exit(1), daemon=True).start()
 
 
-def _work(item: Any) -> Any:
-    return _job(item)
+def _work(number: int) -> Any:
+    return _job(_items[number])

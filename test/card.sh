@@ -12,6 +12,7 @@ case "${1:-}" in
   -h | --help) sed -n '2,/^# shellcheck/{/^# shellcheck/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit ;;
   "" | -*) die "name a checkout of upstream first (bash tools/upstream.sh fetch makes one); see --help" ;;
 esac
+[[ -d "$1" ]] || die "there is no folder $1: name a checkout of upstream (bash tools/upstream.sh fetch makes one)"
 checkout="$(realpath -- "$1")"
 # shellcheck disable=SC2034  # read in lib.sh
 TEST_MODULES=(pytest)

@@ -35,6 +35,7 @@ from recordings import inputs, shim  # noqa: E402
 from pivotnet import device as devices  # noqa: E402
 from pivotnet.commands import OptionParser, batch_size, positive, whole  # noqa: E402
 from pivotnet.config import PRESETS  # noqa: E402
+from pivotnet.console import interrupted_by_sigterm  # noqa: E402
 from pivotnet.errors import PivotNetError, run_command  # noqa: E402
 from pivotnet.training.loop import AMP  # noqa: E402
 
@@ -42,6 +43,7 @@ GIB = 2**30
 QUANTILES = {"median": 0.5, "95 %": 0.95, "worst": 1.0}
 
 
+@interrupted_by_sigterm()
 def measure(args: argparse.Namespace) -> None:
     """Measure every preset, case and batch size, upstream where the batch size is 1, and list them. Raises
     PivotNetError: upstream knows no such preset or batch size, nothing can be profiled, or a side fails."""
@@ -51,12 +53,16 @@ def measure(args: argparse.Namespace) -> None:
         raise PivotNetError(f"--batch-sizes {args.batch_sizes}: upstream knows 1 only; add it, or leave --against out")
     if args.profile and torch.device(args.device).type != "cuda":
         raise PivotNetError(f"--profile with --device {args.device}: it lists the kernels of a GPU; give --device cuda")
+    if args.against:
+        shim.find_checkout(args.against)
     rows, equal = [], []
     with tempfile.TemporaryDirectory(prefix="pivotnet-operator-") as folder:
         for preset, case, size in itertools.product(args.presets, args.cases, args.batch_sizes):
             sides = _sides(args, preset, case, size, Path(folder))
             compared = "upstream" in sides and args.benchmark == "step"
-            extras = [name for name, wanted in (("profile", args.profile), ("gradients", compared)) if wanted]
+            extras = {name: ["profile"] if args.profile else [] for name in sides}
+            for name in (next(iter(sides)), "upstream") if compared else ():
+                extras[name].append("gradients")
             results = take_turns(sides, args.threads, args.rounds, args.warmup, extras=extras)
             title = f"{args.benchmark} of {preset}, targets {case}, batch {size}"
             print_columns(
@@ -65,7 +71,8 @@ def measure(args: argparse.Namespace) -> None:
             if args.profile:
                 print_columns(f"{title}: number and ms on the card", [one.extras["profile"] for one in results], sides)
             if compared:
-                equal.append([preset, case, *equality(results[0].extras["gradients"], results[-1].extras["gradients"])])
+                ours, upstream = (one.extras["gradients"] for one in results if "gradients" in one.extras)
+                equal.append([preset, case, *equality(ours, upstream)])
             rows += [[preset, case, str(size), *summary(one, results, size)] for one in results]
     times = ("mean s", "median s", "range", "CPU s", "samples/s", "peak GiB", "GMAC")
     against = ("wall / upstream (range)", "CPU / upstream (range)", "memory / upstream") if args.against else ()

@@ -76,12 +76,8 @@ def run(args: argparse.Namespace) -> int:
     for line in [*lines, *(f"[red]over budget:[/red] {one}" for one in exceeded)]:
         console.print(line, highlight=False)
     if args.json:
-        setting = {
-            "preset": args.preset,
-            "image_size": config.model.image_size,
-            "batch_size": args.batch_size,
-            "amp": args.amp,
-        }
+        size = config.model.image_size
+        setting = {"preset": args.preset, "image_size": size, "batch_size": args.batch_size, "amp": args.amp}
         write_json(args.json, {**setting, "device": device.type, "ranks": ranks.world_size, **audit.to_dict()})
     return 1 if exceeded else 0
 

@@ -24,7 +24,7 @@ from pivotnet.errors import PivotNetError
 from pivotnet.files import read_json
 from pivotnet.pool import run_in_pool
 from pivotnet.synthetic import nuscenes_tables
-from pivotnet.synthetic.plan import CAMERA_MODEL, LIDAR, Options, Plan, Pose, Scene, Sensor, make_plan, town_of
+from pivotnet.synthetic.plan import CAMERA_MODEL, LIDAR, Options, Plan, Pose, Sensor, make_plan
 
 MARKER = "synthetic.json"  # in a finished data set: what it was made from
 FORMAT = 4  # raise when the same options give other bytes
@@ -106,8 +106,9 @@ def _write(root: Path, plan: Plan, workers: int) -> None:
     if plan.options.images:
         for camera in CAMERA_MODEL:
             (root / "samples" / camera).mkdir(parents=True)
-        samples = [(scene, sample) for scene in plan.scenes for sample in range(len(scene.poses))]
-        drawn = run_in_pool(partial(_write_images, root, seed), samples, workers, "spawn")
+        samples = [(number, sample) for number, scene in enumerate(plan.scenes) for sample in range(len(scene.poses))]
+        # Workers make the plan anew: a pool can hang where one dies while much is handed to another.
+        drawn = run_in_pool(partial(_write_images, root, plan.options), samples, workers, "spawn")
         for _ in progress(drawn, "synth", len(samples)):
             pass
 
@@ -118,10 +119,9 @@ def _write_json(path: Path, content: Any, indent: int | None = None) -> None:
 
 
 @lru_cache
-def ground_of(location: str, seed: int) -> list[Layer]:
-    """What lies on the grass of a town, to be drawn in this order, in the map's frame. Each worker makes it anew: a
-    pool can hang where a worker dies while much is handed to another."""
-    town = town_of(location, seed)
+def ground_of(options: Options, location: str) -> list[Layer]:
+    """What lies on the grass of a town, to be drawn in this order, in the map's frame."""
+    town = make_plan(options).towns[location]
     paved = town.paved()
     dividers = [divider for road in town.roads for divider in road.dividers]
     dashed = [dash for layer, line in dividers if layer == "lane_divider" for dash in _dashes(line)]
@@ -205,10 +205,10 @@ def _view(sensor: Sensor) -> Polygon:
     return Polygon(sensor.translation[:2] + np.array(corners))
 
 
-def _write_images(root: Path, seed: int, of: tuple[Scene, int]) -> None:
-    """A sample's images below ``root``."""
-    scene, sample = of
-    layers = around(scene.poses[sample], ground_of(scene.location, seed))
+def _write_images(root: Path, options: Options, of: tuple[int, int]) -> None:
+    """The images of a sample of a scene, by their numbers, below ``root``."""
+    scene, sample = make_plan(options).scenes[of[0]], of[1]
+    layers = around(scene.poses[sample], ground_of(options, scene.location))
     for sensor in scene.sensors:
         if sensor.channel != LIDAR:
             path = root / nuscenes_tables.sensor_path(scene, sample, sensor.channel)

@@ -3,6 +3,7 @@ forward, y left, z up, origin on the ground below the rear axle. Camera frame: x
 cameras placed as on nuScenes' cars, with their usual calibration, rounded, and one lidar."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -123,16 +124,15 @@ def _random_sensors(rng: np.random.Generator) -> list[Sensor]:
     return sensors
 
 
-def town_of(location: str, seed: int) -> Town:
-    """The town of a location in the data sets of a seed."""
-    return build_town(location, TOWN_SIDE, np.random.default_rng([seed, 1, LOCATIONS.index(location)]))
-
-
+@lru_cache(maxsize=1)
 def make_plan(options: Options) -> Plan:
     """Decide everything from the options. Raises PivotNetError: more scenes than there are names."""
     if not 1 <= options.scenes <= MOST_SCENES:
         raise PivotNetError(f"--scenes {options.scenes} is outside 1 to {MOST_SCENES}, which have names in the splits")
-    towns = {location: town_of(location, options.seed) for location in LOCATIONS}
+    towns = {
+        location: build_town(location, TOWN_SIDE, np.random.default_rng([options.seed, 1, index]))
+        for index, location in enumerate(LOCATIONS)
+    }
     spacing = max(SHORTEST_SPACING, SCENE_LENGTH / max(1, options.samples_per_scene - 1))
     scenes = []
     start = 1_535_000_000_000_000

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pivotnet import device as devices
 from pivotnet.errors import PivotNetError
+from pivotnet.pool import end_with_parent
 
 CPU = torch.device("cpu")
 TOTAL = "total"
@@ -153,12 +155,12 @@ def take_turns(
     rounds: int,
     warmup: int = 1,
     turn_seconds: float = 1.0,
-    extras: Collection[str] = (),
+    extras: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> list[Measurement]:
     """Measure the sides (functions that make each task, by name; picklable) with ``threads`` of torch: ``rounds`` turns
-    of each, after ``warmup`` turns, of ``turn_seconds`` at least; then ``extras`` ("profile", "gradients"). The tasks
-    are made at the same time, since each takes long. Raises PivotNetError: a side cannot be made or run, or was
-    killed."""
+    of each, after ``warmup`` turns, of ``turn_seconds`` at least; then the ``extras`` of each, by name ("profile",
+    "gradients"). The tasks are made at the same time, since each takes long. Raises PivotNetError: a side cannot be
+    made or run, or was killed."""
     results = [Measurement(name) for name in sides]
     context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
@@ -188,7 +190,7 @@ def take_turns(
         for result in results:
             result.peak_bytes = ask(result.name, _call, "peak_memory")
             result.flops = ask(result.name, _call, "flops")
-            result.extras = {method: ask(result.name, _call, method) for method in extras}
+            result.extras = {method: ask(result.name, _call, method) for method in extras.get(result.name, ())}
     return results
 
 
@@ -198,6 +200,7 @@ _task: Task
 
 def _make(make: Callable[[], Task], threads: int) -> None:
     global _task
+    end_with_parent()
     torch.set_num_threads(threads)
     _task = make()
     devices.reset_peak_memory(_task.clock.device)

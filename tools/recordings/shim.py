@@ -51,10 +51,9 @@ RENAMED_IN_TORCH = {
 }
 
 
-def import_upstream(checkout: Path, gpu: Path | None = None) -> Path:
-    """Make ``mapmaster``, ``tools`` and the modules of configs/ of that checkout importable: for a CPU, or for a GPU,
-    where ``gpu`` is the folder in which its operator is compiled. Idempotent. Raises PivotNetError: no checkout of
-    upstream is there, a package that it imports is missing, or the operator does not compile."""
+def find_checkout(checkout: Path) -> Path:
+    """Its absolute path. Raises PivotNetError: no checkout of upstream is there, or a package that it imports is
+    missing."""
     checkout = checkout.resolve()
     missing = [name for name in COMMIT_FILES if not (checkout / name).is_file()]
     if missing:
@@ -66,6 +65,14 @@ def import_upstream(checkout: Path, gpu: Path | None = None) -> Path:
             f"upstream imports {', '.join(absent)}: pip install 'setuptools<81' wheel && MMCV_WITH_OPS=0 "
             f"pip install --no-build-isolation mmcv==1.7.2 && pip install {' '.join(absent)}"
         )
+    return checkout
+
+
+def import_upstream(checkout: Path, gpu: Path | None = None) -> Path:
+    """Make ``mapmaster``, ``tools`` and the modules of configs/ of that checkout importable: for a CPU, or for a GPU,
+    where ``gpu`` is the folder in which its operator is compiled. Idempotent. Raises PivotNetError: as
+    ``find_checkout``, or the operator does not compile."""
+    checkout = find_checkout(checkout)
     if str(checkout) in sys.path:
         return checkout
     sys.dont_write_bytecode = True

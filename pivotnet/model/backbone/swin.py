@@ -25,26 +25,58 @@ MLP_RATIO = 4
 MASKED = -100.0  # added to the scores of tokens that only the cyclic shift made neighbours
 FEATURE_STAGES = (2, 3)  # whose outputs have strides 16 and 32
 
+Rows = tuple[Tensor, bool]  # a row to take for each row of the result, int32, and whether some of them are padding
+
 
 @functools.lru_cache(maxsize=32)
-def window_rows(images: int, height: int, width: int, heads: int, shift: int, device: torch.device) -> list[Tensor]:
-    """Which parts of d channels are taken into windows and back, int32 indices of rows: of queries, keys and values,
-    [3, B, L, h, N, d], from tokens, [B H W + 1, 3, h, d], and back without the last one; then the same for one of the
-    three. Maps are padded at the bottom and at the right up to whole windows, with the last token; shifted cyclically
-    by ``shift`` towards the top left; and cut into windows."""
+def window_rows(images: int, height: int, width: int, heads: int, shift: int, device: torch.device) -> list[Rows]:
+    """Rows of tokens in windows, [B L N, C], for those of the maps, [B H W, C], and the way back; then both for parts
+    of d channels: [B L h N, d] for [B H W h, d], and the way back. The maps are padded with zeros at the bottom and at
+    the right up to whole windows, shifted cyclically by ``shift`` towards the top left, and cut into windows."""
     with torch.inference_mode(False):  # made maybe in evaluation, and then used in training too
-        count = images * height * width
-        tokens = torch.arange(count).view(images, height, width)
-        padded = F.pad(tokens, (0, -width % WINDOW, 0, -height % WINDOW), value=count).roll((-shift, -shift), (1, 2))
-        windows = padded.unflatten(2, (-1, WINDOW)).unflatten(1, (-1, WINDOW)).transpose(2, 3).flatten(3)
-        found = []
-        for parts in (3, 1):
-            each = torch.arange(parts * heads).view(parts, 1, heads, 1)
-            forth = (windows.reshape(-1, 1, WINDOW**2) * parts * heads + each).flatten()  # [parts, B L, h, N]
-            back = torch.empty((count + 1) * parts * heads, dtype=torch.int32)
-            back[forth] = torch.arange(len(forth), dtype=torch.int32)
-            found += [forth.int().to(device), back[: count * parts * heads].to(device)]
+        rows = torch.arange(images * height * width).view(images, height, width)
+        padded = F.pad(rows, (0, -width % WINDOW, 0, -height % WINDOW), value=-1).roll((-shift, -shift), (1, 2))
+        padded = padded.unflatten(2, (-1, WINDOW)).unflatten(1, (-1, WINDOW)).transpose(2, 3).flatten(1, 2)
+        to_windows = padded.reshape(-1, WINDOW**2)  # [B L, N]
+        of_heads = to_windows[:, None] * heads + torch.arange(heads)[:, None]  # [B L, h, N]
+        of_heads = of_heads.where(to_windows[:, None] >= 0, -1)
+        found: list[Rows] = []
+        for forth in (to_windows.flatten(), of_heads.flatten()):
+            places = (forth >= 0).nonzero().squeeze(1)
+            back = torch.empty_like(places)
+            back[forth[places]] = places
+            padding = len(back) < len(forth)
+            found += [(forth.where(forth >= 0, len(back)).int().to(device), padding), (back.int().to(device), False)]
         return found
+
+
+def take(x: Tensor, rows: Rows, back: Rows) -> Tensor:
+    """Rows of ``x`` [R, C], zeros for padding: one for each of ``rows``. ``back`` takes ``x`` from the result again."""
+    return _Take.apply(x, rows, back)
+
+
+class _Take(torch.autograd.Function):
+    """Each row is taken once, so that the gradient is taken by the way back, and nothing is added up."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Rows, back: Rows) -> Tensor:
+        ctx.ways = back, rows
+        return _take(x, rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return _take(gradient, ctx.ways[0]), None, None
+
+
+def _take(x: Tensor, rows: Rows) -> Tensor:
+    indices, padding = rows
+    return (torch.cat([x, _zero_row(x.shape[1], x.dtype, x.device)]) if padding else x).index_select(0, indices)
+
+
+@functools.lru_cache(maxsize=32)
+def _zero_row(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # as above
+        return torch.zeros(1, channels, dtype=dtype, device=device)
 
 
 def relative_position_index() -> Tensor:
@@ -70,71 +102,34 @@ def shift_mask(height: int, width: int, dtype: torch.dtype, device: torch.device
 
 
 class _Attend(torch.autograd.Function):
-    """Attention within windows, from tokens to tokens [B H W, C]: projections, softmax(q k^T / sqrt(d) + bias + mask) v
-    as in Swin, equation 4, and a projection. ``rows`` are those of ``window_rows``, ``shape`` is [3, B, L, h, N, d],
-    ``bias`` [h, N, N], ``mask`` None or [L, 1, N, N]. One function, so that parts of tokens go into windows, and back,
-    in one copy: padding is a token of zeros, whose projection is the bias, in one row after the tokens."""
+    """softmax(scale * q k^T + bias + mask) v, [B, L, h, N, d], of qkv [3, B, L, h, N, d], a bias [h, N, N] and maybe a
+    mask [L, 1, N, N], as in Swin, equation 4. The gradients of q, k and v are written where qkv's is."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        qkv_weight: Tensor,
-        qkv_bias: Tensor,
-        weight: Tensor,
-        weight_bias: Tensor,
-        bias: Tensor,
-        mask: Tensor | None,
-        rows: list[Tensor],
-        shape: tuple[int, ...],
-    ) -> Tensor:
-        projected = x.new_empty(len(x) + 1, len(qkv_bias))
-        torch.addmm(qkv_bias, x, qkv_weight.t(), out=projected[:-1])
-        projected[-1] = qkv_bias
-        qkv = _take(projected, rows[0], shape[-1]).view(shape)
-        del projected
+    def forward(ctx: Any, qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         query, key, value = qkv.flatten(1, 3)  # [B L h, N, d]
-        scores = (query @ key.transpose(1, 2)).view(*shape[1:5], shape[4])
-        scores = torch.add(bias if mask is None else bias + mask, scores, alpha=shape[-1] ** -0.5)
-        probabilities = scores.softmax(-1).flatten(0, 2)
-        attended = _take(probabilities @ value, rows[3], shape[-1]).view(x.shape)
-        ctx.save_for_backward(x, qkv_weight, weight, qkv, probabilities, attended)
-        ctx.rows = rows
-        return torch.addmm(weight_bias, attended, weight.t())
+        shape = (*qkv.shape[1:4], WINDOW**2, WINDOW**2)
+        bias = bias if mask is None else bias + mask
+        scores = torch.add(bias, (query @ key.transpose(1, 2)).view(shape), alpha=scale)
+        with torch.autocast(device_type=qkv.device.type, enabled=False):  # which would compute it in float32
+            probabilities = scores.softmax(-1).flatten(0, 2)
+        ctx.save_for_backward(qkv, probabilities)
+        ctx.shape, ctx.scale = shape, scale
+        return (probabilities @ value).view(qkv.shape[1:])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        # What is recomputed is freed where it is deleted: the peak of memory may lie here.
-        x, qkv_weight, weight, qkv, probabilities, attended = ctx.saved_tensors
-        of_weight, of_weight_bias = gradient.t() @ attended, gradient.sum(0)
-        del attended
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        qkv, probabilities = ctx.saved_tensors
         query, key, value = qkv.flatten(1, 3)
-        scale = qkv.shape[-1] ** -0.5
-        of_attended = x.new_empty(len(x) + 1, x.shape[1])
-        torch.mm(gradient, weight, out=of_attended[:-1])
-        of_attended[-1].zero_()
-        of_result = _take(of_attended, ctx.rows[2], qkv.shape[-1]).view(value.shape)
-        of_probabilities = of_result @ value.transpose(1, 2)
+        gradient = gradient.reshape(value.shape)
         of_qkv = torch.empty_like(qkv)
         of_query, of_key, of_value = of_qkv.flatten(1, 3)
-        torch.bmm(probabilities.transpose(1, 2), of_result, out=of_value)
-        del of_attended, of_result
+        torch.bmm(probabilities.transpose(1, 2), gradient, out=of_value)
+        of_probabilities = gradient @ value.transpose(1, 2)
         of_scores = torch.ops.aten._softmax_backward_data(of_probabilities, probabilities, -1, probabilities.dtype)
-        del of_probabilities, probabilities
-        torch.baddbmm(query, of_scores, key, beta=0, alpha=scale, out=of_query)
-        torch.baddbmm(key, of_scores.transpose(1, 2), query, beta=0, alpha=scale, out=of_key)
-        of_bias = of_scores.view(*qkv.shape[1:5], -1).sum((0, 1))
-        of_qkv_bias = of_qkv.sum((1, 2, 4)).flatten()
-        rows, channels = ctx.rows[1], qkv.shape[-1]
-        del of_scores, qkv, query, key, value
-        of_projected = _take(of_qkv, rows, channels).view(len(x), -1)
-        del of_qkv, of_query, of_key, of_value
-        of_x, of_qkv_weight = of_projected @ qkv_weight, of_projected.t() @ x
-        return of_x, of_qkv_weight, of_qkv_bias, of_weight, of_weight_bias, of_bias, None, None, None
-
-
-def _take(x: Tensor, rows: Tensor, channels: int) -> Tensor:
-    return x.view(-1, channels).index_select(0, rows)
+        torch.baddbmm(query, of_scores, key, beta=0, alpha=ctx.scale, out=of_query)
+        torch.baddbmm(key, of_scores.transpose(1, 2), query, beta=0, alpha=ctx.scale, out=of_key)
+        return of_qkv, of_scores.view(ctx.shape).sum((0, 1)), None, None
 
 
 class WindowAttention(nn.Module):
@@ -143,6 +138,7 @@ class WindowAttention(nn.Module):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.scale = (channels // heads) ** -0.5
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * WINDOW - 1) ** 2, heads))
         # Not used here; upstream's checkpoints have it.
         self.register_buffer("relative_position_index", relative_position_index())
@@ -153,15 +149,16 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor, shift: int) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]; ``bias``: added to the scores, [h, N, N]; ``shift``: of the windows."""
         batch, height, width, channels = x.shape
-        dtype = bias.dtype  # autocast's, where it is on
-        rows = window_rows(batch, height, width, self.heads, shift, x.device)
-        mask = shift_mask(height, width, dtype, x.device) if shift else None
-        windows = len(rows[2]) // (batch * self.heads * WINDOW**2)
-        shape = (3, batch, windows, self.heads, WINDOW**2, channels // self.heads)
-        weights = (parameter.to(dtype) for layer in (self.qkv, self.proj) for parameter in layer.parameters())
-        with torch.autocast(x.device.type, enabled=False):  # which would compute softmax in float32
-            x = _Attend.apply(x.reshape(-1, channels).to(dtype), *weights, bias, mask, rows, shape)
-        return x.view(batch, height, width, channels)
+        forth, back, forth_heads, back_heads = window_rows(batch, height, width, self.heads, shift, x.device)
+        # Whole tokens, and only then heads by a strided copy: an NPU gathers each row by an instruction of its own.
+        x = take(x.reshape(-1, channels), forth, back)
+        qkv = self.qkv(x).view(batch, -1, WINDOW**2, 3, self.heads, channels // self.heads)
+        mask = shift_mask(height, width, qkv.dtype, x.device) if shift else None
+        qkv = qkv.permute(3, 0, 1, 4, 2, 5).contiguous()  # [3, B, L, h, N, d]
+        x = _Attend.apply(qkv, bias, mask, self.scale).view(-1, channels // self.heads)
+        # tokens are projected one by one, so that the padding can go before
+        x = take(x, back_heads, forth_heads).view(-1, channels)
+        return self.proj(x).view(batch, height, width, channels)
 
 
 class _GeluLinear(torch.autograd.Function):

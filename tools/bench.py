@@ -87,8 +87,7 @@ def equality(ours: Gradients, upstream: Gradients) -> list[str]:
     (loss, gradients), (expected_loss, expected) = ours, upstream
     if gradients.keys() != expected.keys():
         raise PivotNetError(f"only one side has gradients of {sorted(gradients.keys() ^ expected.keys())}")
-    norms = [(norm(expected[key] - gradients[key]), norm(expected[key])) for key in expected]
-    differences, sizes = np.array(norms).T
+    differences, sizes = np.array([(norm(expected[key] - gradients[key]), norm(expected[key])) for key in expected]).T
     each = np.quantile(differences / np.maximum(sizes, 1e-30), list(QUANTILES.values()))
     return [f"{value:.1e}" for value in (abs(loss / expected_loss - 1), norm(differences) / norm(sizes), *each)]
 

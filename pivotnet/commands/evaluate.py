@@ -11,7 +11,6 @@ from pivotnet.config import MapConfig
 from pivotnet.device import select_device
 from pivotnet.distributed import agreed, process_group, ranks_from_environment
 from pivotnet.errors import PivotNetError
-from pivotnet.evaluation.ap import ApResult
 from pivotnet.evaluation.results import FORMATS, results_folder
 from pivotnet.evaluation.score import format_table, score_results, write_table
 
@@ -36,7 +35,12 @@ def run(args: argparse.Namespace) -> int:
     suffix = "_upstream" if args.format == "upstream" else ""
     folder = Path(args.results or f"{results_folder(args.ckpt)}{suffix}")
     if args.ckpt:
-        result = _predict(args, folder)
+        ranks = ranks_from_environment()
+        with process_group(ranks, select_device(args.device, ranks.local_rank)):
+            with agreed(ranks):
+                tokens = chosen_tokens(args.data_root, args.split, args.tokens)
+                predictor = load_predictor(args)
+            result = predictor.evaluate(args.ckpt, tokens, folder, layout=args.format)
     else:
         tokens = chosen_tokens(args.data_root, args.split, args.tokens)
         result = score_results(folder, args.data_root, tokens, MapConfig().resolution, args.workers)
@@ -49,13 +53,3 @@ def run(args: argparse.Namespace) -> int:
     means = f"mAP_hard {percent['mAP_hard']}, mAP_easy {percent['mAP_easy']} (percent)"
     print(f"{means} over {result.samples} samples -> {output}")
     return 0
-
-
-def _predict(args: argparse.Namespace, folder: Path) -> ApResult | None:
-    ranks = ranks_from_environment()
-    device = select_device(args.device, ranks.local_rank)
-    with process_group(ranks, device):
-        with agreed(ranks):
-            tokens = chosen_tokens(args.data_root, args.split, args.tokens)
-            predictor = load_predictor(args)
-        return predictor.evaluate(args.ckpt, tokens, folder, layout=args.format)

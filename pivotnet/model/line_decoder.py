@@ -91,7 +91,10 @@ class LineDecoder(nn.Module):
         classes = self._split(features)
         joined = self._join(classes)
         logits = torch.cat([head(part) for head, part in zip(self.class_embed, joined)], dim=2)
-        masks = None if final_only else self._mask_logits(joined, bev)
+        masks = None
+        if not final_only:
+            embedding = torch.cat([mlp(part) for mlp, part in zip(self.mask_embed, joined)], dim=2)
+            masks = torch.einsum("dbqc,bnc->dbqn", embedding, bev)  # [D, B, Q, N]
         return LineFeatures(classes, logits, masks)
 
     def _split(self, features: Tensor) -> list[Tensor]:
@@ -102,11 +105,6 @@ class LineDecoder(nn.Module):
     def _join(self, parts: list[Tensor]) -> list[Tensor]:
         """Points of each class [..., instances * P, C] -> its instances [..., instances, P * C]."""
         return [part.view(*part.shape[:-2], count, -1) for part, count in zip(parts, self.instances)]
-
-    def _mask_logits(self, joined: list[Tensor], bev: Tensor) -> Tensor:
-        """Instances of each class [D, B, instances, P * C] and BEV features [B, N, C] -> float32 [D, B, Q, N]."""
-        embedding = torch.cat([mlp(part) for mlp, part in zip(self.mask_embed, joined)], dim=2)
-        return torch.einsum("dbqc,bnc->dbqn", embedding, bev)
 
     @torch.no_grad()
     def _attention_mask(self, points: Tensor, bev: Tensor, mask_layers: list[Projection]) -> Tensor:

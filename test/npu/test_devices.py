@@ -35,7 +35,7 @@ CHECKS = [
 ]
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=checks.name_of)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check[0].__name__)
 def test_an_npu(check: tuple[Any, ...], tmp_path: Path):
     check[0](NPU, tmp_path, *check[1:])
 

@@ -107,8 +107,3 @@ def graphs_equal_ordinary_steps(device: torch.device, folder: Path, name: str, a
     plain, replayed = (losses(one, 2) for one in made)
     assert replayed[0] == pytest.approx(plain[0], rel=near, abs=0)
     assert replayed[1] == pytest.approx(plain[1], rel=1e-2)
-
-
-def name_of(check: tuple[Any, ...]) -> str:
-    """Of a check with its arguments, for pytest."""
-    return "-".join([check[0].__name__, *map(str, check[1:])])

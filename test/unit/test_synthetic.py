@@ -198,13 +198,14 @@ def brightness(grey, camera, ground):
 
 
 def test_paint_in_the_image_lies_on_the_lines_of_the_map():
-    options = Options(scenes=4, samples_per_scene=2, seed=5)
-    plan = make_plan(options)
+    plan = make_plan(Options(scenes=4, samples_per_scene=2, seed=5))
     checked = dict.fromkeys(("boundary", "crossing", "divider"), 0)
     for drive, pose in ((scene, pose) for scene in plan.scenes for pose in scene.poses):
         town = plan.towns[drive.location]
         front = next(sensor for sensor in drive.sensors if sensor.channel == "CAM_FRONT")
-        image = generator.draw_image(front, generator.around(pose, generator.ground_of(options, drive.location)), 1.0)
+        image = generator.draw_image(
+            front, generator.around(pose, generator.ground_of(plan.options, drive.location)), 1.0
+        )
         grey = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_GRAYSCALE)
         for name, (lines, *shifts) in painted_lines(town).items():
             for line in lines:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -155,7 +154,7 @@ def take_turns(
     rounds: int,
     warmup: int = 1,
     turn_seconds: float = 1.0,
-    extras: Mapping[str, Collection[str]] = MappingProxyType({}),
+    extras: Mapping[str, Collection[str]] | None = None,
 ) -> list[Measurement]:
     """Measure the sides (functions that make each task, by name; picklable) with ``threads`` of torch: ``rounds`` turns
     of each, after ``warmup`` turns, of ``turn_seconds`` at least; then the ``extras`` of each, by name ("profile",
@@ -190,7 +189,7 @@ def take_turns(
         for result in results:
             result.peak_bytes = ask(result.name, _call, "peak_memory")
             result.flops = ask(result.name, _call, "flops")
-            result.extras = {method: ask(result.name, _call, method) for method in extras.get(result.name, ())}
+            result.extras = {method: ask(result.name, _call, method) for method in (extras or {}).get(result.name, ())}
     return results
 
 

@@ -52,8 +52,7 @@ RENAMED_IN_TORCH = {
 
 
 def find_checkout(checkout: Path) -> Path:
-    """Its absolute path. Raises PivotNetError: no checkout of upstream is there, or a package that it imports is
-    missing."""
+    """Its absolute path. Raises PivotNetError: it is no checkout of upstream, or a package that it needs is missing."""
     checkout = checkout.resolve()
     missing = [name for name in COMMIT_FILES if not (checkout / name).is_file()]
     if missing:

@@ -150,7 +150,7 @@ class WindowAttention(nn.Module):
         """[B, H, W, C] -> [B, H, W, C]; ``bias``: added to the scores, [h, N, N]; ``shift``: of the windows."""
         batch, height, width, channels = x.shape
         forth, back, forth_heads, back_heads = window_rows(batch, height, width, self.heads, shift, x.device)
-        # Whole tokens, and only then heads by a strided copy: an NPU gathers each row by an instruction of its own.
+        # Whole tokens, and only then heads, by a strided copy: gathers of many short rows may be slow (not measured).
         x = take(x.reshape(-1, channels), forth, back)
         qkv = self.qkv(x).view(batch, -1, WINDOW**2, 3, self.heads, channels // self.heads)
         mask = shift_mask(height, width, qkv.dtype, x.device) if shift else None
